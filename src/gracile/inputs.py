@@ -1,0 +1,176 @@
+"""What a model is called with: one form for tensors, tuples and dictionaries of keywords."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from gracile.errors import InputError
+
+ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """The positional and keyword arguments of one call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, example: "ExampleInputs | Inputs") -> "Inputs":
+        """A tensor is the only argument, a tuple or list holds the positional ones, a dictionary the keywords.
+
+        Raises:
+            InputError: of any other type, or without a tensor inside.
+        """
+        match example:
+            case Inputs():
+                made = example
+            case Tensor():
+                made = cls((example,), {})
+            case tuple() | list():
+                made = cls(tuple(example), {})
+            case Mapping():
+                made = cls((), dict(example))
+            case _:
+                raise InputError(
+                    f"example_inputs is a {type(example).__name__}; give a tensor, a tuple of positional "
+                    "arguments, or a dictionary of keyword arguments"
+                )
+        if not made.tensors:
+            raise InputError(
+                f"example_inputs holds no tensor ({example!r}); the model is run on it once, so give real inputs"
+            )
+        return made
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [leaf for leaf in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Shape and dtype of each tensor: equal for batches that one captured program can run."""
+        return tuple((tuple(tensor.shape), tensor.dtype) for tensor in self.tensors)
+
+    def call(self, model: nn.Module) -> Any:
+        return model(*self.args, **self.kwargs)
+
+    def like(self, batch: Any) -> "Inputs":
+        """``batch`` of a data loader in the form of this example, labels dropped, on the example's device.
+
+        Accepts what the example accepts, alone or as the first element of ``(inputs, labels)``.
+
+        Raises:
+            InputError: when the batch has too few arguments.
+        """
+        if isinstance(batch, Inputs):
+            return batch
+        chosen = self._without_labels(batch)
+        if self.kwargs:
+            missing = [name for name in self.kwargs if name not in chosen.kwargs]
+            if missing:
+                raise InputError(
+                    f"a calibration batch lacks the keyword inputs {missing}; "
+                    f"the example inputs have {sorted(self.kwargs)}"
+                )
+            chosen = Inputs((), {name: chosen.kwargs[name] for name in self.kwargs})
+        device = self.tensors[0].device
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda tensor: tensor.to(device), (chosen.args, chosen.kwargs)
+        )
+        return Inputs(args, kwargs)
+
+    def _without_labels(self, batch: Any) -> "Inputs":
+        if isinstance(batch, Tensor | Mapping):
+            return Inputs.of(batch)
+        if not isinstance(batch, tuple | list) or not batch:
+            raise InputError(
+                f"a calibration batch is a {type(batch).__name__}; give tensors, tuples, dictionaries, "
+                "or (inputs, labels) pairs"
+            )
+        nested = bool(self.args) and isinstance(self.args[0], tuple | list | Mapping)
+        if isinstance(batch[0], tuple | list | Mapping) and not nested:
+            return Inputs.of(batch[0])
+        if len(batch) < len(self.args):
+            raise InputError(
+                f"a calibration batch has {len(batch)} elements, the model takes {len(self.args)} inputs"
+            )
+        return Inputs(tuple(batch[: len(self.args)]), {})
+
+    @property
+    def batch_size(self) -> int | None:
+        """The leading size that all input tensors share, if there is one."""
+        sizes = {tensor.shape[0] if tensor.ndim else None for tensor in self.tensors}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def repeated(self, times: int) -> "Inputs":
+        """The same examples ``times`` times along the leading axis of each tensor."""
+
+        def repeat(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor] * times)
+
+        args, kwargs = pytree.tree_map_only(Tensor, repeat, (self.args, self.kwargs))
+        return Inputs(args, kwargs)
+
+
+def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
+    """Each batch of ``calibration`` in the example's form.
+
+    Raises:
+        InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
+    """
+    if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
+        raise InputError(
+            f"calibration is a {type(calibration).__name__}; give an iterable of batches, for example a "
+            "DataLoader or [batch]"
+        )
+    count = 0
+    for batch in calibration:
+        count += 1
+        yield example.like(batch)
+    if not count:
+        raise InputError(
+            "calibration yields no batch; if it is a generator it may have been used up: give a list or a DataLoader"
+        )
+
+
+class Calibration:
+    """Calibration data that can be run through several times and recognised again.
+
+    One-shot iterators are kept in memory; others (lists, data loaders) are iterated anew each time, under a
+    global torch seed of ``seed``, so that a shuffling loader gives the same batches each time.
+    """
+
+    def __init__(self, batches: Iterable[Any], example: Inputs, seed: int = 0) -> None:
+        one_shot = isinstance(batches, Iterator)
+        self._batches: Iterable[Any] = list(batches) if one_shot else batches
+        self._example = example
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Inputs]:
+        # A fork and not just a seed: the caller's random stream goes on as if nothing had happened.
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            yield from batches_of(self._batches, self._example)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all tensors, in order."""
+        digest = hashlib.sha256()
+        for batch in self:
+            for tensor in batch.tensors:
+                update_digest(digest, tensor)
+        return digest.hexdigest()
+
+
+def update_digest(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    """Feed shape, dtype and values of ``tensor`` to a running hash."""
+    plain = tensor.detach().cpu().contiguous()
+    digest.update(f"{tuple(plain.shape)} {plain.dtype};".encode())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,0 +1,1 @@
+"""Every paper's formula: tensors in, tensors out, no models."""

@@ -1,0 +1,206 @@
+"""What will be *changed*: a Plan is a frozen, ordered, JSON-able tuple of Edits.
+
+The Plan holds everything that adds, removes or reshapes a parameter or buffer, or replaces a module; the state_dict
+holds the values.  An Edit addresses modules by the names that they have at its moment: after ``Factorize`` of
+"conv" there are "conv.0" and "conv.1".
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from gracile.cost import Cost, Operation, price, resized
+from gracile.errors import PlanError
+from gracile.graph import Graph, Spec
+from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
+
+VERSION = 1
+
+
+def child(module: str, name: str) -> str:
+    """The name of a module's child or tensor; the model itself is ""."""
+    return f"{module}.{name}" if module else name
+
+
+class _Edit(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The module's name at this Edit's moment; "" is the model itself.
+    module: str
+
+    def _priced(self, cost: Cost, graph: Graph) -> tuple[str, list[Operation]]:
+        """Name of the module's weight and the operations that apply it as a layer."""
+        weight = graph.canonical(child(self.module, "weight"))
+        operations = [o for o in cost.operations if o.weight == weight and o.shape is not None]
+        if weight not in cost.tensors or not operations:
+            raise PlanError(
+                f"{self}: the graph has no convolution or linear layer {self.module!r}; "
+                "was the plan made for another model, or are its edits in another order?"
+            )
+        return weight, operations
+
+
+class Factorize(_Edit):
+    """Replace a convolution or linear by two of ``rank`` channels between them, named <module>.0 and <module>.1."""
+
+    edit: Literal["factorize"] = "factorize"
+    scheme: Scheme
+    rank: PositiveInt
+
+    def __str__(self) -> str:
+        return f"factorize {self.module or '(model)'} by {self.scheme} to rank {self.rank}"
+
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:
+        """The cost of the model after this Edit.
+
+        Raises:
+            PlanError: there is no such layer, or the rank exceeds what its shape allows.
+        """
+        weight, operations = self._priced(cost, graph)
+        shape = operations[0].shape
+        assert shape is not None
+        self.check(shape)
+        bias = operations[0].bias
+        owner = weight.rpartition(".")[0]
+        first, second = (child(owner, f"{i}.weight") for i in (0, 1))
+        tensors = dict(cost.tensors)
+        dtype = tensors.pop(weight).dtype
+        shapes = factor_shapes(self.scheme, shape, self.rank)
+        tensors |= {first: Spec(shapes[0].weight, dtype), second: Spec(shapes[1].weight, dtype)}
+        names = {weight: {first, second}}
+        if bias is not None:
+            tensors[child(owner, "1.bias")] = tensors.pop(bias)
+            names[bias] = {child(owner, "1.bias")}
+        operations_after = [
+            made
+            for operation in cost.operations
+            for made in (self._factors(operation, owner) if operation.weight == weight else (operation,))
+        ]
+        return replace(
+            cost,
+            operations=tuple(operations_after),
+            tensors=tensors,
+            parameters=_renamed(cost.parameters, names),
+        )
+
+    def check(self, shape: LayerShape) -> None:
+        """Raises PlanError where a layer of this shape cannot be factorized so."""
+        if shape.groups != 1:
+            raise PlanError(f"{self}: the layer has {shape.groups} groups; only ungrouped layers can be factorized")
+        if self.scheme == "spatial_svd" and len(shape.kernel) != 2:
+            raise PlanError(f"{self}: spatial SVD needs a two-dimensional convolution; use weight_svd")
+        if self.rank > max_rank(self.scheme, shape):
+            raise PlanError(
+                f"{self}: a weight of the shape {list(shape.weight)} has at most rank {max_rank(self.scheme, shape)}"
+            )
+
+    def _factors(self, operation: Operation, owner: str) -> tuple[Operation, Operation]:
+        assert operation.shape is not None
+        first, second = factor_shapes(self.scheme, operation.shape, self.rank)
+        reached = first.output_size(operation.size)
+        bias = None if operation.bias is None else child(owner, "1.bias")
+        return (
+            resized(
+                operation, first, module=child(operation.module, "0"), weight=child(owner, "0.weight"), bias=None
+            ),
+            resized(
+                operation,
+                second,
+                module=child(operation.module, "1"),
+                weight=child(owner, "1.weight"),
+                bias=bias,
+                size=reached,
+            ),
+        )
+
+
+class AddBias(_Edit):
+    """Give a convolution or linear without bias one of zeros."""
+
+    edit: Literal["add_bias"] = "add_bias"
+
+    def __str__(self) -> str:
+        return f"add a bias to {self.module or '(model)'}"
+
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:
+        """The cost of the model after this Edit.
+
+        Raises:
+            PlanError: there is no such layer, or it has a bias.
+        """
+        weight, operations = self._priced(cost, graph)
+        shape = operations[0].shape
+        assert shape is not None
+        if operations[0].bias is not None:
+            raise PlanError(f"{self}: it has one")
+        bias = child(weight.rpartition(".")[0], "bias")
+        return replace(
+            cost,
+            operations=tuple(replace(o, bias=bias) if o.weight == weight else o for o in cost.operations),
+            tensors={**cost.tensors, bias: Spec((shape.outputs,), cost.tensors[weight].dtype)},
+            parameters=cost.parameters | {bias},
+        )
+
+
+Edit = Annotated[Factorize | AddBias, Field(discriminator="edit")]
+
+
+class Plan(BaseModel):
+    """An ordered, immutable list of Edits; plans compare by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = VERSION
+    edits: tuple[Edit, ...] = ()
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            raise PlanError(
+                f"not a plan that this version of gracile reads (format {VERSION}): {where}: {first['msg']}"
+            ) from error
+
+    def then(self, other: "Plan") -> "Plan":
+        """This plan's Edits followed by the other's."""
+        return Plan(edits=self.edits + other.edits)
+
+    def cost(self, graph: Graph) -> Cost:
+        """The cost of the captured model after this plan, without touching a weight.
+
+        Raises:
+            PlanError: an Edit does not fit.
+        """
+        cost = price(graph)
+        for edit in self.edits:
+            cost = edit.reprice(cost, graph)
+        return cost
+
+    def check(self, graph: Graph) -> None:
+        """Raises PlanError where an Edit does not fit the captured model."""
+        self.cost(graph)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+    def __str__(self) -> str:
+        if not self.edits:
+            return "empty plan"
+        return "\n".join(f"{number:>3}. {edit}" for number, edit in enumerate(self.edits, start=1))
+
+
+def _renamed(names: frozenset[str], changes: Mapping[str, set[str]]) -> frozenset[str]:
+    return frozenset().union(*(changes.get(name, {name}) for name in names))

@@ -1,0 +1,185 @@
+"""What was *shown*: plain records of a compression, drawn as text here and kept as JSON."""
+
+import platform
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import __version__ as torch_version
+from torch import get_num_threads
+
+from gracile.cost import Cost
+from gracile.errors import FileError
+from gracile.text import count, table
+
+VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(_Frozen):
+    """What one values-only pass did."""
+
+    name: str
+    # The modules whose values it changed.
+    changed: tuple[str, ...]
+    details: dict[str, float | str] = Field(default_factory=dict)
+
+
+class Totals(_Frozen):
+    """Cost of a whole model: MACs of one example, parameters, bytes of the state_dict."""
+
+    macs: int
+    params: int
+    bytes: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> Self:
+        return cls(macs=cost.macs, params=cost.params, bytes=cost.bytes)
+
+
+class Entry(_Frozen):
+    """One entry of the evaluation dictionary: the score with only this layer compressed."""
+
+    layer: str
+    # The cost ratio that was asked for, and what it came to in this layer (its rank).
+    ratio: float
+    size: int
+    score: float
+
+
+class LayerReport(_Frozen):
+    """What became of one layer."""
+
+    name: str
+    # The cost ratio asked for (by the search or by hand; None where the layer was not asked to shrink) and got,
+    # in the target's metric.
+    asked: float | None = None
+    got: float = 1.0
+    # The rank, out of the largest possible; None where the layer stays as it is.
+    rank: int | None = None
+    max_rank: int | None = None
+    before: Totals | None = None
+    after: Totals | None = None
+    # Why the layer stays as it is.
+    reason: str = ""
+
+
+class Environment(_Frozen):
+    """Where and with what the numbers were measured."""
+
+    gracile: str
+    torch: str = str(torch_version)
+    python: str = platform.python_version()
+    machine: str = platform.machine()
+    device: str = "cpu"
+    threads: int = Field(default_factory=get_num_threads)
+    seed: int = 0
+
+
+class Report(_Frozen):
+    """The evidence of one `compress` call; prints as tables."""
+
+    version: Literal[1] = VERSION
+    model: str
+    method: str
+    search: str
+    # The target's metric, and the bound in its units.
+    metric: str
+    bound: float
+    before: Totals
+    after: Totals
+    # Scores of the original, of the compressed model, and after fine-tuning where there was any.
+    score_before: float
+    score_after: float
+    score_fine_tuned: float | None = None
+    layers: tuple[LayerReport, ...]
+    dictionary: tuple[Entry, ...] = ()
+    # The score of the original in the units of the dictionary (`evaluate_search`).
+    dictionary_baseline: float | None = None
+    passes: tuple[Record, ...] = ()
+    # What the user should know: patterns that matched nothing, flat scores, ...
+    notes: tuple[str, ...] = ()
+    # Phase -> seconds.
+    seconds: dict[str, float]
+    environment: Environment
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FileError: the text is no Report of this format version.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            raise FileError(f"not a report of format {VERSION}: {where}: {first['msg']}") from error
+
+    @classmethod
+    def read(cls, file: Path | str) -> Self:
+        """The Report in a file.
+
+        Raises:
+            FileError: the file cannot be read, or is no Report.
+        """
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"{file}: {error}") from error
+        return cls.from_json(text)
+
+    def ratio(self, metric: Literal["macs", "params", "bytes"]) -> float:
+        """Cost after / cost before."""
+        before: int = getattr(self.before, metric)
+        after: int = getattr(self.after, metric)
+        return after / before if before else 1.0
+
+    def __str__(self) -> str:
+        parts = [self._headline(), self._totals(), self._layers()]
+        if self.notes:
+            parts.append("\n".join(f"note: {note}" for note in self.notes))
+        parts.append("seconds: " + ", ".join(f"{phase} {taken:.1f}" for phase, taken in self.seconds.items()))
+        return "\n\n".join(parts)
+
+    def _headline(self) -> str:
+        final = self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
+        return (
+            f"{self.model}: {self.method}, {self.search} ratios, to {self.ratio('macs'):.1%} of the MACs and "
+            f"{self.ratio('params'):.1%} of the parameters; score {self.score_before:.6g} -> {final:.6g}"
+        )
+
+    def _totals(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            (metric, count(getattr(self.before, metric)), count(getattr(self.after, metric)), f"{self.ratio(metric):.4f}")
+            for metric in ("macs", "params", "bytes")
+        ]  # fmt: skip
+        rows.append(("score", f"{self.score_before:.6g}", f"{self.score_after:.6g}", ""))
+        if self.score_fine_tuned is not None:
+            rows.append(("score, fine-tuned", "", f"{self.score_fine_tuned:.6g}", ""))
+        return table(("", "before", "after", "ratio"), rows, right=(1, 2, 3))
+
+    def _layers(self) -> str:
+        header = ("layer", "asked", "got", "rank", "MACs", "", "bytes", "", "why not")
+        rows = [_layer_row(layer) for layer in self.layers]
+        return table(header, rows, right=(1, 2, 3, 4, 5, 6, 7))
+
+
+def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    rank = "" if layer.rank is None else f"{layer.rank}/{layer.max_rank}"
+    costs = ["", "", "", ""]
+    if layer.before is not None:
+        after = layer.after or layer.before
+        costs = [
+            count(layer.before.macs), f"-> {count(after.macs)}", count(layer.before.bytes), f"-> {count(after.bytes)}"
+        ]  # fmt: skip
+    asked = "" if layer.asked is None else f"{layer.asked:.3f}"
+    got = f"{layer.got:.3f}" if layer.before is not None else ""
+    return (layer.name or "(model)", asked, got, rank, *costs, layer.reason)

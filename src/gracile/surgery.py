@@ -1,0 +1,258 @@
+"""The only file that mutates models: `apply` edits a copy, `swapped` edits in place and restores.
+
+Adding an Edit: its class in ``plan.py``, its handler here, one line in ``_HANDLERS``.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gracile.errors import InputError, PlanError
+from gracile.maths.factorize import (
+    LayerShape,
+    Scheme,
+    decompose,
+    factor_shapes,
+    factor_weights,
+    matrix,
+)
+from gracile.plan import AddBias, Edit, Factorize, Plan, child
+
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_ATTRIBUTE = "_gracile_plan"
+
+# Values for tensors that an Edit creates, by their new names; without one the Edit computes its default.
+Values = Mapping[str, Tensor]
+
+
+def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values | None = None) -> nn.Module:
+    """Carry out ``plan`` on a copy of ``model``, or on the model itself with ``inplace=True``.
+
+    Args:
+        values: values for the tensors that the Edits create, by name; the others get their defaults, for
+            ``Factorize`` the truncated singular value decomposition of the weight.
+
+    Returns:
+        The edited model, of the same class; another object where the plan replaces the model itself.
+
+    Raises:
+        PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
+    """
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
+    before = applied_plan(model)
+    surgeon = _Surgeon(model if inplace else copy.deepcopy(model), values or {})
+    surgeon.operate(plan.edits)
+    setattr(surgeon.root, _ATTRIBUTE, before.then(plan))
+    return surgeon.root
+
+
+def applied_plan(model: nn.Module) -> Plan:
+    """All that `apply` has done to ``model`` since it was the user's; empty for an untouched model."""
+    plan = getattr(model, _ATTRIBUTE, Plan())
+    assert isinstance(plan, Plan)
+    return plan
+
+
+@contextmanager
+def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = None) -> Iterator[nn.Module]:
+    """The model with ``edits`` inside the block, exactly as before afterwards, exceptions included.
+
+    Yields the model itself, or what stands for it where an Edit replaces the whole.  Only structure is restored:
+    what the block does to the values of untouched tensors stays.
+
+    Raises:
+        PlanError: an Edit does not fit; nothing is changed then.
+    """
+    surgeon = _Surgeon(model, values or {})
+    surgeon.operate(edits)
+    try:
+        yield surgeon.root
+    finally:
+        surgeon.undo()
+
+
+def unfit(module: nn.Module, scheme: Scheme) -> str | None:
+    """Why ``scheme`` cannot factorize ``module``; None where it can.
+
+    The module must compute exactly what torch's own layer does with a weight of its own, or replacing it would
+    change more than the weight.
+    """
+    convolution = isinstance(module, tuple(_CONVOLUTIONS.values()))
+    if isinstance(module, _TRANSPOSED):
+        return "transposed convolution"
+    if not convolution and not isinstance(module, nn.Linear):
+        return f"{type(module).__name__} is neither a convolution nor a linear layer"
+    if nn.utils.parametrize.is_parametrized(module):
+        return "its weight is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+    if not _computes_as_torch(module):
+        return f"{type(module).__name__} has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return "it carries hooks, which a replacement would lose; remove them first"
+    if convolution and module.groups != 1:  # type: ignore[union-attr]
+        return f"grouped convolution ({module.groups} groups)"
+    if scheme == "spatial_svd" and not isinstance(module, nn.Conv2d):
+        return "spatial SVD needs a two-dimensional convolution"
+    if not module.weight.is_floating_point():  # type: ignore[operator]
+        return f"its weight is {module.weight.dtype}, not floating point"
+    return None
+
+
+def _computes_as_torch(module: nn.Module) -> bool:
+    inherited = ("forward", "_conv_forward")
+    return any(
+        isinstance(module, base)
+        and all(getattr(type(module), name, None) is getattr(base, name, None) for name in inherited)
+        for base in (*_CONVOLUTIONS.values(), nn.Linear)
+    )
+
+
+def shape_of(module: nn.Module) -> LayerShape:
+    """The shape of a convolution (not transposed) or linear layer."""
+    if isinstance(module, nn.Linear):
+        return LayerShape(inputs=module.in_features, outputs=module.out_features)
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    # torch keeps the amounts last axis first, two an axis, string paddings worked out.
+    amounts = module._reversed_padding_repeated_twice
+    pairs = tuple(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
+    return LayerShape(
+        inputs=module.in_channels,
+        outputs=module.out_channels,
+        kernel=module.kernel_size,
+        stride=module.stride,
+        dilation=module.dilation,
+        padding=pairs,
+        groups=module.groups,
+    )
+
+
+class _Surgeon:
+    """One model under edit, with the log that undoes it."""
+
+    def __init__(self, root: nn.Module, values: Values) -> None:
+        self.root = root
+        self.values = values
+        self._undo: list[Callable[[], None]] = []
+
+    def operate(self, edits: Iterable[Edit]) -> None:
+        try:
+            for edit in edits:
+                _HANDLERS[type(edit)](self, edit)
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def layer(self, edit: Edit) -> Any:
+        """The module that ``edit`` addresses."""
+        try:
+            return self.root.get_submodule(edit.module)
+        except AttributeError as error:
+            raise PlanError(f"{edit}: the model has no module {edit.module!r}") from error
+
+    def value(self, name: str, like: Tensor, default: Callable[[], Tensor]) -> nn.Parameter:
+        """A new parameter ``name`` with the dtype, device and requires_grad of ``like``."""
+        value = self.values.get(name)
+        made = default() if value is None else value
+        made = made.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
+        return nn.Parameter(made, requires_grad=like.requires_grad)
+
+    def replace(self, old: nn.Module, new: nn.Module) -> None:
+        """Put ``new`` wherever ``old`` stands, under all of its names."""
+        new.train(old.training)
+        if old is self.root:
+            self.root = new
+            self._undo.append(lambda: setattr(self, "root", old))
+            return
+        for parent in list(self.root.modules()):
+            for name, module in list(parent._modules.items()):
+                if module is old:
+                    parent._modules[name] = new
+                    self._undo.append(lambda parent=parent, name=name: parent._modules.update({name: old}))
+
+    def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        old = module._parameters.get(name)
+        module.register_parameter(name, parameter)
+        self._undo.append(lambda: module.register_parameter(name, old))
+
+
+def _factorize(surgeon: _Surgeon, edit: Factorize) -> None:
+    layer = surgeon.layer(edit)
+    reason = unfit(layer, edit.scheme)
+    if reason is not None:
+        raise PlanError(f"{edit}: {reason}")
+    shape = shape_of(layer)
+    edit.check(shape)
+    names = [child(edit.module, name) for name in ("0.weight", "1.weight", "1.bias")]
+
+    def plain() -> tuple[Tensor, Tensor]:
+        left, right = decompose(matrix(edit.scheme, layer.weight)).truncated(edit.rank)
+        return factor_weights(edit.scheme, shape.weight, left, right)
+
+    given = all(name in surgeon.values for name in names[:2])
+    weights = [surgeon.values[name] for name in names[:2]] if given else plain()
+    bias = layer.bias
+    if bias is not None and names[2] in surgeon.values:
+        bias = surgeon.value(names[2], bias, lambda: bias)
+    factors = factor_shapes(edit.scheme, shape, edit.rank)
+    surgeon.replace(
+        layer,
+        nn.Sequential(
+            *(
+                _layer_like(layer, factor, weight, factor_bias)
+                for factor, weight, factor_bias in zip(factors, weights, (None, bias), strict=True)
+            )
+        ),
+    )
+
+
+def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Parameter | None) -> nn.Module:
+    """A layer of ``shape`` that pads, stores and trains as ``layer`` does."""
+    if tuple(weight.shape) != shape.weight:
+        raise PlanError(f"a weight of the shape {list(weight.shape)} was given where {list(shape.weight)} belongs")
+    # Made on the meta device: initialising the weights would cost time and draw from the global generator.
+    if isinstance(layer, nn.Linear):
+        made: nn.Module = nn.Linear(shape.inputs, shape.outputs, bias=False, device="meta")
+    else:
+        padding: Any = layer.padding
+        if not isinstance(padding, str):
+            padding = tuple(before for before, _ in shape.padding)
+        made = _CONVOLUTIONS[len(shape.kernel)](
+            shape.inputs,
+            shape.outputs,
+            shape.kernel,
+            shape.stride,
+            padding,
+            shape.dilation,
+            bias=False,
+            padding_mode=layer.padding_mode,
+            device="meta",
+        )
+    like = layer.weight
+    value = weight.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
+    made.weight = nn.Parameter(value, requires_grad=like.requires_grad)
+    made.register_parameter("bias", bias)
+    return made
+
+
+def _add_bias(surgeon: _Surgeon, edit: AddBias) -> None:
+    layer = surgeon.layer(edit)
+    if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        raise PlanError(f"{edit}: {type(layer).__name__} is neither a convolution nor a linear layer")
+    if layer.bias is not None:
+        raise PlanError(f"{edit}: it has one")
+    zeros = torch.zeros(layer.weight.shape[0])
+    surgeon.set_parameter(
+        layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros)
+    )
+
+
+_HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {Factorize: _factorize, AddBias: _add_bias}
