@@ -1,6 +1,6 @@
 """Train the dense networks once and keep their weights in ``bench/cache``.
 
-    python bench/base.py            # all networks that are not there yet
+python bench/base.py            # all networks that are not there yet
 """
 
 import logging
@@ -31,8 +31,12 @@ def dense(name: str) -> nn.Module:
         beside = file.with_suffix(".partial")
         save_file(model.state_dict(), beside)
         beside.rename(file)
-        logging.info("%s: %.2f %% on the test images, trained in %.0f s",
-                     name, accuracy(model, load("test")), time.monotonic() - start)
+        logging.info(
+            "%s: %.2f %% on the test images, trained in %.0f s",
+            name,
+            accuracy(model, load("test")),
+            time.monotonic() - start,
+        )
     model.load_state_dict(load_file(file))
     return model.eval()
 

@@ -31,6 +31,7 @@ def reestimate(model: nn.Module, example: Inputs, calibration: Iterable[Any]) ->
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
+
     """
     found = normalisations(model)
     if not found:

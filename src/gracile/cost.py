@@ -11,7 +11,10 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from gracile.graph import Graph, Node, Ref, Spec
+from torch import nn
+
+from gracile.graph import Graph, Node, Ref, Spec, capture
+from gracile.inputs import ExampleInputs
 from gracile.maths.factorize import LayerShape
 from gracile.text import count, table
 
@@ -93,7 +96,8 @@ class Cost:
     @property
     def layers(self) -> tuple[LayerCost, ...]:
         """One row a module that multiplies or holds tensors: modules that run in the order of their first
-        operation, then those that only hold tensors."""
+        operation, then those that only hold tensors.
+        """
         owned: dict[str, list[str]] = {operation.module: [] for operation in self.operations}
         for name in self.tensors:
             owned.setdefault(name.rpartition(".")[0], []).append(name)
@@ -124,6 +128,22 @@ class Cost:
         return f"{text}\nnot counted: {listed}"
 
 
+def profile(model: nn.Module, example_inputs: ExampleInputs | Graph) -> Cost:
+    """Count MACs, parameters and bytes of ``model``, per layer and in total.
+
+    Args:
+        example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or a Graph of the model.
+            Where inputs and outputs share their leading size it is the batch, and MACs are those of one example;
+            otherwise MACs are those of the whole call.
+
+    Raises:
+        InputError: ``example_inputs`` holds no tensor.
+        CaptureError: the model cannot be captured.
+
+    """
+    return price(capture(model, example_inputs))
+
+
 def price(graph: Graph) -> Cost:
     """Count a captured model."""
     operations = []
@@ -136,14 +156,10 @@ def price(graph: Graph) -> Cost:
             others[node.op] += 1
     return Cost(
         operations=tuple(operations),
-        tensors=MappingProxyType(
-            {name: spec for name, spec in graph.tensors.items() if name not in graph.transient}
-        ),
+        tensors=MappingProxyType({name: spec for name, spec in graph.tensors.items() if name not in graph.transient}),
         parameters=graph.parameters,
         batch=graph.batch,
-        uncounted=tuple(
-            Uncounted(op, calls, known=_base(op) in _ARITHMETIC) for op, calls in sorted(others.items())
-        ),
+        uncounted=tuple(Uncounted(op, calls, known=_base(op) in _ARITHMETIC) for op, calls in sorted(others.items())),
     )
 
 
@@ -154,7 +170,7 @@ def resized(operation: Operation, shape: LayerShape, **changes: Any) -> Operatio
 
 
 def _base(op: str) -> str:
-    """ "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form."""
+    """The bare name: "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form."""
     name = op.removeprefix("aten.").partition(".")[0]
     return name if name.startswith("_") else name.rstrip("_")
 
@@ -192,9 +208,7 @@ def _convolution(graph: Graph, node: Node) -> Operation:
         padding=padding, groups=groups,
     )  # fmt: skip
     rows, spatial = prod(size[: -rank - 1]), size[-rank:]
-    return _operation(
-        node, rows * shape.macs(spatial), shape=shape, size=spatial, rows=rows, **_weights(graph, node)
-    )
+    return _operation(node, rows * shape.macs(spatial), shape=shape, size=spatial, rows=rows, **_weights(graph, node))
 
 
 def _weights(graph: Graph, node: Node) -> dict[str, str | None]:
@@ -271,7 +285,8 @@ def _einsum(graph: Graph, node: Node) -> Operation:
 
 def _einsum_sizes(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
     """Each operand's axes as letters ("..." as digits), and the size of every letter."""
-    terms, sizes = [], {}
+    terms: list[str] = []
+    sizes: dict[str, int] = {}
     for term, shape in zip(equation.replace(" ", "").partition("->")[0].split(","), shapes, strict=True):
         dots = "".join(str(i) for i in reversed(range(len(shape) - len(term.replace("...", "")))))
         letters = term.replace("...", dots)

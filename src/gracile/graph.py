@@ -4,6 +4,7 @@ This is the only file that captures programs and reads their nodes.  `capture` m
 it on batches and shows each wanted node's inputs and output to a visitor.
 """
 
+import hashlib
 import logging
 import re
 import warnings
@@ -19,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from gracile.errors import CaptureError, InputError
-from gracile.inputs import ExampleInputs, Inputs, batches_of
+from gracile.inputs import ExampleInputs, Inputs, batches_of, update_digest
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Graph:
         )
 
 
-def capture(model: nn.Module, example_inputs: ExampleInputs | Graph, *, dynamic_batch: bool = False) -> Graph:
+def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False) -> Graph:
     """Capture ``model`` in evaluation mode with ``torch.export``.
 
     Args:
@@ -150,6 +151,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Graph, *, dynamic_
     Raises:
         InputError: ``model`` is no module, or ``example_inputs`` holds no tensor.
         CaptureError: the model is compiled, scripted, wrapped or not initialised, or torch.export refuses it.
+
     """
     if isinstance(example_inputs, Graph):
         return example_inputs
@@ -191,12 +193,21 @@ Visitor = Callable[[Node, tuple[Any, ...], Any], None]
 
 
 @torch.no_grad()
-def run(graph: Graph, model: nn.Module, inputs: Inputs, visitors: Mapping[str, Visitor] | None = None) -> Any:
+def run(
+    graph: Graph,
+    model: nn.Module,
+    inputs: Inputs,
+    visitors: Mapping[str, Visitor] | None = None,
+    *,
+    partial: bool = False,
+) -> Any:
     """Run the program with the values of ``model``'s tensors; returns what the model returns.
 
     ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
+    With ``partial`` the run ends, and returns None, when every visitor has been called.
     """
     visitors = visitors or {}
+    waiting = len(visitors)
     tensors = tensors_of(model)
     given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
     remaining = {name: len(users) for name, users in graph.users.items()}
@@ -214,6 +225,9 @@ def run(graph: Graph, model: nn.Module, inputs: Inputs, visitors: Mapping[str, V
             values[node.name] = node.target(*args, **kwargs)
             if node.name in visitors:
                 visitors[node.name](node, args, values[node.name])
+                waiting -= 1
+                if partial and not waiting:
+                    return None
             for name in set(node.refs):
                 remaining[name] -= 1
                 if not remaining[name]:
@@ -221,9 +235,7 @@ def run(graph: Graph, model: nn.Module, inputs: Inputs, visitors: Mapping[str, V
     return _resolved(graph.result, values)
 
 
-def record(
-    graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batches: Iterable[Any]
-) -> int:
+def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batches: Iterable[Any]) -> int:
     """Stream ``batches`` through the program and show each wanted node to its visitor; returns how many examples.
 
     Args:
@@ -234,6 +246,7 @@ def record(
     Raises:
         InputError: no batch, or one that does not fit the model's inputs.
         CaptureError: a batch of another shape runs other nodes.
+
     """
     graphs = {graph.example.signature: graph}
     wanted = {name: graph.nodes[name] for name in visitors}
@@ -242,15 +255,22 @@ def record(
         for batch in batches_of(batches, graph.example):
             fitting = graphs.get(batch.signature)
             if fitting is None:
-                fitting = graphs[batch.signature] = capture(model, _as_example(batch))
+                fitting = graphs[batch.signature] = capture(model, batch)
                 _require_same_nodes(fitting, wanted)
             run(fitting, model, batch, visitors)
             examples += fitting.batch
     return examples
 
 
-def _as_example(batch: Inputs) -> ExampleInputs:
-    return batch.kwargs or batch.args
+def fingerprint(graph: Graph, model: nn.Module) -> str:
+    """SHA-256 of the program and of all parameters and buffers: equal for models that compute the same."""
+    digest = hashlib.sha256()
+    for node in graph.nodes.values():
+        digest.update(f"{node.name} {node.op} {node.module} {node.args!r} {node.kwargs!r} {node.output!r};".encode())
+    for name, tensor in sorted(tensors_of(model).items()):
+        digest.update(name.encode())
+        update_digest(digest, tensor)
+    return digest.hexdigest()
 
 
 def _require_same_nodes(graph: Graph, wanted: Mapping[str, Node]) -> None:
@@ -265,13 +285,11 @@ def _require_same_nodes(graph: Graph, wanted: Mapping[str, Node]) -> None:
 
 
 def _resolved(structure: Any, values: Mapping[str, Any]) -> Any:
-    return pytree.tree_map_only(
-        Ref, lambda ref: values[ref.name], structure, is_leaf=lambda x: isinstance(x, Ref)
-    )
+    return pytree.tree_map_only(Ref, lambda ref: values[ref.name], structure, is_leaf=lambda x: isinstance(x, Ref))
 
 
 def _plain(name: str) -> str:
-    """A tensor's name as it is without torch.nn.utils.parametrize: "a.parametrizations.weight.original" -> "a.weight"."""
+    """A tensor's name without torch.nn.utils.parametrize: "a.parametrizations.weight.original" -> "a.weight"."""
     return _PARAMETRIZED.sub(r".\1", name).removeprefix(".")
 
 
@@ -292,7 +310,9 @@ def _refuse_uncapturable(model: nn.Module) -> None:
         state, way_out = inner[type(model).__name__]
         raise CaptureError(f"the model is {state}; give the module inside instead: {way_out}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("the model is a TorchScript module, which torch.export cannot read; give the original Python module")
+        raise CaptureError(
+            "the model is a TorchScript module, which torch.export cannot read; give the original Python module"
+        )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
@@ -303,17 +323,18 @@ def _refuse_uncapturable(model: nn.Module) -> None:
 def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     shapes = [tuple(tensor.shape) for tensor in inputs.tensors]
     return (
-        f"torch.export could not capture {type(model).__name__} with inputs of the shapes {shapes}: {_first_line(error)}\n"
+        f"torch.export could not capture {type(model).__name__} with inputs of the shapes {shapes}: "
+        f"{_first_line(error)}\n"
         "Ways out: check that model(*example_inputs) runs; move Python control flow that depends on tensor values "
         "out of forward, or into torch.cond; compress the part that captures by passing that submodule"
     )
 
 
 def _batch_axes(model: nn.Module, inputs: Inputs) -> Any:
-    shapes = torch.export.ShapesCollection()
+    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for tensor in inputs.tensors:
         shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
-    return shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)
+    return shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)  # type: ignore[no-untyped-call]
 
 
 def _export(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> torch.export.ExportedProgram:
@@ -323,9 +344,7 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> torch.expo
     try:
         with eval_mode(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(
-                model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False
-            )
+            return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
@@ -339,9 +358,7 @@ def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inpu
     return Graph(
         nodes=MappingProxyType(nodes),
         result=result,
-        tensors=MappingProxyType(
-            {name: _spec(tensor) for name, tensor in named.items() if name not in ties}
-        ),
+        tensors=MappingProxyType({name: _spec(tensor) for name, tensor in named.items() if name not in ties}),
         parameters=frozenset(
             _plain(name) for name, _ in model.named_parameters(remove_duplicate=False) if _plain(name) not in ties
         ),
@@ -466,7 +483,9 @@ class _Reader:
         return self._add(
             node,
             kind="call",
-            op=str(node.target) if isinstance(node.target, torch._ops.OpOverload) else node.target.__name__,
+            op=str(node.target)
+            if isinstance(node.target, torch._ops.OpOverload)
+            else getattr(node.target, "__name__", ""),
             target=node.target,
             args=args,
             kwargs=_replaced(node.kwargs, environment),

@@ -28,6 +28,7 @@ class Inputs:
 
         Raises:
             InputError: of any other type, or without a tensor inside.
+
         """
         match example:
             case Inputs():
@@ -68,6 +69,7 @@ class Inputs:
 
         Raises:
             InputError: when the batch has too few arguments.
+
         """
         if isinstance(batch, Inputs):
             return batch
@@ -81,9 +83,7 @@ class Inputs:
                 )
             chosen = Inputs((), {name: chosen.kwargs[name] for name in self.kwargs})
         device = self.tensors[0].device
-        args, kwargs = pytree.tree_map_only(
-            Tensor, lambda tensor: tensor.to(device), (chosen.args, chosen.kwargs)
-        )
+        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (chosen.args, chosen.kwargs))
         return Inputs(args, kwargs)
 
     def _without_labels(self, batch: Any) -> "Inputs":
@@ -98,9 +98,7 @@ class Inputs:
         if isinstance(batch[0], tuple | list | Mapping) and not nested:
             return Inputs.of(batch[0])
         if len(batch) < len(self.args):
-            raise InputError(
-                f"a calibration batch has {len(batch)} elements, the model takes {len(self.args)} inputs"
-            )
+            raise InputError(f"a calibration batch has {len(batch)} elements, the model takes {len(self.args)} inputs")
         return Inputs(tuple(batch[: len(self.args)]), {})
 
     @property
@@ -124,6 +122,7 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
 
     Raises:
         InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
+
     """
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(

@@ -16,7 +16,7 @@ from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 def child(module: str, name: str) -> str:
@@ -57,6 +57,7 @@ class Factorize(_Edit):
 
         Raises:
             PlanError: there is no such layer, or the rank exceeds what its shape allows.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -103,7 +104,11 @@ class Factorize(_Edit):
         bias = None if operation.bias is None else child(owner, "1.bias")
         return (
             resized(
-                operation, first, module=child(operation.module, "0"), weight=child(owner, "0.weight"), bias=None
+                operation,
+                first,
+                module=child(operation.module, "0"),
+                weight=child(owner, "0.weight"),
+                bias=None,
             ),
             resized(
                 operation,
@@ -129,6 +134,7 @@ class AddBias(_Edit):
 
         Raises:
             PlanError: there is no such layer, or it has a bias.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -164,6 +170,7 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
+
         """
         try:
             return cls.model_validate_json(text)
@@ -175,7 +182,7 @@ class Plan(BaseModel):
             ) from error
 
     def then(self, other: "Plan") -> "Plan":
-        """This plan's Edits followed by the other's."""
+        """The Edits of this plan, followed by the other's."""
         return Plan(edits=self.edits + other.edits)
 
     def cost(self, graph: Graph) -> Cost:
@@ -183,6 +190,7 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: an Edit does not fit.
+
         """
         cost = price(graph)
         for edit in self.edits:

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import __version__ as torch_version
 from torch import get_num_threads
 
-from gracile.cost import Cost
+from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
 from gracile.text import count, table
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class _Frozen(BaseModel):
@@ -115,6 +115,7 @@ class Report(_Frozen):
 
         Raises:
             FileError: the text is no Report of this format version.
+
         """
         try:
             return cls.model_validate_json(text)
@@ -129,6 +130,7 @@ class Report(_Frozen):
 
         Raises:
             FileError: the file cannot be read, or is no Report.
+
         """
         try:
             text = Path(file).read_text(encoding="utf-8")
@@ -136,7 +138,7 @@ class Report(_Frozen):
             raise FileError(f"{file}: {error}") from error
         return cls.from_json(text)
 
-    def ratio(self, metric: Literal["macs", "params", "bytes"]) -> float:
+    def ratio(self, metric: Metric) -> float:
         """Cost after / cost before."""
         before: int = getattr(self.before, metric)
         after: int = getattr(self.after, metric)
@@ -158,9 +160,9 @@ class Report(_Frozen):
 
     def _totals(self) -> str:
         rows: list[tuple[str, ...]] = [
-            (metric, count(getattr(self.before, metric)), count(getattr(self.after, metric)), f"{self.ratio(metric):.4f}")
-            for metric in ("macs", "params", "bytes")
-        ]  # fmt: skip
+            (name, count(getattr(self.before, name)), count(getattr(self.after, name)), f"{self.ratio(name):.4f}")
+            for name in METRICS
+        ]
         rows.append(("score", f"{self.score_before:.6g}", f"{self.score_after:.6g}", ""))
         if self.score_fine_tuned is not None:
             rows.append(("score, fine-tuned", "", f"{self.score_fine_tuned:.6g}", ""))

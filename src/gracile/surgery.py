@@ -6,6 +6,7 @@ Adding an Edit: its class in ``plan.py``, its handler here, one line in ``_HANDL
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
     Raises:
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
+
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
@@ -68,6 +70,7 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
     Raises:
         PlanError: an Edit does not fit; nothing is changed then.
+
     """
     surgeon = _Surgeon(model, values or {})
     surgeon.operate(edits)
@@ -176,7 +179,7 @@ class _Surgeon:
             for name, module in list(parent._modules.items()):
                 if module is old:
                     parent._modules[name] = new
-                    self._undo.append(lambda parent=parent, name=name: parent._modules.update({name: old}))
+                    self._undo.append(partial(parent._modules.__setitem__, name, old))
 
     def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         old = module._parameters.get(name)
@@ -250,9 +253,7 @@ def _add_bias(surgeon: _Surgeon, edit: AddBias) -> None:
     if layer.bias is not None:
         raise PlanError(f"{edit}: it has one")
     zeros = torch.zeros(layer.weight.shape[0])
-    surgeon.set_parameter(
-        layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros)
-    )
+    surgeon.set_parameter(layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros))
 
 
 _HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {Factorize: _factorize, AddBias: _add_bias}

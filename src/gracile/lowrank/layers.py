@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import nn
@@ -32,6 +32,8 @@ class Layer:
     itemsize: int
     # Whether every result of it goes into a batch-norm and nowhere else.
     normalised: bool
+    # Whether factorizing it adds a bias that it has not had, to correct the mean error.
+    gains_bias: bool
 
     @property
     def max_rank(self) -> int:
@@ -70,13 +72,13 @@ class Layer:
 
     @cached_property
     def _dense(self) -> dict[str, int]:
-        params = torch.Size(self.shape.weight).numel() + self._fixed["params"]
+        params = prod(self.shape.weight) + (self.shape.outputs if self.has_bias else 0)
         macs = sum(operation.macs for operation in self.operations) // self.batch
         return {"macs": macs, "params": params, "bytes": params * self.itemsize}
 
     @cached_property
     def _fixed(self) -> dict[str, int]:
-        bias = self.shape.outputs if self.has_bias else 0
+        bias = self.shape.outputs if self.has_bias or self.gains_bias else 0
         return {"macs": 0, "params": bias, "bytes": bias * self.itemsize}
 
     @cached_property
@@ -86,7 +88,7 @@ class Layer:
             operation.rows * (first.macs(operation.size) + second.macs(first.output_size(operation.size)))
             for operation in self.operations
         )
-        params = torch.Size(first.weight).numel() + torch.Size(second.weight).numel()
+        params = prod(first.weight) + prod(second.weight)
         return {"macs": macs // self.batch, "params": params, "bytes": params * self.itemsize}
 
 
@@ -101,8 +103,12 @@ class Found:
     unmatched: tuple[str, ...]
 
 
-def find_layers(model: nn.Module, graph: Graph, scheme: Scheme, exclude: Sequence[str] = ()) -> Found:
+def find_layers(
+    model: nn.Module, graph: Graph, scheme: Scheme, exclude: Sequence[str] = (), *, calibrated: bool = False
+) -> Found:
     """Look at every convolution and linear layer of ``model``.
+
+    With ``calibrated`` a layer without bias gets one, unless a batch-norm takes its mean error away.
 
     A layer is found under the first of its names; it is left alone where its module cannot be factorized, where
     its weight is used outside its own forward, where rank one saves nothing, or where replacing it breaks the
@@ -116,7 +122,7 @@ def find_layers(model: nn.Module, graph: Graph, scheme: Scheme, exclude: Sequenc
     for name, module in modules.items():
         if not isinstance(module, _LAYERS):
             continue
-        layer = _examine(name, module, graph, cost, scheme)
+        layer = _examine(name, module, graph, cost, scheme, calibrated)
         if isinstance(layer, str):
             skipped[name] = layer
         else:
@@ -125,9 +131,7 @@ def find_layers(model: nn.Module, graph: Graph, scheme: Scheme, exclude: Sequenc
     skipped |= {name: f"excluded by {pattern!r}" for name, pattern in matched.names.items()}
     layers = [layer for layer in layers if layer.name not in skipped]
     broken = _breaking(model, graph, layers)
-    return Found(
-        tuple(layer for layer in layers if layer.name not in broken), skipped | broken, matched.unmatched
-    )
+    return Found(tuple(layer for layer in layers if layer.name not in broken), skipped | broken, matched.unmatched)
 
 
 _LAYERS = (
@@ -135,7 +139,7 @@ _LAYERS = (
 )  # fmt: skip
 
 
-def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Scheme) -> Layer | str:
+def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Scheme, calibrated: bool) -> Layer | str:
     """The Layer, or the reason why there is none."""
     reason = unfit(module, scheme)
     if reason is not None:
@@ -152,6 +156,7 @@ def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Sch
         return "its weight is used outside its own forward"
     shape = operations[0].shape
     assert shape is not None
+    normalised = all(_normalised(graph, calls[o.node]) for o in operations)
     layer = Layer(
         name=name,
         scheme=scheme,
@@ -159,7 +164,8 @@ def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Sch
         operations=operations,
         batch=graph.batch,
         itemsize=graph.tensors[weight].dtype.itemsize,
-        normalised=all(_normalised(graph, calls[o.node]) for o in operations),
+        normalised=normalised,
+        gains_bias=calibrated and operations[0].bias is None and not normalised,
     )
     if layer.break_even("macs") < 1 or layer.break_even("params") < 1:
         return "too small: already rank 1 saves nothing"
@@ -169,16 +175,12 @@ def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Sch
 def _paths(graph: Graph, name: str) -> set[str]:
     """All names of the module ``name``: those whose weight is tied to its weight."""
     weight = child(name, "weight")
-    return {name} | {
-        alias.rpartition(".")[0] for alias, canonical in graph.ties.items() if canonical == weight
-    }
+    return {name} | {alias.rpartition(".")[0] for alias, canonical in graph.ties.items() if canonical == weight}
 
 
 def _normalised(graph: Graph, node: Node) -> bool:
     users = graph.users[node.name]
-    return all(
-        user in graph.nodes and graph.nodes[user].op.startswith("aten.batch_norm.") for user in users
-    )
+    return all(user in graph.nodes and graph.nodes[user].op.startswith("aten.batch_norm.") for user in users)
 
 
 def _breaking(model: nn.Module, graph: Graph, layers: Sequence[Layer]) -> dict[str, str]:
@@ -208,5 +210,3 @@ def _failure(model: nn.Module, graph: Graph, layers: Sequence[Layer]) -> str | N
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-

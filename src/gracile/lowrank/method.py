@@ -34,7 +34,11 @@ class LowRank:
     """
 
     def __init__(
-        self, model: nn.Module, graph: Graph, layers: tuple[Layer, ...], moments: Mapping[str, Moments] | None = None
+        self,
+        model: nn.Module,
+        graph: Graph,
+        layers: tuple[Layer, ...],
+        moments: Mapping[str, Moments] | None = None,
     ) -> None:
         self.model = model
         self.graph = graph
@@ -68,7 +72,7 @@ class LowRank:
     def _decompose(self, name: str) -> Decomposition:
         layer, module = self.layers[name], self._module(name)
         moments = self._moments.get(name)
-        full = decompose(matrix(layer.scheme, module.weight), moments and moments.covariance)
+        full = decompose(matrix(layer.scheme, module.weight), None if moments is None else moments.covariance)
         # Kept at the weight's own precision, at least float32: a model's worth of float64 would be large.
         kept = torch.promote_types(module.weight.dtype, torch.float32)
         return Decomposition(full.left.to(kept), full.right.to(kept), full.sigma)
@@ -82,6 +86,7 @@ class LowRank:
         Args:
             final: leave the mean error to the batch-norm where one follows, as it is about to be re-estimated;
                 otherwise such a layer gets a bias, too, so that it can be judged alone.
+
         """
         layer, module = self.layers[name], self._module(name)
         left, right = self.decomposition(name).truncated(rank)

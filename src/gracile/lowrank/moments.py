@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gracile.graph import Graph, Node, record
 from gracile.lowrank.layers import Layer
-from gracile.maths.factorize import LayerShape
+from gracile.maths.patches import as_batch, mean_patch, padded, vectors
 
 # Elements of one block of input vectors; larger batches are taken in parts.
 _BLOCK = 1 << 24
@@ -36,11 +34,10 @@ def collect(
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
+
     """
     collectors = {layer.name: _Collector(layer) for layer in layers}
-    visitors = {
-        operation.node: collectors[layer.name] for layer in layers for operation in layer.operations
-    }
+    visitors = {operation.node: collectors[layer.name] for layer in layers for operation in layer.operations}
     examples = record(graph, model, visitors, calibration)
     return {name: collector.moments() for name, collector in collectors.items()}, examples
 
@@ -48,72 +45,35 @@ def collect(
 class _Collector:
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._count = 0
+        self._sizes = {operation.node: operation.size for operation in layer.operations}
+        self._axes = range(1) if layer.scheme == "spatial_svd" else range(0)
         self._outer: Tensor | None = None
         self._sum: Tensor | None = None
+        self._count = 0
         self._patch: Tensor | None = None
-        self._patches = 0
+        self._examples = 0
 
-    def __call__(self, node: Node, args: tuple[Any, ...], output: Any) -> None:
+    def __call__(self, node: Node, args: tuple[Any, ...], _output: Any) -> None:
         shape = self._layer.shape
-        axes = len(shape.kernel)
-        data: Tensor = args[0].detach()
-        data = data.reshape(-1, *data.shape[data.ndim - axes - 1 :]) if axes else data.reshape(-1, shape.inputs)
-        operation = next(o for o in self._layer.operations if o.node == node.name)
-        data = _padded(data, shape, already=tuple(data.shape[2:]) != operation.size)
-        self._add_patch(data, shape)
-        for part in data.split(max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
-            self._add_vectors(_vectors(part, self._layer))
-
-    def _add_patch(self, data: Tensor, shape: LayerShape) -> None:
-        mean = data.double().mean(0, keepdim=True)
-        taps = [
-            tap.flatten(2).mean(2) if tap.ndim > 2 else tap
-            for tap in _taps(mean, shape, range(len(shape.kernel)))
-        ]
-        patch = torch.cat(taps).T.reshape(shape.inputs, *shape.kernel) * len(data)
+        data = as_batch(args[0].detach(), shape)
+        # A module with another padding_mode than zeros has padded already.
+        if tuple(data.shape[2:]) == self._sizes[node.name]:
+            data = padded(data, shape)
+        patch = mean_patch(data, shape) * len(data)
         self._patch = patch if self._patch is None else self._patch + patch
-        self._patches += len(data)
+        self._examples += len(data)
+        for part in data.split(max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
+            self._add(vectors(part, shape, self._axes))
 
-    def _add_vectors(self, vectors: Tensor) -> None:
-        outer, total = (vectors.T @ vectors).double(), vectors.sum(0).double()
+    def _add(self, rows: Tensor) -> None:
+        outer, total = (rows.T @ rows).double(), rows.sum(0, dtype=torch.float64)
         self._outer = outer if self._outer is None else self._outer.add_(outer)
         self._sum = total if self._sum is None else self._sum.add_(total)
-        self._count += len(vectors)
+        self._count += len(rows)
 
     def moments(self) -> Moments:
-        assert self._outer is not None and self._sum is not None and self._patch is not None
+        assert self._outer is not None
+        assert self._sum is not None
+        assert self._patch is not None
         mean = self._sum / self._count
-        return Moments(self._outer / self._count - torch.outer(mean, mean), self._patch / self._patches)
-
-
-def _padded(data: Tensor, shape: LayerShape, *, already: bool) -> Tensor:
-    """[N, m, *size] with the zeros that the layer pads; modules with another padding_mode have padded it before."""
-    if already or not any(map(sum, shape.padding)):
-        return data
-    return F.pad(data, [amount for pair in reversed(shape.padding) for amount in pair])
-
-
-def _taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:
-    """For each kernel tap along ``axes`` the inputs that it reads at all output positions."""
-    axes = tuple(axes)
-    sizes = [
-        (data.shape[axis + 2] - shape.dilation[axis] * (shape.kernel[axis] - 1) - 1) // shape.stride[axis]
-        for axis in axes
-    ]
-    found = []
-    for tap in product(*(range(shape.kernel[axis]) for axis in axes)):
-        where = [slice(None)] * data.ndim
-        for axis, index, steps in zip(axes, tap, sizes, strict=True):
-            start = index * shape.dilation[axis]
-            where[axis + 2] = slice(start, start + steps * shape.stride[axis] + 1, shape.stride[axis])
-        found.append(data[tuple(where)])
-    return found
-
-
-def _vectors(data: Tensor, layer: Layer) -> Tensor:
-    """The rows [positions, a] that the decomposed matrix [a, b] multiplies."""
-    if layer.scheme == "weight_svd":
-        return data.movedim(1, -1).reshape(-1, layer.shape.inputs)
-    taps = torch.stack(_taps(data, layer.shape, [0]), dim=2)
-    return taps.permute(0, 3, 4, 1, 2).reshape(-1, layer.shape.inputs * layer.shape.kernel[0])
+        return Moments(self._outer / self._count - torch.outer(mean, mean), self._patch / self._examples)

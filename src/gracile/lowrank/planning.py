@@ -46,6 +46,7 @@ def plan(
     Raises:
         InputError: an argument is out of range, or ``ratios`` match no layer at all.
         CaptureError: the model cannot be captured.
+
     """
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r}; it is one of {', '.join(METRICS)}")
@@ -69,13 +70,16 @@ def ratios_of(found: Found, ratios: Mapping[str, float]) -> dict[str, float]:
 
     Raises:
         InputError: a ratio is out of range, or no pattern matches a layer that can be factorized.
+
     """
     for pattern, ratio in ratios.items():
         require_ratio(f"ratios[{pattern!r}]", ratio)
     names = [layer.name for layer in found.layers]
     matched = matching(ratios, names)
     if not matched.names:
-        reasons = [f"{name}: {reason}" for name, reason in found.skipped.items() if name in matching(ratios, [name]).names]
+        reasons = [
+            f"{name}: {reason}" for name, reason in found.skipped.items() if name in matching(ratios, [name]).names
+        ]
         raise InputError(
             f"ratios match no layer that can be factorized ({'; '.join(reasons) or 'no such names'}); "
             f"there are {', '.join(names) or 'none'}"

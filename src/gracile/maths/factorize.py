@@ -77,9 +77,7 @@ def factor_shapes(scheme: Scheme, shape: LayerShape, rank: int) -> tuple[LayerSh
 
     def factor(inputs: int, outputs: int, *, first: bool) -> LayerShape:
         works = [(axis in first_axes) == first for axis in axes]
-        strides = [
-            early_stride(shape, axis) == first if axis not in first_axes else first for axis in axes
-        ]
+        strides = [early_stride(shape, axis) == first if axis not in first_axes else first for axis in axes]
         return LayerShape(
             inputs=inputs,
             outputs=outputs,
@@ -101,9 +99,7 @@ def matrix(scheme: Scheme, weight: Tensor) -> Tensor:
     return weight.permute(1, 2, 0, 3).reshape(m * kh, n * kw)
 
 
-def factor_weights(
-    scheme: Scheme, weight_shape: tuple[int, ...], left: Tensor, right: Tensor
-) -> tuple[Tensor, Tensor]:
+def factor_weights(scheme: Scheme, weight_shape: tuple[int, ...], left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The matrices left [a, k] and right [k, b] as the weights of the two layers."""
     n, m, *kernel = weight_shape
     rank = left.shape[1]

@@ -1,0 +1,171 @@
+"""A compressed model as a folder: ``plan.json`` (structure), ``model.safetensors`` (values), ``report.json``."""
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gracile.errors import FileError, InputError, PlanError
+from gracile.plan import Plan
+from gracile.report import Report
+from gracile.surgery import applied_plan, apply
+
+PLAN, WEIGHTS, REPORT = "plan.json", "model.safetensors", "report.json"
+
+# Metadata of the safetensors file: the names of tied tensors beyond the first, as JSON.
+_ALIASES = "gracile.aliases"
+
+
+def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> Path:
+    """Write ``model`` and all that was applied to it; the folder is complete or as it was before.
+
+    Args:
+        folder: made where it is missing; replaced where it holds an earlier save and nothing else.
+        model: a model that `gracile.apply` or `gracile.compress` returned.
+
+    Raises:
+        FileError: the folder holds other files, or cannot be written.
+
+    """
+    folder = Path(folder).absolute()
+    _refuse_foreign(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(beside, model, report)
+            _put(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{folder} cannot be written: {error}") from error
+    return folder
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """The saved model: a copy of ``model`` with the plan replayed and the saved values in it, bit for bit.
+
+    Args:
+        model: a fresh instance of the original model's class; its weights do not matter and it stays as it is.
+
+    Raises:
+        FileError: a file is missing, damaged, or does not fit the model.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")
+    folder = Path(folder)
+    plan = _read_plan(folder / PLAN)
+    values = _read_weights(folder / WEIGHTS)
+    try:
+        loaded = apply(copy.deepcopy(model), plan, inplace=True, values=values)
+    except PlanError as error:
+        raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
+    _fill(loaded, values, folder / WEIGHTS)
+    return loaded
+
+
+def _write(folder: Path, model: nn.Module, report: Report | None) -> None:
+    (folder / PLAN).write_text(applied_plan(model).to_json(), encoding="utf-8")
+    tensors, aliases = _untied(model)
+    save_file(tensors, folder / WEIGHTS, metadata={_ALIASES: json.dumps(aliases)})
+    if report is not None:
+        (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+    for file in folder.iterdir():
+        # safetensors and mkdtemp leave owner-only modes.
+        file.chmod(0o666 & ~_umask())
+    folder.chmod(0o777 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _put(beside: Path, folder: Path) -> None:
+    """Rename the finished folder into place; an earlier one is gone only when the new one stands."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.rename(old / folder.name)
+    try:
+        beside.rename(folder)
+    except OSError:
+        (old / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_file():
+        raise FileError(f"{folder} is a file; give a folder")
+    if not folder.exists():
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (PLAN, WEIGHTS, REPORT))
+    if foreign:
+        raise FileError(
+            f"{folder} holds other files ({', '.join(foreign[:3])}), and saving replaces the folder; give another one"
+        )
+
+
+def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state_dict with each storage once, and the further names -> the name that is kept."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise FileError(f"{name} of the state_dict is a {type(tensor).__name__}; only tensors can be saved safely")
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        kept = first.setdefault(key, name) if tensor.numel() else name
+        if kept != name:
+            aliases[name] = kept
+        else:
+            # Views into one storage are not ties: each gets a storage of its own.
+            tensors[name] = tensor.detach().contiguous().clone()
+    return tensors, aliases
+
+
+def _read_plan(file: Path) -> Plan:
+    try:
+        return Plan.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, PlanError) as error:
+        raise FileError(f"{file} cannot be read: {error}") from error
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            aliases = json.loads((opened.metadata() or {}).get(_ALIASES, "{}"))
+        return tensors | {name: tensors[kept] for name, kept in aliases.items()}
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise FileError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, values: dict[str, Tensor], file: Path) -> None:
+    """Copy all values into the model's tensors, which take on the saved dtypes."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - values.keys()), sorted(values.keys() - own.keys())
+    wrong = [name for name in own.keys() & values.keys() if own[name].shape != values[name].shape]
+    if missing or extra or wrong:
+        raise FileError(
+            f"{file} does not fit this {type(model).__name__} after its plan: missing {missing[:5]}, "
+            f"unknown {extra[:5]}, of another shape {sorted(wrong)[:5]}; was another model saved?"
+        )
+    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for name, tensor in named.items():
+        if name in values:
+            tensor.data = tensor.data.to(values[name].dtype)
+    model.load_state_dict(values)

@@ -1,0 +1,57 @@
+"""The inputs that a layer's weights multiply, laid out as vectors."""
+
+from collections.abc import Iterable
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gracile.maths.factorize import LayerShape
+
+
+def padded(data: Tensor, shape: LayerShape) -> Tensor:
+    """[N, m, *size] with the zeros around it that the layer adds."""
+    if not any(map(sum, shape.padding)):
+        return data
+    return F.pad(data, [amount for pair in reversed(shape.padding) for amount in pair])
+
+
+def taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:
+    """For each tap of the kernel along ``axes`` what it reads of the padded [N, m, *size], at all output positions."""
+    axes = tuple(axes)
+    steps = [
+        (data.shape[axis + 2] - shape.dilation[axis] * (shape.kernel[axis] - 1) - 1) // shape.stride[axis]
+        for axis in axes
+    ]
+    found = []
+    for tap in product(*(range(shape.kernel[axis]) for axis in axes)):
+        where = [slice(None)] * data.ndim
+        for axis, index, last in zip(axes, tap, steps, strict=True):
+            start = index * shape.dilation[axis]
+            where[axis + 2] = slice(start, start + last * shape.stride[axis] + 1, shape.stride[axis])
+        found.append(data[tuple(where)])
+    return found
+
+
+def vectors(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> Tensor:
+    """Patches along ``axes`` of the padded [N, m, *size], one row a position: [P, m * prod(kernel along axes)].
+
+    Rows vary fastest along the taps, then along the channels, as a flattened weight [n, m, *kernel] does.
+    """
+    stacked = torch.stack(taps(data, shape, axes), dim=2)
+    return stacked.movedim((1, 2), (-2, -1)).flatten(0, -3).flatten(1)
+
+
+def mean_patch(data: Tensor, shape: LayerShape) -> Tensor:
+    """The mean of all patches of the padded [N, m, *size]: [m, *kernel], float64."""
+    mean = data.double().mean(0, keepdim=True)
+    means = [tap.flatten(2).mean(2) if tap.ndim > 2 else tap for tap in taps(mean, shape, range(len(shape.kernel)))]
+    return torch.cat(means).T.reshape(shape.inputs, *shape.kernel)
+
+
+def as_batch(data: Tensor, shape: LayerShape) -> Tensor:
+    """A layer's input of any number of leading axes as [N, m, *size]."""
+    axes = len(shape.kernel)
+    leading = data.ndim - axes - 1
+    return data.reshape(-1, *data.shape[leading:])

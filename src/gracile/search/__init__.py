@@ -1,0 +1,1 @@
+"""Choosing the ratios of layers: one problem definition, one file an algorithm."""

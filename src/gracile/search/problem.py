@@ -1,0 +1,92 @@
+"""The problem that every search over layers solves: one level a layer, the total cost within a bound."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from gracile.errors import TargetError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Column:
+    """One layer: the levels that it may take, and what is known of each."""
+
+    layer: str
+    # What the method calls a level (a rank), its cost, ascending, and the layer's relative residual there; the
+    # last level is the layer as it is.
+    sizes: Ints
+    costs: Ints
+    residuals: Floats
+    # The levels that were evaluated, ascending, each with the score of the model with only this layer changed.
+    evaluated: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    # The score of the model as it is.
+    baseline: float = 0.0
+
+    @property
+    def dense(self) -> int:
+        """The last level: the layer as it is."""
+        return len(self.sizes) - 1
+
+    @property
+    def floor(self) -> int:
+        """The lowest level about which the scores say something."""
+        return self.evaluated[0] if self.evaluated else 0
+
+    def curve(self, monotonic: bool = False) -> Floats:
+        """The score at every level, linear in the cost between evaluated ones and up to the baseline; with
+        ``monotonic`` through the closest non-decreasing points (isotonic regression).
+        """
+        levels = [*self.evaluated, self.dense]
+        scores = np.array([*self.scores, self.baseline])
+        if monotonic:
+            scores = IsotonicRegression().fit_transform(self.costs[levels], scores)
+        curve: Floats = np.interp(self.costs, self.costs[levels], scores)
+        return curve
+
+    def level_of(self, size: int) -> int:
+        return int(np.searchsorted(self.sizes, size))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """All columns, the cost of everything else, and the bound on the total."""
+
+    columns: tuple[Column, ...]
+    fixed: int
+    bound: float
+    # The cost of the whole original model, and the name of its unit, for messages.
+    total: int
+    metric: str
+    monotonic: bool = False
+
+    def cost(self, levels: Sequence[int]) -> int:
+        """Total cost with each column at its level."""
+        return self.fixed + sum(int(column.costs[level]) for column, level in zip(self.columns, levels, strict=True))
+
+    def require_reachable(self, floors: Sequence[int]) -> None:
+        """Raises TargetError where even the lowest levels cost more than the bound."""
+        lowest = self.cost(floors)
+        if lowest <= self.bound:
+            return
+        raise TargetError(
+            f"the target of {self.bound:.6g} {self.metric} ({self.bound / self.total:.3g} of the original) "
+            "cannot be "
+            f"reached: with every layer at its lowest candidate {lowest / self.total:.3g} remain, of which "
+            f"{self.fixed / self.total:.3g} lie in layers that cannot be compressed or are excluded. Ways out: a higher "
+            "target, fewer excluded layers, lower candidates (Search(candidates=(0.02, 0.05, ...))), another method"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A level for each column, with what the search has to say."""
+
+    levels: tuple[int, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,50 @@
+"""Calling the user's evaluation functions."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gracile.errors import EvaluationError
+from gracile.graph import eval_mode
+
+log = logging.getLogger(__name__)
+
+Evaluate = Callable[[nn.Module], float]
+
+
+def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
+    """What ``evaluate`` gives for ``model`` in evaluation mode, without gradients.
+
+    Args:
+        what: the model in words, for messages: "the original model".
+
+    Raises:
+        EvaluationError: the function raised, or returned something that is not one finite number.
+
+    """
+    name = getattr(evaluate, "__qualname__", type(evaluate).__name__)
+    try:
+        with torch.no_grad(), eval_mode(model):
+            value = evaluate(model)
+    except Exception as error:
+        raise EvaluationError(
+            f"the evaluation function {name} failed on {what}: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(value, str | bytes | bool):
+        raise EvaluationError(f"the evaluation function {name} returned {value!r} for {what}; return one number")
+    try:
+        score = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EvaluationError(
+            f"the evaluation function {name} returned {type(value).__name__} for {what}; return one number, "
+            "larger is better"
+        ) from error
+    if not math.isfinite(score):
+        raise EvaluationError(
+            f"the evaluation function {name} returned {score} for {what}; it must return a finite number. "
+            "Does the model compute NaN on this data?"
+        )
+    return score

@@ -1,0 +1,43 @@
+"""Giving back what a selection leaves of the budget, where it helps most."""
+
+import numpy as np
+
+from gracile.search.problem import Choice, Column, Floats, Problem
+
+
+def spend(problem: Problem, choice: Choice) -> Choice:
+    """Raise levels until one more step in any layer would exceed the bound.
+
+    Each move takes the layer and the higher level with the steepest gain in score per cost; where no score tells,
+    the steepest fall of the squared residual.
+    """
+    levels = list(choice.levels)
+    curves = [column.curve(problem.monotonic) if column.evaluated else None for column in problem.columns]
+    left = problem.bound - problem.cost(levels)
+    while True:
+        moves = [
+            _best_move(column, curve, level, left)
+            for column, curve, level in zip(problem.columns, curves, levels, strict=True)
+        ]
+        open_moves = [(move[:2], index, move[2]) for index, move in enumerate(moves) if move is not None]
+        if not open_moves:
+            return Choice(tuple(levels), choice.notes)
+        # Of equal gains the first layer's.
+        _, index, level = max(open_moves, key=lambda found: (found[0], -found[1]))
+        column = problem.columns[index]
+        left -= int(column.costs[level] - column.costs[levels[index]])
+        levels[index] = level
+
+
+def _best_move(column: Column, curve: Floats | None, level: int, left: float) -> tuple[float, float, int] | None:
+    """(gain in score per cost, fall of the squared residual per cost, level) of the best higher level that fits."""
+    higher = np.arange(level + 1, len(column.sizes))
+    extra = column.costs[higher] - column.costs[level]
+    higher, extra = higher[extra <= left], extra[extra <= left]
+    if not len(higher):
+        return None
+    energy = column.residuals**2
+    residual_slopes = (energy[level] - energy[higher]) / extra
+    score_slopes = np.zeros(len(higher)) if curve is None else np.maximum(curve[higher] - curve[level], 0) / extra
+    best = int(np.lexsort((residual_slopes, score_slopes))[-1])
+    return float(score_slopes[best]), float(residual_slopes[best]), int(higher[best])

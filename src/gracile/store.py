@@ -1,0 +1,193 @@
+"""Evaluations on disk: one SQLite file, written after each evaluation, so that a killed run resumes."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gracile.errors import StoreError
+
+_VERSION = 1
+_APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
+_BUSY_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    baseline REAL NOT NULL
+);
+CREATE TABLE evaluations (
+    job INTEGER NOT NULL REFERENCES jobs(id),
+    layer TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    score REAL NOT NULL,
+    PRIMARY KEY (job, layer, size)
+);
+"""
+
+
+class Job:
+    """The evaluations of one model by one method on one data set: what a key stands for."""
+
+    def __init__(self, connection: sqlite3.Connection, identity: int, baseline: float) -> None:
+        self._connection = connection
+        self._identity = identity
+        self.baseline = baseline
+
+    def scores(self) -> dict[tuple[str, int], float]:
+        """(layer, size) -> score, for everything evaluated so far."""
+        rows = self._connection.execute(
+            "SELECT layer, size, score FROM evaluations WHERE job = ? ORDER BY rowid", (self._identity,)
+        )
+        return {(layer, size): score for layer, size, score in rows}
+
+    def put(self, layer: str, size: int, score: float) -> None:
+        """Keep a score; it is on the disk when this returns."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (self._identity, layer, size, score)
+            )
+
+
+class Store:
+    """A file of evaluations of any number of jobs; a context manager.
+
+    Raises:
+        StoreError: the file is not a store, of another version, damaged, or cannot be written.
+
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        with _named(self.path):
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.path or ":memory:", timeout=_BUSY_SECONDS)
+        try:
+            with _named(self.path):
+                self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        application, version = (self._pragma(name) for name in ("application_id", "user_version"))
+        empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if empty and not application:
+            with self._connection:
+                self._connection.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
+                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
+        elif application != _APPLICATION_ID:
+            raise StoreError(f"{self.path} is an SQLite file, but no store of gracile; give another path")
+        elif version != _VERSION:
+            raise StoreError(
+                f"{self.path} is a store of format {version}, this version of gracile reads format {_VERSION}; "
+                "give another path, or export it as JSON with the version that wrote it"
+            )
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
+
+    def job(self, key: Mapping[str, str], baseline: float) -> Job:
+        """The job with this key, begun where it is not there yet.
+
+        Args:
+            key: what the scores depend on: fingerprints of model, data and method.
+            baseline: score of the original model, by the function that scores the candidates.
+
+        Raises:
+            StoreError: the job is there with another baseline, so its scores are not comparable.
+
+        """
+        text = json.dumps(dict(key), sort_keys=True)
+        with _named(self.path), self._connection:
+            self._connection.execute("INSERT OR IGNORE INTO jobs (key, baseline) VALUES (?, ?)", (text, baseline))
+            identity, stored = self._connection.execute(
+                "SELECT id, baseline FROM jobs WHERE key = ?", (text,)
+            ).fetchone()
+        if abs(stored - baseline) > 1e-6 * max(1.0, abs(stored)):
+            raise StoreError(
+                f"the evaluation function gives the original model {baseline:.6g}, where the store {self.path} has "
+                f"{stored:.6g} for it: another evaluation function, other data, or one that is not deterministic. "
+                "Give another store, or make the function deterministic"
+            )
+        return Job(self._connection, identity, stored)
+
+    def to_json(self) -> str:
+        """All jobs and their evaluations."""
+        jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
+        return json.dumps(
+            {
+                "version": _VERSION,
+                "jobs": [
+                    {
+                        "key": json.loads(key),
+                        "baseline": baseline,
+                        "scores": [
+                            [layer, size, score]
+                            for (layer, size), score in Job(self._connection, identity, baseline).scores().items()
+                        ],
+                    }
+                    for identity, key, baseline in jobs
+                ],
+            },
+            indent=1,
+        )
+
+    def read_json(self, text: str) -> None:
+        """Add what `to_json` wrote.
+
+        Raises:
+            StoreError: the text is something else; nothing is added then.
+
+        """
+        for key, baseline, scores in _parsed(text):
+            job = self.job(key, baseline)
+            for layer, size, score in scores:
+                job.put(layer, size, score)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parsed(text: str) -> list[tuple[dict[str, str], float, list[tuple[str, int, float]]]]:
+    try:
+        data: Any = json.loads(text)
+        if data["version"] != _VERSION:
+            raise StoreError(f"the JSON is of format {data['version']}, this version of gracile reads {_VERSION}")
+        return [
+            (
+                {str(name): str(value) for name, value in job["key"].items()},
+                float(job["baseline"]),
+                [(str(layer), int(size), float(score)) for layer, size, score in job["scores"]],
+            )
+            for job in data["jobs"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"not an export of a gracile store: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _named(path: Path | None) -> Iterator[None]:
+    """SQLite's and the system's errors as StoreErrors that name the file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"the store {path} cannot be used: {error}; give another path") from error
