@@ -97,7 +97,7 @@ def unfit(module: nn.Module, scheme: Scheme) -> str | None:
         return f"{type(module).__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "it carries hooks, which a replacement would lose; remove them first"
-    if convolution and module.groups != 1:  # type: ignore[union-attr]
+    if convolution and module.groups != 1:
         return f"grouped convolution ({module.groups} groups)"
     if scheme == "spatial_svd" and not isinstance(module, nn.Conv2d):
         return "spatial SVD needs a two-dimensional convolution"

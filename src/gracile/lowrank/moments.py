@@ -57,12 +57,13 @@ class _Collector:
         shape = self._layer.shape
         data = as_batch(args[0].detach(), shape)
         # A module with another padding_mode than zeros has padded already.
-        if tuple(data.shape[2:]) == self._sizes[node.name]:
-            data = padded(data, shape)
-        patch = mean_patch(data, shape) * len(data)
+        own_padding = tuple(data.shape[2:]) == self._sizes[node.name]
+        everything = padded(data, shape, range(len(shape.kernel))) if own_padding else data
+        patch = mean_patch(everything, shape) * len(data)
         self._patch = patch if self._patch is None else self._patch + patch
         self._examples += len(data)
-        for part in data.split(max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
+        data = padded(data, shape, self._axes) if own_padding else data
+        for part in torch.split(data, max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
             self._add(vectors(part, shape, self._axes))
 
     def _add(self, rows: Tensor) -> None:

@@ -55,15 +55,16 @@ def refit_factors(
 def _refit(layer: Layer, compressed: nn.Module, pairs: "_Pairs", calibration: Calibration) -> None:
     second: Any = compressed.get_submodule(child(layer.name, "1"))
     shape = shape_of(second)
+    axes = range(len(shape.kernel))
     moments = Moments()
     for data, target in pairs.of(layer, calibration):
         rows = as_batch(data, shape)
         if getattr(second, "padding_mode", "zeros") == "zeros":
-            rows = padded(rows, shape)
+            rows = padded(rows, shape, axes)
         wanted = as_batch(target, shape).movedim(1, -1)
         parts = max(1, _BLOCK // max(1, wanted[:1].numel() // wanted.shape[-1] * second.weight[0].numel()))
-        for some, some_wanted in zip(rows.split(parts), wanted.split(parts), strict=True):
-            moments.add(vectors(some, shape, range(len(shape.kernel))), some_wanted.flatten(0, -2))
+        for some, some_wanted in zip(torch.split(rows, parts), torch.split(wanted, parts), strict=True):
+            moments.add(vectors(some, shape, axes), some_wanted.flatten(0, -2))
     weight, bias = refit(moments, second.weight.flatten(1), intercept=second.bias is not None)
     second.weight.copy_(weight.reshape(second.weight.shape))
     if second.bias is not None:

@@ -17,37 +17,31 @@ def choose(values: Sequence[Floats], costs: Sequence[Floats], budget: float) -> 
     The mixed-integer program max sum v_ij x_ij, sum_j x_ij = 1, sum c_ij x_ij <= B, x binary, solved exactly by
     HiGHS (Huangfu and Hall 2018, doi:10.1007/s12532-017-0130-5).
     """
-    sizes = [len(row) for row in values]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    flat_costs = np.concatenate(costs).astype(float)
     if sum(float(np.min(row)) for row in costs) > budget:
         return None
+    sizes = [len(row) for row in values]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    places = np.arange(starts[-1])
+    one_each = csr_array((np.ones(starts[-1]), (np.repeat(np.arange(len(sizes)), sizes), places)))
+    flat_costs = np.concatenate(costs).astype(float)
     scale = max(float(flat_costs.max()), 1.0)
-    one_each = csr_array(
-        (np.ones(starts[-1]), (np.repeat(np.arange(len(sizes)), sizes), np.arange(starts[-1]))),
-        shape=(len(sizes), starts[-1]),
-    )
-    slack = 0.0
+    constraints = [
+        LinearConstraint(one_each, 1, 1),
+        LinearConstraint(flat_costs[None] / scale, -np.inf, budget / scale),
+    ]
     while True:
         solution = milp(
             -np.concatenate(values).astype(float),
             integrality=np.ones(starts[-1]),
             bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(flat_costs[None] / scale, -np.inf, budget / scale - slack),
-            ],
+            constraints=constraints,
             options={"mip_rel_gap": 0.0},
         )
         if solution.x is None:
-            return cheapest(costs)
+            return [int(np.argmin(row)) for row in costs]
         chosen = [int(np.argmax(solution.x[start:end])) for start, end in pairwise(starts)]
         if sum(float(row[index]) for row, index in zip(costs, chosen, strict=True)) <= budget:
             return chosen
-        # HiGHS accepts violations up to its feasibility tolerance: ask for a little less.
-        slack = max(2 * slack, 1e-6)
-
-
-def cheapest(costs: Sequence[Floats]) -> list[int]:
-    """The option of least cost in each row."""
-    return [int(np.argmin(row)) for row in costs]
+        # HiGHS admits violations up to its feasibility tolerance: forbid this one combination, ask again.
+        picked = np.isin(places, starts[:-1] + np.array(chosen)).astype(float)
+        constraints.append(LinearConstraint(picked[None], -np.inf, len(sizes) - 1))

@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from gracile.maths.factorize import LayerShape
 
 
-def padded(data: Tensor, shape: LayerShape) -> Tensor:
-    """[N, m, *size] with the zeros around it that the layer adds."""
-    if not any(map(sum, shape.padding)):
+def padded(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> Tensor:
+    """[N, m, *size] with the zeros that the layer adds along ``axes``."""
+    pairs = [(0, 0)] * len(shape.kernel)
+    for axis in axes:
+        pairs[axis] = shape.padding[axis]
+    if not any(map(sum, pairs)):
         return data
-    return F.pad(data, [amount for pair in reversed(shape.padding) for amount in pair])
+    return F.pad(data, [amount for pair in reversed(pairs) for amount in pair])
 
 
 def taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:
