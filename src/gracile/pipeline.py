@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from gracile.batch_norm import reestimate
-from gracile.cost import Cost, Metric, price
+from gracile.cost import METRICS, Cost, Metric, price
 from gracile.errors import InputError
 from gracile.export.checkpoint import save
 from gracile.graph import Graph, capture, fingerprint
@@ -75,6 +75,7 @@ class _Request:
     method: Scheme
     search: Search
     ratios: Mapping[str, float] | None
+    ratios_metric: Metric
     round_to: int
     exclude: Sequence[str]
     fine_tune: FineTune | None
@@ -84,7 +85,7 @@ class _Request:
 
     @property
     def metric(self) -> Metric:
-        return "macs" if self.target is None else self.target.metric
+        return self.ratios_metric if self.target is None else self.target.metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,7 @@ def compress(
     search: SearchKind | Search = "greedy",
     evaluate_search: Evaluate | None = None,
     ratios: Mapping[str, float] | None = None,
+    ratios_metric: Metric = "macs",
     round_to: int | Literal["auto"] = "auto",
     exclude: Sequence[str] = (),
     calibration: Iterable[Any] | None = None,
@@ -142,6 +144,7 @@ def compress(
         search: how the layers' ratios are found: "greedy", "exact" or "tar", or a `Search` with options.
         evaluate_search: scores the candidates of the search; default ``evaluate``.  It may use less data.
         ratios: shell pattern -> cost ratio in (0, 1], in place of ``target`` and search: each layer by hand.
+        ratios_metric: what ``ratios`` are ratios of: "macs", "params" or "bytes".
         round_to: ranks land on multiples of this; "auto" rounds nothing for low-rank methods.
         exclude: shell patterns of layers that stay as they are.
         calibration: unlabelled inputs, an iterable of batches as a data loader gives them ((inputs, labels) too).
@@ -162,8 +165,8 @@ def compress(
     """
     request = _checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
-        ratios=ratios, round_to=round_to, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        store=store, seed=seed,
+        ratios=ratios, ratios_metric=ratios_metric, round_to=round_to, exclude=exclude, fine_tune=fine_tune,
+        fine_tune_layer=fine_tune_layer, store=store, seed=seed,
     )  # fmt: skip
     clock = _Clock()
     with clock("capture"):
@@ -171,7 +174,7 @@ def compress(
         before = price(graph)
         work = copy.deepcopy(model)
         found = find_layers(work, graph, request.method, request.exclude, calibrated=calibration is not None)
-    _require_layers(found)
+    require_layers(found)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     with clock("evaluate"):
         score_before = score_of(request.evaluate, work, "the original model")
@@ -229,6 +232,8 @@ def _checked(
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
     if arguments["method"] not in SCHEMES:
         raise InputError(f"method is {arguments['method']!r}; it is one of {', '.join(SCHEMES)}")
+    if arguments["ratios_metric"] not in METRICS:
+        raise InputError(f"ratios_metric is {arguments['ratios_metric']!r}; it is one of {', '.join(METRICS)}")
     target, ratios = arguments["target"], arguments["ratios"]
     if (target is None) == (ratios is None):
         raise InputError(
@@ -252,7 +257,8 @@ def _checked(
     )
 
 
-def _require_layers(found: Found) -> None:
+def require_layers(found: Found) -> None:
+    """Raises InputError, with the reasons, where no layer can be compressed."""
     if not found.layers:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
         raise InputError(f"no layer can be compressed by this method ({reasons or 'no convolution or linear layer'})")
@@ -379,7 +385,10 @@ def _build(request: _Request, lowrank: LowRank, work: nn.Module, ranks: Mapping[
         work = apply(work, Plan(edits=change.edits), inplace=True, values=change.values)
         lowrank.model = work
         if request.fine_tune_layer is not None:
+            modes = [(module, module.training) for module in work.modules()]
             request.fine_tune_layer(work, name)
+            for module, training in modes:
+                module.training = training
     return work
 
 
@@ -389,7 +398,7 @@ def _repair(
     """The passes over values that calibration data allows."""
     if data is None or not changed:
         return ()
-    return refit_factors(original, graph, work, changed, data), reestimate(work, graph.example, data)
+    return refit_factors(original, graph, work, changed, data), reestimate(original, work, graph.example, data)
 
 
 def _fine_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
