@@ -314,6 +314,14 @@ class TestSavedDictionary:
         _, again = run(model, spatial(saved_eval_scores_dict=file, ignore=[model.conv1], target_comp_ratio=0.8))
         assert [layer.name for layer in again.per_layer_stats] == ["conv2"]
 
+    def test_other_weights_are_noted(self, model):
+        _, stats = run(model, spatial())
+        file = stats.compression_ratio_selection_stats.eval_scores_file
+        _, same = run(model, spatial(saved_eval_scores_dict=file))
+        assert not any("other weights" in note for note in same.report.notes)
+        _, other = run(Net(), spatial(saved_eval_scores_dict=file))
+        assert any("other weights" in note for note in other.report.notes)
+
     def test_it_must_fit(self, model, folder):
         _, stats = run(model, spatial(ignore=[model.conv1]))
         file = stats.compression_ratio_selection_stats.eval_scores_file

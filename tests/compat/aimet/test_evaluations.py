@@ -41,7 +41,7 @@ def test_round_trip(folder):
     file = written(folder)
     assert file == folder / FILE
     assert read(file) == Evaluations(
-        scheme="weight_svd", baseline=0.875, scores={"conv": {3: 0.5, 7: 0.75}, "": {2: 0.25}}
+        scheme="weight_svd", model="m", baseline=0.875, scores={"conv": {3: 0.5, 7: 0.75}, "": {2: 0.25}}
     )
     written(folder, [("other", 1, 0.5)])
     assert read(file).scores == {"other": {1: 0.5}}
@@ -61,10 +61,10 @@ def test_pickles_are_refused_with_the_reason(name, folder):
         (b"", "no evaluation dictionary"),
         (b"[]", "no evaluation dictionary"),
         (b'{"conv": {"0.5": 0.9}}', "no evaluation dictionary"),
-        (b'{"version": 2, "scheme": "weight_svd", "baseline": 1, "scores": {}}', "version"),
-        (b'{"scheme": "weight_svd", "baseline": NaN, "scores": {}}', "baseline"),
-        (b'{"scheme": "weight_svd", "baseline": 1, "scores": {"conv": {}}}', "scores.conv"),
-        (b'{"scheme": "weight_svd", "baseline": 1, "scores": {"conv": {"0": 0.5}}}', "scores.conv"),
+        (b'{"version": 2, "scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {}}', "version"),
+        (b'{"scheme": "weight_svd", "model": "m", "baseline": NaN, "scores": {}}', "baseline"),
+        (b'{"scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {"conv": {}}}', "scores.conv"),
+        (b'{"scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {"conv": {"0": 0.5}}}', "scores.conv"),
     ],
 )
 def test_other_files_are_refused(content, message, tmp_path):
@@ -75,6 +75,8 @@ def test_other_files_are_refused(content, message, tmp_path):
 
 
 def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="is a dict"):
+        read({"conv": {3: 0.5}})
     with pytest.raises(FileError, match=r"nothing\.json cannot be read"):
         read(tmp_path / "nothing.json")
 

@@ -28,6 +28,8 @@ class Evaluations(BaseModel):
 
     version: Literal[1] = 1
     scheme: Scheme
+    # Fingerprint of the model and its program.
+    model: str
     # The score of the original, by the same function.
     baseline: FiniteFloat
     # Layer -> rank -> score.
@@ -82,12 +84,12 @@ def write(store: Path, scheme: Scheme) -> Path:
     scores: dict[str, dict[int, float]] = {}
     for layer, rank, score in job["scores"]:
         scores.setdefault(layer, {})[rank] = score
-    text = Evaluations(scheme=scheme, baseline=job["baseline"], scores=scores).model_dump_json(indent=1)
+    evaluations = Evaluations(scheme=scheme, model=job["key"]["model"], baseline=job["baseline"], scores=scores)
     file = data_folder() / FILE
     beside = file.with_name(f".{FILE}.{os.getpid()}")
     try:
         try:
-            beside.write_text(text, encoding="utf-8")
+            beside.write_text(evaluations.model_dump_json(indent=1), encoding="utf-8")
             beside.replace(file)
         finally:
             beside.unlink(missing_ok=True)
@@ -100,10 +102,14 @@ def read(path: str | os.PathLike[str]) -> Evaluations:
     """The Evaluations in a file.
 
     Raises:
-        InputError: ``path`` is a pickle.
+        InputError: ``path`` is a pickle, or no path.
         FileError: the file cannot be read, or holds something else.
 
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"saved_eval_scores_dict is a {type(path).__name__}; give the path of the JSON of a former run"
+        )
     file = Path(path)
     if file.suffix.lower() in (".pkl", ".pickle"):
         raise InputError(

@@ -13,7 +13,7 @@ from gracile.compat.aimet.evaluations import Evaluations
 from gracile.compat.aimet.job import Job
 from gracile.cost import price
 from gracile.errors import EvaluationError, FileError
-from gracile.graph import Graph
+from gracile.graph import Graph, fingerprint
 from gracile.lowrank.layers import Found, Layer
 from gracile.lowrank.method import LowRank
 from gracile.recipe import SearchKind
@@ -76,7 +76,7 @@ def from_saved(work: nn.Module, graph: Graph, found: Found, job: Job, greedy: Gr
         ratios=_ratios(columns, final.levels),
         dictionary=entries,
         baseline=saved.baseline,
-        notes=final.notes,
+        notes=(*_foreign(saved, graph, work), *final.notes),
     )
 
 
@@ -193,6 +193,18 @@ def _require_fit(found: Found, job: Job, saved: Evaluations) -> None:
             f"saved_eval_scores_dict does not fit this model: {'; '.join(wrong)}. Was it made for another model, or "
             "with other modules_to_ignore or another multiplicity? Run once without it"
         )
+
+
+def _foreign(saved: Evaluations, graph: Graph, model: nn.Module) -> tuple[str, ...]:
+    """Says so where the scores fit by their layers, and yet are not this model's: a note, as weights change a little
+    between training and compression, and the scores may still be good enough.
+    """
+    if saved.model == fingerprint(graph, model):
+        return ()
+    return (
+        "the saved evaluation dictionary was made for other weights of these layers, or with another input_shape: "
+        "the ratios may not be the best for this model",
+    )
 
 
 def _scored(column: Column, layer: Layer, job: Job, saved: Evaluations) -> Column:
