@@ -100,7 +100,7 @@ class Cost:
         """
         owned: dict[str, list[str]] = {operation.module: [] for operation in self.operations}
         for name in self.tensors:
-            owned.setdefault(name.rpartition(".")[0], []).append(name)
+            owned.setdefault(_owner(name), []).append(name)
         return tuple(self._layer(module, names) for module, names in owned.items())
 
     def _layer(self, module: str, names: list[str]) -> LayerCost:
@@ -152,7 +152,7 @@ def price(graph: Graph) -> Cost:
         counter = _COUNTERS.get(_base(node.op))
         if counter is not None:
             operations.append(counter(graph, node))
-        elif _base(node.op) not in _MOVEMENT:
+        elif _base(node.op) not in _MOVEMENT and not _is_scalar(node):
             others[node.op] += 1
     return Cost(
         operations=tuple(operations),
@@ -170,9 +170,24 @@ def resized(operation: Operation, shape: LayerShape, **changes: Any) -> Operatio
 
 
 def _base(op: str) -> str:
-    """The bare name: "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form."""
-    name = op.removeprefix("aten.").partition(".")[0]
+    """The bare name: "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form, and operators
+    of other libraries keep their whole name.
+    """
+    if not op.startswith("aten."):
+        return op
+    name = op.split(".")[1]
     return name if name.startswith("_") else name.rstrip("_")
+
+
+def _is_scalar(node: Node) -> bool:
+    """Whether the node is Python's own arithmetic with sizes."""
+    return node.output is None and "." not in node.op
+
+
+def _owner(name: str) -> str:
+    """The module of a tensor's name; those of a parametrization belong to the module that has it."""
+    module = name.rpartition(".")[0]
+    return f".{module}".partition(".parametrizations.")[0].removeprefix(".")
 
 
 def _spec(graph: Graph, ref: Any) -> Spec:
@@ -219,11 +234,17 @@ def _weights(graph: Graph, node: Node) -> dict[str, str | None]:
 
 
 def _module_padding(graph: Graph, node: Node) -> tuple[Ref, tuple[tuple[int, int], ...]] | None:
-    """The unpadded input and the padding, where the module itself pads first (padding_mode other than zeros)."""
+    """The unpadded input and the padding, where the module itself pads first (padding_mode other than zeros), and
+    nothing but the spatial axes, and the convolution does not pad again.
+    """
     pad = graph.nodes[node.args[0].name]
     if _base(pad.op) != "pad" or (pad.module, pad.call) != (node.module, node.call):
         return None
     amounts = pad.args[1]
+    kernel = _spec(graph, node.args[1]).shape[2:]
+    again = any(any(pair) for pair in _padding(_argument(node, 4, "padding", 0), kernel, (1,) * len(kernel)))
+    if again or len(amounts) != 2 * len(kernel) or not all(isinstance(amount, int) for amount in amounts):
+        return None
     pairs = tuple(zip(amounts[::2], amounts[1::2], strict=True))
     return pad.args[0], pairs[::-1]
 
@@ -271,29 +292,50 @@ def _product(left: int) -> Callable[[Graph, Node], Operation]:
     return counter
 
 
+def _batched_sum(graph: Graph, node: Node) -> Operation:
+    assert isinstance(node.output, Spec)
+    return _operation(node, _spec(graph, node.args[1]).numel * node.output.shape[-1])
+
+
+def _tensordot(graph: Graph, node: Node) -> Operation:
+    assert isinstance(node.output, Spec)
+    left = _spec(graph, node.args[0]).shape
+    return _operation(node, node.output.numel * prod(left[axis] for axis in node.args[2]))
+
+
 def _einsum(graph: Graph, node: Node) -> Operation:
-    equation, operands = node.args[0], node.args[1]
-    terms, sizes = _einsum_sizes(equation, [_spec(graph, operand).shape for operand in operands])
-    result = equation.replace(" ", "").partition("->")[2]
-    current, macs = terms[0], 0
-    for index, term in enumerate(terms[1:], start=1):
-        later = set(result).union(*terms[index + 1 :]) if "->" in equation else set(sizes)
-        macs += prod(sizes[letter] for letter in set(current) | set(term))
-        current = "".join(letter for letter in dict.fromkeys(current + term) if letter in later)
+    """Two operands at a time, in the order that torch chose, else from left to right."""
+    terms, result, sizes = _einsum_terms(node.args[0], [_spec(graph, operand).shape for operand in node.args[1]])
+    ordered = [0, 1, *(i for last in range(len(terms) - 2, 0, -1) for i in (last, 0))] if len(terms) > 1 else []
+    path = _argument(node, 2, "path") or ordered
+    macs = 0
+    for first, second in zip(path[::2], path[1::2], strict=True):
+        pair = [terms[first], terms[second]]
+        terms = [term for index, term in enumerate(terms) if index not in (first, second)]
+        elsewhere = result.union(*terms)
+        # What only one of the two has and nothing else needs is summed before.
+        letters = (pair[0] | pair[1]) & (elsewhere | (pair[0] & pair[1]))
+        macs += prod(sizes[letter] for letter in letters)
+        terms.append(letters & elsewhere)
     return _operation(node, macs)
 
 
-def _einsum_sizes(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], dict[str, int]]:
-    """Each operand's axes as letters ("..." as digits), and the size of every letter."""
+def _einsum_terms(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[set[str]], set[str], dict[str, int]]:
+    """The axes of each operand and of the result as letters ("..." as digits), and the size of every letter."""
+    operands, arrow, result = equation.replace(" ", "").partition("->")
     terms: list[str] = []
     sizes: dict[str, int] = {}
-    for term, shape in zip(equation.replace(" ", "").partition("->")[0].split(","), shapes, strict=True):
+    for term, shape in zip(operands.split(","), shapes, strict=True):
         dots = "".join(str(i) for i in reversed(range(len(shape) - len(term.replace("...", "")))))
         letters = term.replace("...", dots)
         terms.append(letters)
         for letter, size in zip(letters, shape, strict=True):
             sizes[letter] = max(size, sizes.get(letter, 1))
-    return terms, sizes
+    dots = "".join(letter for letter in sizes if letter.isdigit())
+    counts = Counter("".join(terms))
+    if not arrow:
+        result = "..." + "".join(letter for letter in counts if counts[letter] == 1 and not letter.isdigit())
+    return [set(term) for term in terms], set(result.replace("...", dots)), sizes
 
 
 def _attention(graph: Graph, node: Node) -> Operation:
@@ -329,8 +371,10 @@ _COUNTERS: dict[str, Callable[[Graph, Node], Operation]] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     "convolution": _generic_convolution,
     "linear": _linear,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), _product(0)),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv"), _product(1)),
+    **dict.fromkeys(("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"), _product(0)),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _product(1)),
+    "addbmm": _batched_sum,
+    "tensordot": _tensordot,
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
@@ -341,32 +385,47 @@ _COUNTERS: dict[str, Callable[[Graph, Node], Operation]] = {
 # Operators that only move, make, compare or rename values.
 _MOVEMENT = frozenset(
     """
-    alias arange argmax argmin argsort as_strided assert_tensor_metadata _assert_tensor_metadata bitwise_and
-    bitwise_not bitwise_or broadcast_tensors broadcast_to bucketize cat channel_shuffle chunk clone col2im
-    contiguous copy detach diag diagonal dropout alpha_dropout feature_dropout embedding empty empty_like eq expand
-    expand_as eye fill flatten flip full full_like gather ge getitem gt hstack im2col index index_copy index_put
-    index_select isfinite isinf isnan isin item le lift_fresh_copy linspace logical_and logical_not logical_or lt
-    masked_fill masked_scatter masked_select meshgrid movedim narrow native_dropout ne new_empty new_full new_ones
-    new_zeros nonzero numpy_T one_hot ones ones_like pad permute pixel_shuffle pixel_unshuffle rand randn
-    reflection_pad1d reflection_pad2d repeat repeat_interleave replication_pad2d reshape reshape_as resolve_conj
-    resolve_neg roll rot90 scalar_tensor scatter searchsorted select select_scatter slice slice_scatter sort split
-    split_with_sizes squeeze stack swapaxes sym_size t take take_along_dim tensor_split tile to topk transpose
-    tril triu type_as unbind unflatten unfold unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d
-    view view_as vstack where zero zeros zeros_like _to_copy __and__ __or__
+    adjoint alias alpha_dropout __and__ arange argmax argmin argsort as_strided _assert_async _assert_scalar
+    _assert_tensor_metadata assert_tensor_metadata atleast_1d atleast_2d atleast_3d bernoulli bitwise_and
+    bitwise_not bitwise_or bitwise_xor broadcast_tensors broadcast_to bucketize cartesian_prod cat
+    channel_shuffle chunk clone col2im column_stack complex constant_pad_nd contiguous copy detach diag
+    diag_embed diagonal dropout dstack embedding empty empty_like eq expand expand_as exponential eye
+    feature_dropout fill flatten flip fliplr flipud full full_like gather ge getitem gt hstack im2col imag index
+    index_copy index_fill index_put index_select isclose isfinite isin isinf isnan item le lift_fresh_copy
+    linspace logical_and logical_not logical_or logical_xor lt masked_fill masked_scatter masked_select matrix_H
+    max_unpool2d meshgrid mH moveaxis movedim mT narrow native_channel_shuffle native_dropout ne new_empty
+    new_full new_ones new_tensor new_zeros nonzero normal numpy_T one_hot ones ones_like __or__ pad permute
+    pixel_shuffle pixel_unshuffle rand rand_like randint randint_like randn randn_like randperm ravel real
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
+    replication_pad2d replication_pad3d reshape reshape_as resolve_conj resolve_neg roll rot90 scalar_tensor
+    scatter searchsorted select select_scatter slice slice_scatter sort split split_with_sizes squeeze
+    squeeze_copy stack swapaxes swapdims sym_size t take take_along_dim tensor_split tile to _to_copy topk
+    transpose tril tril_indices triu triu_indices type_as unbind unflatten unfold uniform unsafe_chunk
+    unsafe_split unsqueeze upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d view view_as view_as_complex view_as_real view_copy
+    vstack where __xor__ zero zeros zeros_like
     """.split()
 )
 
 # Operators whose arithmetic is element-wise, a reduction or a normalisation.
 _ARITHMETIC = frozenset(
     """
-    abs acos adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d add addcdiv addcmul
-    all amax amin any asin atan atan2 avg_pool1d avg_pool2d avg_pool3d batch_norm celu clamp clamp_max clamp_min
-    cos cumsum diff div elu erf exp expm1 floor floor_divide fmod gelu glu grid_sampler group_norm hardsigmoid
-    hardswish hardtanh histc instance_norm layer_norm leaky_relu lerp linalg_vector_norm log log1p log_sigmoid
-    log_softmax logsumexp max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d maximum mean min minimum
-    mish mul nan_to_num neg norm pow prelu prod reciprocal relu relu6 remainder rms_norm round rsqrt rsub selu
-    sigmoid sign silu sin softmax softplus softsign sqrt square std std_mean sub sum tan tanh threshold
-    upsample_bicubic2d _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d
-    upsample_trilinear3d var var_mean _weight_norm
+    abs acos acosh adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d add addcdiv addcmul addr affine_grid_generator all amax amin aminmax
+    any asin asinh atan atan2 atanh avg_pool1d avg_pool2d avg_pool3d batch_norm binary_cross_entropy
+    binary_cross_entropy_with_logits ceil celu clamp clamp_max clamp_min clip cos cosh cosine_similarity
+    count_nonzero cross_entropy_loss cummax cummin cumprod cumsum diff digamma div divide elu embedding_bag erf
+    erfc erfinv exp exp2 expm1 floor floor_divide fmax fmin fmod frac gelu ger glu grid_sampler group_norm
+    hardshrink hardsigmoid hardswish hardtanh heaviside histc huber_loss hypot index_add index_reduce
+    instance_norm kl_div kron l1_loss layer_norm leaky_relu lerp lgamma linalg_matrix_norm linalg_norm
+    linalg_vecdot linalg_vector_norm log log10 log1p log2 log_sigmoid log_softmax logaddexp logaddexp2
+    logcumsumexp logit logsumexp max max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices
+    max_pool3d max_pool3d_with_indices maximum mean median min minimum mish mse_loss mul multiply nan_to_num
+    nanmean nansum neg negative nll_loss nll_loss_nd norm outer pairwise_distance polygamma pow prelu prod
+    reciprocal relu relu6 remainder rms_norm round rrelu rsqrt rsub scatter_add scatter_reduce selu sgn sigmoid
+    sign silu sin sinc sinh smooth_l1_loss softmax softplus softshrink softsign special_erf special_expit
+    special_log1p special_xlogy sqrt square std std_mean sub subtract sum tan tanh threshold trapezoid
+    true_divide trunc upsample_bicubic2d _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa
+    upsample_linear1d upsample_trilinear3d var var_mean _weight_norm xlogy
     """.split()
 )

@@ -9,7 +9,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["input", "parameter", "buffer", "constant", "call"]
 
+# What torch.export writes for nodes that belong to no module's forward, such as the sizes of inputs.
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _PARAMETRIZED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")
 
 
@@ -160,8 +162,10 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *,
     if dynamic_batch and inputs.batch_size:
         # torch.export specialises sizes of one: capture two examples instead.
         wide = inputs.repeated(2) if inputs.batch_size == 1 else inputs
+        # torch.export leaves marks on tensors that it captures with dynamic sizes: let it mark copies.
+        marked = wide.repeated(1)
         try:
-            return _graph(model, _export(model, wide, _batch_axes(model, wide)), wide)
+            return _graph(model, _export(model, marked, _batch_axes(model, marked)), wide)
         except Exception as error:
             log.info("no dynamic batch for %s: %s", type(model).__name__, _first_line(error))
     try:
@@ -204,6 +208,7 @@ def run(
     """Run the program with the values of ``model``'s tensors; returns what the model returns.
 
     ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
+    They stay as they are, though the model may work in place.
     With ``partial`` the run ends, and returns None, when every visitor has been called.
     """
     visitors = visitors or {}
@@ -214,7 +219,8 @@ def run(
     values: dict[str, Any] = {}
     for node in graph.nodes.values():
         if node.kind == "input":
-            values[node.name] = next(given)
+            value = next(given)
+            values[node.name] = value.clone() if isinstance(value, Tensor) else value
         elif node.kind == "constant":
             values[node.name] = graph.constants[node.name]
         elif node.kind != "call":
@@ -274,13 +280,14 @@ def fingerprint(graph: Graph, model: nn.Module) -> str:
 
 
 def _require_same_nodes(graph: Graph, wanted: Mapping[str, Node]) -> None:
+    shapes = [tuple(tensor.shape) for tensor in graph.example.tensors]
     present = {node.name: (node.op, node.module) for node in graph.calls}
     for name, node in wanted.items():
         if present.get(name) != (node.op, node.module):
             raise CaptureError(
-                f"with a batch of the shapes {[shape for shape, _ in graph.example.signature]} the model runs other "
-                f"operations than with the example inputs ({name} of module {node.module!r} is missing); give "
-                "calibration batches shaped like the example inputs"
+                f"with a batch of the shapes {shapes} the model runs other operations than with the example "
+                f"inputs ({name} of module {node.module!r} is missing); give calibration "
+                "batches shaped like the example inputs"
             )
 
 
@@ -309,10 +316,12 @@ def _refuse_uncapturable(model: nn.Module) -> None:
     if type(model).__name__ in inner:
         state, way_out = inner[type(model).__name__]
         raise CaptureError(f"the model is {state}; give the module inside instead: {way_out}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError(
-            "the model is a TorchScript module, which torch.export cannot read; give the original Python module"
-        )
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{path or 'the model'} is a TorchScript module, which torch.export cannot read; "
+                "give the original Python module"
+            )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
@@ -418,12 +427,16 @@ def _users(nodes: Mapping[str, Node], result: Any) -> dict[str, tuple[str, ...]]
 
 
 class _Reader:
-    """Turns the fx graphs of an exported program into Nodes, blocks under torch.no_grad() read in place."""
+    """Turns the fx graphs of an exported program into Nodes; blocks under torch.no_grad() or torch.autocast() are
+    read in place.
+    """
 
     def __init__(self, program: torch.export.ExportedProgram, ties: Mapping[str, str]) -> None:
         self._program = program
         self._ties = ties
         self._nodes: dict[str, Node] = {}
+        # The torch.autocast() blocks that are being read, outermost first.
+        self._autocasts: tuple[tuple[Any, ...], ...] = ()
         self.constants: dict[str, Tensor] = {}
         self.symbolic = False
 
@@ -471,12 +484,21 @@ class _Reader:
                 return _replaced(node.args[0], environment)
         raise AssertionError("an fx graph ends in its output")
 
+    def _block(self, block: fx.GraphModule, operands: Iterable[Any]) -> Any:
+        return self._body(block, dict(zip(block.graph.find_nodes(op="placeholder"), operands, strict=True)))
+
     def _call(self, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
         args = _replaced(node.args, environment)
         if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
             _, block, *operands = args
-            inner = dict(zip(block.graph.find_nodes(op="placeholder"), operands, strict=True))
-            return self._body(block, inner)
+            return self._block(block, operands)
+        if node.target is torch.ops.higher_order.wrap_with_autocast:
+            *settings, block = args[:5]
+            outer, self._autocasts = self._autocasts, (*self._autocasts, tuple(settings))
+            try:
+                return self._block(block, args[5:])
+            finally:
+                self._autocasts = outer
         if getattr(node.target, "__name__", "") == "getitem" and not isinstance(args[0], Ref):
             return args[0][args[1]]
         path, call = _innermost(node)
@@ -486,12 +508,27 @@ class _Reader:
             op=str(node.target)
             if isinstance(node.target, torch._ops.OpOverload)
             else getattr(node.target, "__name__", ""),
-            target=node.target,
+            target=_Autocast(node.target, self._autocasts) if self._autocasts else node.target,
             args=args,
             kwargs=_replaced(node.kwargs, environment),
             module=path,
             call=call,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Autocast:
+    """An operator that runs under ``torch.autocast``."""
+
+    target: Any
+    # Of each block around it, outermost first: device type, dtype, enabled, cache enabled.
+    blocks: tuple[tuple[Any, ...], ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for block in self.blocks:
+                stack.enter_context(torch.autocast(*block))
+            return self.target(*args, **kwargs)
 
 
 def _attribute(module: fx.GraphModule, path: str) -> Any:
@@ -511,6 +548,8 @@ def _innermost(node: fx.Node) -> tuple[str, int]:
     for key, (name, _) in (node.meta.get("nn_module_stack") or {}).items():
         if ".parametrizations" in f".{name}":
             break
+        if key == _NO_MODULE:
+            continue
         path = name.partition("@")[0]
         call = int(key.rpartition("@")[2]) if "@" in key else 0
     return path, call

@@ -1,5 +1,6 @@
 """What a model is called with: one form for tensors, tuples and dictionaries of keywords."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -56,8 +57,9 @@ class Inputs:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Shape and dtype of each tensor: equal for batches that one captured program can run."""
-        return tuple((tuple(tensor.shape), tensor.dtype) for tensor in self.tensors)
+        """Shape and dtype of each tensor, and the other values: equal for batches that one captured program can run."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
 
     def call(self, model: nn.Module) -> Any:
         return model(*self.args, **self.kwargs)
@@ -68,7 +70,7 @@ class Inputs:
         Accepts what the example accepts, alone or as the first element of ``(inputs, labels)``.
 
         Raises:
-            InputError: when the batch has too few arguments.
+            InputError: when the batch lacks an argument, or one is of another kind than the example's.
 
         """
         if isinstance(batch, Inputs):
@@ -81,12 +83,22 @@ class Inputs:
                     f"a calibration batch lacks the keyword inputs {missing}; "
                     f"the example inputs have {sorted(self.kwargs)}"
                 )
-            chosen = Inputs((), {name: chosen.kwargs[name] for name in self.kwargs})
-        device = self.tensors[0].device
-        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), (chosen.args, chosen.kwargs))
+        elif chosen.kwargs:
+            raise InputError(
+                f"a calibration batch is a dictionary of {sorted(chosen.kwargs)}, but the example inputs are "
+                "positional; give both in the same form"
+            )
+        if len(chosen.args) < len(self.args):
+            raise InputError(
+                f"a calibration batch has {len(chosen.args)} elements, the model takes {len(self.args)} inputs"
+            )
+        args, kwargs = _fitted((self.args, self.kwargs), (chosen.args, chosen.kwargs), self.tensors[0].device)
         return Inputs(args, kwargs)
 
     def _without_labels(self, batch: Any) -> "Inputs":
+        nested = bool(self.args) and isinstance(self.args[0], tuple | list | Mapping)
+        if isinstance(batch, Mapping) and nested:
+            return Inputs((batch,), {})
         if isinstance(batch, Tensor | Mapping):
             return Inputs.of(batch)
         if not isinstance(batch, tuple | list) or not batch:
@@ -94,11 +106,8 @@ class Inputs:
                 f"a calibration batch is a {type(batch).__name__}; give tensors, tuples, dictionaries, "
                 "or (inputs, labels) pairs"
             )
-        nested = bool(self.args) and isinstance(self.args[0], tuple | list | Mapping)
         if isinstance(batch[0], tuple | list | Mapping) and not nested:
             return Inputs.of(batch[0])
-        if len(batch) < len(self.args):
-            raise InputError(f"a calibration batch has {len(batch)} elements, the model takes {len(self.args)} inputs")
         return Inputs(tuple(batch[: len(self.args)]), {})
 
     @property
@@ -115,6 +124,37 @@ class Inputs:
 
         args, kwargs = pytree.tree_map_only(Tensor, repeat, (self.args, self.kwargs))
         return Inputs(args, kwargs)
+
+
+def _fitted(example: Any, value: Any, device: torch.device) -> Any:
+    """``value`` with the containers of ``example`` (types, keys and their order) and its tensors on ``device``."""
+    match example:
+        case Tensor() if isinstance(value, Tensor):
+            return value.to(device)
+        case dict() if isinstance(value, Mapping) and example.keys() <= value.keys():
+            made = copy.copy(example)
+            made.update((key, _fitted(item, value[key], device)) for key, item in example.items())
+            return made
+        case tuple() | list() if isinstance(value, tuple | list) and len(value) == len(example):
+            items = [_fitted(item, other, device) for item, other in zip(example, value, strict=True)]
+            return example._make(items) if hasattr(example, "_make") else type(example)(items)
+        case Tensor() | dict() | tuple() | list():
+            pass
+        case _ if not isinstance(value, Tensor):
+            return value
+    raise InputError(
+        f"a calibration batch has {_described(value)} where the example inputs have {_described(example)}; "
+        "give batches shaped like the example inputs, alone or as (inputs, labels)"
+    )
+
+
+def _described(value: Any) -> str:
+    match value:
+        case dict():
+            return f"a dictionary of {sorted(map(str, value))}"
+        case tuple() | list():
+            return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
 
 
 def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
@@ -153,10 +193,21 @@ class Calibration:
         self._seed = seed
 
     def __iter__(self) -> Iterator[Inputs]:
-        # A fork and not just a seed: the caller's random stream goes on as if nothing had happened.
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed)
-            yield from batches_of(self._batches, self._example)
+        # The batches have a random stream of their own, and the caller's goes on between them as if nothing had
+        # happened.
+        stream = torch.Generator().manual_seed(self._seed).get_state()
+        batches = batches_of(self._batches, self._example)
+        while True:
+            callers = torch.default_generator.get_state()
+            torch.default_generator.set_state(stream)
+            try:
+                batch = next(batches, None)
+            finally:
+                stream = torch.default_generator.get_state()
+                torch.default_generator.set_state(callers)
+            if batch is None:
+                return
+            yield batch
 
     @cached_property
     def fingerprint(self) -> str:

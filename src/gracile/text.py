@@ -7,13 +7,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+# Lines as SIMPLE_HEAD draws them, and one between sections.
+_BOX = box.Box(
+    "    \n"  # top
+    "    \n"  # header
+    " ── \n"  # below the header
+    "    \n"  # row
+    " ── \n"  # between sections
+    "    \n"  # above the footer
+    "    \n"  # footer
+    "    \n"  # bottom
+)
 _UNITS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
 def count(number: int) -> str:
     """A count with four significant digits and a unit: 29128448 -> "29.13 M"."""
     for size, unit in _UNITS:
-        if number >= size:
+        # From 999950 on, four digits show the next unit's one.
+        if number >= size - size / 20000:
             return f"{number / size:.4g} {unit}"
     return str(number)
 
@@ -22,13 +34,16 @@ def table(
     header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = (), total: bool = False
 ) -> str:
     """Aligned columns, those in ``right`` flush right; with ``total`` a rule stands above the last row."""
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn = Table(box=_BOX, show_edge=False, pad_edge=False)
     for index, name in enumerate(header):
         drawn.add_column(name, justify="right" if index in right else "left", no_wrap=True)
     for index, row in enumerate(rows):
         above_total = total and index == len(rows) - 2
         drawn.add_row(*(str(cell) for cell in row), end_section=above_total)
     buffer = StringIO()
-    console = Console(file=buffer, width=1000, force_terminal=False, markup=False, highlight=False, emoji=False)
+    # Not as in a notebook, where rich displays instead of writing.
+    console = Console(
+        file=buffer, width=1000, force_terminal=False, force_jupyter=False, markup=False, highlight=False, emoji=False
+    )  # fmt: skip
     console.print(drawn)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
