@@ -257,7 +257,7 @@ def test_the_report_says_it_all(greedy):
         assert layer in text
     assert "grouped convolution (16 groups)" in text
     assert json.loads(greedy.report.to_json())["environment"]["seed"] == 0
-    assert {"capture", "decompose", "search", "evaluate", "apply"} <= greedy.report.seconds.keys()
+    assert {"capture", "search", "evaluate", "apply"} <= greedy.report.seconds.keys()
 
 
 class Bare(nn.Conv2d):
@@ -343,3 +343,27 @@ def test_a_scalar_tensor_is_a_number():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(InputError, match="no layer can be compressed"):
         gracile.compress(nn.ReLU(), DATA[:2], evaluate=lambda _: 1.0, target=gracile.Target(macs=0.5))
+
+
+def test_a_hook_that_switches_modes_does_not_leak_them():
+    result = job(target=None, ratios={"stem": 0.5}, fine_tune_layer=lambda model, _: model.train())
+    assert not any(module.training for module in result.model.modules())
+
+
+def test_training_between_layers_is_not_overwritten_by_repairs():
+    result = job(target=None, ratios={"stem": 0.5}, fine_tune_layer=lambda *_: None, calibration=CALIBRATION)
+    assert result.report.passes == ()
+
+
+def test_ratios_may_be_of_parameters():
+    result = job(target=None, ratios={"*": 0.5}, ratios_metric="params")
+    for layer in result.report.layers:
+        if layer.rank is not None:
+            assert layer.after.params <= 0.5 * layer.before.params or layer.rank == 1
+    assert result.report.bound is None
+    assert result.report.metric == "params"
+
+
+def test_ratio_patterns_that_match_nothing_are_notes():
+    result = job(target=None, ratios={"stem": 0.5, "tail": 0.5})
+    assert "ratios: 'tail' matches no layer that can be factorized" in result.report.notes

@@ -86,9 +86,9 @@ class Report(_Frozen):
     model: str
     method: str
     search: str
-    # The target's metric, and the bound in its units.
+    # The target's metric, and the bound in its units; None where the ratios were set by hand.
     metric: str
-    bound: float
+    bound: float | None
     before: Totals
     after: Totals
     # Scores of the original, of the compressed model, and after fine-tuning where there was any.

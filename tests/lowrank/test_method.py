@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import gracile
-from gracile.batch_norm import reestimate
 from gracile.inputs import Calibration
 from gracile.lowrank.layers import find_layers
 from gracile.lowrank.method import LowRank
@@ -158,31 +157,3 @@ def test_a_refit_at_full_rank_changes_nothing():
     refit_factors(model, graph, small, [layer], calibration)
     data = images(8, seed=5)
     torch.testing.assert_close(small(data), model(data), rtol=1e-4, atol=1e-5)
-
-
-def test_the_reestimated_statistics_are_those_of_the_data():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
-    data = images(32)
-    example = gracile.capture(model, data[:2]).example
-    record = reestimate(model, example, [data])
-    with torch.no_grad():
-        features = model[0](data)
-    torch.testing.assert_close(model[1].running_mean, features.mean((0, 2, 3)))
-    torch.testing.assert_close(model[1].running_var, features.var((0, 2, 3)))
-    assert (model.training, model[1].training, model[1].momentum) == (True, True, 0.1)
-    assert record.changed == ("1",)
-
-
-def test_a_failed_reestimation_keeps_the_old_statistics():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    mean = model[1].running_mean.clone()
-    example = gracile.capture(model, images()).example
-
-    def broken():
-        yield images()
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="gone"):
-        reestimate(model, example, broken())
-    assert torch.equal(model[1].running_mean, mean)
-    assert model[1].momentum == 0.1

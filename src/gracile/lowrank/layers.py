@@ -134,6 +134,13 @@ def find_layers(
     return Found(tuple(layer for layer in layers if layer.name not in broken), skipped | broken, matched.unmatched)
 
 
+def require_layers(found: Found) -> None:
+    """Raises InputError, with the reasons, where no layer can be compressed."""
+    if not found.layers:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+        raise InputError(f"no layer can be compressed by this method ({reasons or 'no convolution or linear layer'})")
+
+
 _LAYERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip

@@ -54,9 +54,14 @@ def plan(
     require_multiple(round_to)
     graph = capture(model, example_inputs)
     found = find_layers(model, graph, method, exclude)
-    wanted = ratios_of(found, ratios) if ratios is not None else {layer.name: cost_ratio for layer in found.layers}
+    wanted = {layer.name: cost_ratio for layer in found.layers}
+    unmatched: tuple[str, ...] = ()
+    if ratios is not None:
+        wanted, unmatched = ratios_of(found, ratios)
     for pattern in found.unmatched:
         log.warning("exclude: %r matches no layer", pattern)
+    for pattern in unmatched:
+        log.warning("ratios: %r matches no layer that can be factorized", pattern)
     edits = []
     for layer in found.layers:
         rank = layer.rank(wanted.get(layer.name, 1.0), metric, round_to)
@@ -65,8 +70,8 @@ def plan(
     return Plan(edits=tuple(edits))
 
 
-def ratios_of(found: Found, ratios: Mapping[str, float]) -> dict[str, float]:
-    """Layer name -> cost_ratio by the patterns of ``ratios``; patterns that match nothing are logged.
+def ratios_of(found: Found, ratios: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Layer name -> cost_ratio by the patterns of ``ratios``, and the patterns that match nothing.
 
     Raises:
         InputError: a ratio is out of range, or no pattern matches a layer that can be factorized.
@@ -84,9 +89,7 @@ def ratios_of(found: Found, ratios: Mapping[str, float]) -> dict[str, float]:
             f"ratios match no layer that can be factorized ({'; '.join(reasons) or 'no such names'}); "
             f"there are {', '.join(names) or 'none'}"
         )
-    for pattern in matched.unmatched:
-        log.warning("ratios: %r matches no layer that can be factorized", pattern)
-    return {name: ratios[pattern] for name, pattern in matched.names.items()}
+    return {name: ratios[pattern] for name, pattern in matched.names.items()}, matched.unmatched
 
 
 def require_ratio(name: str, ratio: float) -> None:

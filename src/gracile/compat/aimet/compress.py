@@ -33,8 +33,8 @@ from gracile.compat.aimet.job import Job, parse
 from gracile.compat.aimet.selection import by_tar, from_saved
 from gracile.errors import InputError
 from gracile.graph import Graph
-from gracile.lowrank.layers import find_layers
-from gracile.pipeline import Result, compress, require_layers
+from gracile.lowrank.layers import find_layers, require_layers
+from gracile.pipeline import Result, compress
 from gracile.recipe import Search, Target
 from gracile.report import Entry
 from gracile.search.scoring import Evaluate

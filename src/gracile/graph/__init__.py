@@ -1,0 +1,25 @@
+"""What a model *is*: a frozen view of the ATen program that ``torch.export`` captures.
+
+Only this package captures programs and reads their nodes.  `capture` makes a `Graph`; `run` runs it, and `record`
+runs it on batches and shows each wanted node's inputs and output to a visitor.
+"""
+
+from gracile.graph.capturing import capture
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec
+from gracile.graph.running import Visitor, fingerprint, record, run
+from gracile.graph.tensors import eval_mode, tensors_of
+
+__all__ = [
+    "Graph",
+    "Kind",
+    "Node",
+    "Ref",
+    "Spec",
+    "Visitor",
+    "capture",
+    "eval_mode",
+    "fingerprint",
+    "record",
+    "run",
+    "tensors_of",
+]

@@ -1,0 +1,160 @@
+"""`capture`: a model as a Graph."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from gracile.errors import CaptureError, InputError
+from gracile.graph.nodes import Graph, Node, Spec, refs_in
+from gracile.graph.reading import Reader, spec_of
+from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
+from gracile.inputs import ExampleInputs, Inputs
+
+log = logging.getLogger(__name__)
+
+
+def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False) -> Graph:
+    """Capture ``model`` in evaluation mode with ``torch.export``.
+
+    Args:
+        model: left as it is, its mode included.
+        example_inputs: a tensor, a tuple of positional arguments or a dictionary of keywords, of real shapes;
+            a Graph is returned unchanged.
+        dynamic_batch: ask for a program that accepts any batch size.  Where the model does not allow it, the
+            program is captured for the batch size given, and ``graph.dynamic_batch`` is False.
+
+    Raises:
+        InputError: ``model`` is no module, or ``example_inputs`` holds no tensor.
+        CaptureError: the model is compiled, scripted, wrapped or not initialised, or torch.export refuses it.
+
+    """
+    if isinstance(example_inputs, Graph):
+        return example_inputs
+    inputs = Inputs.of(example_inputs)
+    _refuse_uncapturable(model)
+    if dynamic_batch and inputs.batch_size:
+        # torch.export specialises sizes of one: capture two examples instead.
+        wide = inputs.repeated(2) if inputs.batch_size == 1 else inputs
+        # torch.export leaves marks on tensors that it captures with dynamic sizes: let it mark copies.
+        marked = wide.repeated(1)
+        try:
+            return _graph(model, _export(model, marked, _batch_axes(model, marked)), wide)
+        except Exception as error:
+            log.info("no dynamic batch for %s: %s", type(model).__name__, _first_line(error))
+    try:
+        return _graph(model, _export(model, inputs, None), inputs)
+    except Exception as error:
+        raise CaptureError(_refusal(model, inputs, error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _refuse_uncapturable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+    inner = {
+        "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
+        "DataParallel": ("wrapped in DataParallel", "model.module"),
+        "DistributedDataParallel": ("wrapped in DistributedDataParallel", "model.module"),
+    }
+    if type(model).__name__ in inner:
+        state, way_out = inner[type(model).__name__]
+        raise CaptureError(f"the model is {state}; give the module inside instead: {way_out}")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{path or 'the model'} is a TorchScript module, which torch.export cannot read; "
+                "give the original Python module"
+            )
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
+        if tensor.is_meta:
+            raise CaptureError(f"{name} is on the meta device and holds no values; load the weights first")
+
+
+def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
+    shapes = [tuple(tensor.shape) for tensor in inputs.tensors]
+    return (
+        f"torch.export could not capture {type(model).__name__} with inputs of the shapes {shapes}: "
+        f"{_first_line(error)}\n"
+        "Ways out: check that model(*example_inputs) runs; move Python control flow that depends on tensor values "
+        "out of forward, or into torch.cond; compress the part that captures by passing that submodule"
+    )
+
+
+def _batch_axes(model: nn.Module, inputs: Inputs) -> Any:
+    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in inputs.tensors:
+        shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
+    return shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)  # type: ignore[no-untyped-call]
+
+
+def _export(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> torch.export.ExportedProgram:
+    # The fused fast path of transformer layers is one opaque operator; without it the layers are visible.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with eval_mode(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inputs) -> Graph:
+    ties = ties_of(model)
+    reader = Reader(program, ties)
+    nodes, result = reader.read()
+    named = tensors_of(model)
+    persistent = {plain_name(name) for name in model.state_dict()}
+    return Graph(
+        nodes=MappingProxyType(nodes),
+        result=result,
+        tensors=MappingProxyType({name: spec_of(tensor) for name, tensor in named.items() if name not in ties}),
+        parameters=frozenset(
+            plain_name(name)
+            for name, _ in model.named_parameters(remove_duplicate=False)
+            if plain_name(name) not in ties
+        ),
+        transient=frozenset(set(named) - persistent),
+        ties=MappingProxyType(ties),
+        constants=MappingProxyType(reader.constants),
+        modules=MappingProxyType(_module_classes(model)),
+        example=inputs,
+        batch=_batch(inputs, result, nodes),
+        dynamic_batch=reader.symbolic,
+        users=MappingProxyType(_users(nodes, result)),
+    )
+
+
+def _module_classes(model: nn.Module) -> dict[str, str]:
+    return {
+        path: f"{type(module).__module__}.{type(module).__qualname__}"
+        for path, module in model.named_modules(remove_duplicate=False)
+    }
+
+
+def _batch(inputs: Inputs, result: Any, nodes: Mapping[str, Node]) -> int:
+    specs = [nodes[ref.name].output for ref in refs_in(result)]
+    leading = {spec.shape[0] for spec in specs if isinstance(spec, Spec) and spec.shape}
+    size = inputs.batch_size
+    return size if size and size in leading else 1
+
+
+def _users(nodes: Mapping[str, Node], result: Any) -> dict[str, tuple[str, ...]]:
+    users: dict[str, list[str]] = {name: [] for name in nodes}
+    for node in nodes.values():
+        for name in dict.fromkeys(node.refs):
+            users[name].append(node.name)
+    for ref in refs_in(result):
+        users[ref.name].append("output")
+    return {name: tuple(found) for name, found in users.items()}

@@ -1,0 +1,43 @@
+"""The tensors and modes of a model, as the program names them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+_PARAMETRIZED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of ``model`` under every one of their names, parametrization names stripped."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {plain_name(name): tensor for name, tensor in named}
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without torch.nn.utils.parametrize: "a.parametrizations.weight.original" -> "a.weight"."""
+    return _PARAMETRIZED.sub(r".\1", name).removeprefix(".")
+
+
+def ties_of(model: nn.Module) -> dict[str, str]:
+    """Further names of one tensor -> its first name."""
+    first: dict[int, str] = {}
+    ties = {}
+    for name, tensor in tensors_of(model).items():
+        canonical = first.setdefault(id(tensor), name)
+        if canonical != name:
+            ties[name] = canonical
+    return ties
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """``model.eval()`` inside; every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
