@@ -1,57 +1,18 @@
 """Fashion-MNIST from the Debian package ``dataset-fashion-mnist``, and the recipe that trains on it."""
 
-import gzip
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")
-VALIDATION = 5_000
+from gracile.demo import Images, fashion_mnist
+
 BATCH = 128
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images [N, 1, 28, 28], normalised, and their labels [N]."""
-
-    images: Tensor
-    labels: Tensor
-
-    def batches(self, size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
-
-    def __getitem__(self, where: slice) -> "Images":
-        return Images(self.images[where], self.labels[where])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def _idx(path: Path) -> np.ndarray:
-    data = gzip.decompress(path.read_bytes())
-    _, rank = struct.unpack(">HxB", data[:4])[0], data[3]
-    shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def load(part: str) -> Images:
     """``part``: "train" (55,000), "validation" (the last 5,000 of the training file) or "test" (10,000)."""
-    if not FOLDER.is_dir():
-        raise SystemExit(f"{FOLDER} is missing; install it with: apt-get install dataset-fashion-mnist")
-    stem = "t10k" if part == "test" else "train"
-    images = torch.from_numpy(_idx(FOLDER / f"{stem}-images-idx3-ubyte.gz").copy())
-    labels = torch.from_numpy(_idx(FOLDER / f"{stem}-labels-idx1-ubyte.gz").astype(np.int64))
-    images = (images.float().unsqueeze(1) / 255 - 0.2860) / 0.3530
-    everything = Images(images, labels)
-    if part == "train":
-        return everything[:-VALIDATION]
-    return everything if part == "test" else everything[-VALIDATION:]
+    splits = fashion_mnist()
+    return {"train": splits.train, "validation": splits.held_out, "test": splits.test}[part]
 
 
 @torch.no_grad()

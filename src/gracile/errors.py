@@ -4,6 +4,7 @@
 
     GracileError
     ├── InputError (also ValueError)       an argument is of the wrong type, range or name
+    │   └── RecipeError                    ... and it stands in a recipe file; names line and column
     ├── CaptureError                       torch.export could not describe the model
     ├── PlanError                          a Plan does not fit the model that it is applied to
     ├── EvaluationError                    an evaluation function raised, or returned no usable number
@@ -20,6 +21,10 @@ class GracileError(Exception):
 
 class InputError(GracileError, ValueError):
     """An argument is of the wrong type, range or name."""
+
+
+class RecipeError(InputError):
+    """A recipe file is malformed; the message has one line a fault, with file, line and column."""
 
 
 class CaptureError(GracileError):

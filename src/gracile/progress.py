@@ -1,5 +1,6 @@
 """Progress bars for what takes longer than a few seconds; quiet where nobody watches."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ class Bar:
         self._task = progress.add_task(name, total=total, note="")
 
     def advance(self, note: str = "") -> None:
-        """One step done; ``note`` says what comes next."""
+        """One step done; ``note`` says which."""
         self._progress.update(self._task, advance=1, note=note)
 
 
@@ -32,8 +33,15 @@ def bar(name: str, total: int | None) -> Iterator[Bar]:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    progress = Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        # Rich forgets steps after half a minute and then knows no time left; an evaluation may take longer.
+        speed_estimate_period=math.inf,
+    )
     with progress:
         yield Bar(progress, name, total)

@@ -1,0 +1,191 @@
+"""The command line: ``gracile demo``, ``gracile profile`` and ``gracile compress``."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args
+
+import typer
+from rich.console import Console
+from torch import nn
+
+from gracile.cost import Cost, profile
+from gracile.demo import Dataset, run_demo
+from gracile.errors import FileError, GracileError, InputError, RecipeError
+from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS
+from gracile.pipeline import compress
+from gracile.recipe_file import Dtype, InputSection, Recipe, examples
+from gracile.references import make
+
+app = typer.Typer(
+    name="gracile",
+    help="Make trained PyTorch models smaller and faster, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback is for faults of gracile itself, and then it is wanted whole.
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; the exit status is 0, 1 after an error that a message explains, or 2 after wrong usage."""
+    # As `python -m` does: modules beside the user are importable.
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        with _logged():
+            app(args=None if arguments is None else list(arguments), prog_name="gracile")
+    except GracileError as error:
+        # Faults of a recipe begin with the file's name, as editors expect.
+        text = str(error) if isinstance(error, RecipeError) else f"gracile: {error}"
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _out(f"gracile {version('gracile')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gracile(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    del show_version
+
+
+@app.command("demo")
+def demo_command(
+    data: Annotated[Dataset, typer.Option(help="The images to train on.")] = "digits",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to save; by default a new temporary folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same numbers.")] = 0,
+) -> None:
+    """Train a small network, halve its MACs, fine-tune, save it, load it back and check it."""
+    if output is not None:
+        _require_free(output)
+    run_demo(Console(), data=data, output=output, seed=seed)
+
+
+@app.command("profile")
+def profile_command(
+    model: Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Returns the model: package.module:factory.")],
+    shapes: Annotated[
+        list[str],
+        typer.Option("--input", metavar="SHAPE", help="An input's shape, as 1,3,224,224; once for each input."),
+    ],
+    dtypes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="float32 (default), int64, ...: one for all inputs, or one for each."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count MACs, parameters and bytes, per layer and in total."""
+    inputs = _inputs(shapes, dtypes or [])
+    cost = profile(make(model, nn.Module, "a torch.nn.Module"), examples(inputs))
+    _out(json.dumps(_as_data(cost), indent=1) if as_json else str(cost))
+
+
+@app.command("compress")
+def compress_command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.YAML", help="What to compress, and how far.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to save; goes before the recipe's output.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compress a model as a recipe asks, save the result and print the report."""
+    job = Recipe.read(recipe).job()
+    folder = output or job.output
+    if folder is None:
+        raise InputError(f"{recipe} names no output folder; add for example output: runs/small, or give --output")
+    # Before hours of work, not after.
+    _require_free(folder)
+    result = compress(job.model, job.example_inputs, **job.options)
+    saved = result.save(folder)
+    _out(result.report.to_json() if as_json else f"{result.report}\n\nsaved in {saved}")
+
+
+def _inputs(shapes: Sequence[str], dtypes: Sequence[str]) -> list[InputSection]:
+    each = [_dtype(name) for name in dtypes or ["float32"]]
+    if len(each) not in (1, len(shapes)):
+        raise typer.BadParameter(
+            f"{len(each)} dtypes for {len(shapes)} inputs; give one for all, or one for each", param_hint="--dtype"
+        )
+    if len(each) == 1:
+        each *= len(shapes)
+    return [InputSection(shape=_shape(text), dtype=dtype) for text, dtype in zip(shapes, each, strict=True)]
+
+
+def _dtype(name: str) -> Dtype:
+    for known in get_args(Dtype):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise typer.BadParameter(f"{name!r} is none of {', '.join(get_args(Dtype))}", param_hint="--dtype")
+
+
+def _shape(text: str) -> list[int]:
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
+        raise typer.BadParameter(
+            f"{text!r} is no shape; give positive sizes with commas between, as in 1,3,224,224", param_hint="--input"
+        )
+    return [int(size) for size in sizes]
+
+
+def _as_data(cost: Cost) -> dict[str, Any]:
+    return {
+        "macs": cost.macs,
+        "params": cost.params,
+        "bytes": cost.bytes,
+        "batch": cost.batch,
+        "layers": [asdict(layer) for layer in cost.layers],
+        "uncounted": [asdict(item) for item in cost.uncounted],
+    }
+
+
+def _require_free(folder: Path) -> None:
+    """Raises FileError where `Result.save` would refuse the folder in the end."""
+    if folder.is_file():
+        raise FileError(f"{folder} is a file; give a folder")
+    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT} if folder.is_dir() else set()
+    if foreign:
+        raise FileError(
+            f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
+            "give another one"
+        )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise FileError(f"{folder} cannot be made, as {above} cannot be written; give another folder")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Warnings of the library go to standard error, but for those that the report shows as notes."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("gracile: %(message)s"))
+    handler.addFilter(lambda record: not record.name.startswith("gracile.pipeline"))
+    logger = logging.getLogger("gracile")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _out(text: str) -> None:
+    # Tables come aligned: no wrapping, no markup.
+    Console().out(text, highlight=False)

@@ -1,0 +1,223 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_demo import TINY
+
+import gracile
+from gracile import cli
+from gracile.cli import main
+from gracile.demo import run_demo
+
+MODULE = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
+    return nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), nn.Linear(576, 4))
+
+def embedding():
+    return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
+
+def evaluate(model):
+    return -float(model(torch.ones(1, 3, 8, 8)).square().mean())
+"""
+
+RECIPE = """
+model: MODULE:model
+inputs: [[1, 3, 8, 8]]
+evaluate: MODULE:evaluate
+target: {macs: 0.6}
+search: tar
+exclude: ["nothing*"]
+output: small
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the current folder."""
+    name = f"cli_module_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("MODULE", name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "200")
+    return name
+
+
+def _run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--version") == 0
+    assert capsys.readouterr().out == f"gracile {gracile.__version__}\n"
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("demo", "profile", "compress", "--version"))
+
+
+def test_profile(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("profile", f"{module}:model", "--input", "1,3,8,8") == 0
+    text = capsys.readouterr().out
+    assert "conv2d" in text
+    assert "total" in text
+
+
+def test_profile_as_json(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("profile", f"{module}:model", "--input", "2, 3, 8, 8", "--json") == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert err == ""
+    assert data["macs"] == 16 * 27 * 64 + 16 * 144 * 36 + 576 * 4
+    assert data["batch"] == 2
+    assert [layer["name"] for layer in data["layers"]] == ["0", "2", "4"]
+    assert data["uncounted"] == [{"op": "aten.relu.default", "calls": 1, "known": True}]
+
+
+def test_profile_of_whole_numbers(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("profile", f"{module}:embedding", "--input", "1,7", "--dtype", "int64", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == 7 * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "1,x"], "'1,x' is no shape; give positive sizes with commas between, as in 1,3,224,224"),
+        (["--input", "1,0"], "'1,0' is no shape"),
+        (["--input", ""], "'' is no shape"),
+        (["--input", "1", "--dtype", "float"], "'float' is none of float32, float64"),
+        (["--input", "1", "--dtype", "int64", "--dtype", "int64"], "2 dtypes for 1 inputs; give one for all, or one"),
+        ([], "Missing option '--input'"),
+        (["--input", "1", "--inpt", "1"], "No such option"),
+    ],
+)
+def test_wrong_usage(module: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert _run("profile", f"{module}:model", *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nonsense", "gracile: 'nonsense' names no object: a reference has the form \"package.module:attribute\""),
+        ("nonsense:f", "gracile: 'nonsense:f': there is no module 'nonsense'; run gracile in the folder"),
+        ("torch:no_such", "gracile: 'torch:no_such': torch has no attribute 'no_such'"),
+        ("torch:pi", "gracile: 'torch:pi' is a float; name a torch.nn.Module"),
+    ],
+)
+def test_errors_are_one_message(capsys: pytest.CaptureFixture[str], reference: str, message: str) -> None:
+    assert _run("profile", reference, "--input", "1") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(message)
+    assert "Traceback" not in err
+
+
+def test_a_model_that_cannot_be_captured(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("profile", f"{module}:model", "--input", "1,4,8,8") == 1
+    assert (
+        "torch.export could not capture Sequential with inputs of the shapes [(1, 4, 8, 8)]" in capsys.readouterr().err
+    )
+
+
+def test_compress(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("compress", "recipe.yaml") == 0
+    out, err = capsys.readouterr()
+    assert "Sequential: spatial_svd, tar ratios" in out
+    assert out.count("exclude: 'nothing*' matches no layer") == 1
+    assert out.endswith(f"saved in {tmp_path / 'small'}\n")
+    assert err == ""
+    job = __import__(module)
+    loaded = gracile.load(tmp_path / "small", job.model())
+    assert gracile.profile(loaded, torch.zeros(1, 3, 8, 8)).macs <= 0.6 * 112_896 + 1
+
+
+def test_compress_as_json_elsewhere(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("compress", "recipe.yaml", "--output", "other", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "spatial_svd"
+    assert (tmp_path / "other" / "plan.json").exists()
+    assert not (tmp_path / "small").exists()
+
+
+def test_compress_refuses_what_would_fail_in_the_end(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untouched(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing may be computed")
+
+    monkeypatch.setattr(cli, "compress", untouched)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "thesis.tex").touch()
+    assert _run("compress", "recipe.yaml") == 1
+    assert "small holds other files (thesis.tex)" in capsys.readouterr().err
+    assert _run("compress", "recipe.yaml", "--output", "recipe.yaml") == 1
+    assert "recipe.yaml is a file; give a folder" in capsys.readouterr().err
+    assert _run("compress", "recipe.yaml", "--output", "recipe.yaml/below") == 1
+    assert "recipe.yaml cannot be written; give another folder" in capsys.readouterr().err
+    file = tmp_path / "recipe.yaml"
+    file.write_text(file.read_text().replace("output: small\n", ""))
+    assert _run("compress", "recipe.yaml") == 1
+    assert "recipe.yaml names no output folder; add for example output: runs/small" in capsys.readouterr().err
+
+
+def test_faults_of_a_recipe_begin_with_its_place(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(file.read_text().replace("search: tar", "search: gredy").replace("exclude", "exclud"))
+    assert _run("compress", "recipe.yaml") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "recipe.yaml:6:9: search is 'gredy'; give one of greedy, tar, exact"
+    assert second == "recipe.yaml:7:1: there is no field exclud; did you mean exclude?"
+
+
+def test_warnings_of_the_library_reach_the_user(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(file.read_text().replace("target: {macs: 0.6}", 'ratios: {"2": 0.5, "no*": 0.5}'))
+    assert _run("compress", "recipe.yaml") == 0
+    out, err = capsys.readouterr()
+    assert "'no*' matches no layer" in out + err
+    assert not logging.getLogger("gracile").handlers
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "run_demo", lambda console, **options: run_demo(console, settings=TINY, **options))
+    assert _run("demo", "--output", str(tmp_path / "small"), "--seed", "2") == 0
+    assert "bit-equal on all test images" in capsys.readouterr().out
+    assert json.loads((tmp_path / "small" / "report.json").read_text())["environment"]["seed"] == 2
+
+
+def test_demo_refuses_a_used_folder_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").touch()
+    assert _run("demo", "--output", str(tmp_path)) == 1
+    assert "holds other files (x)" in capsys.readouterr().err
+    assert _run("demo", "--data", "mnist") == 2
+    assert "fashion-mnist" in capsys.readouterr().err
+
+
+def test_as_a_module_from_the_current_folder(module: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gracile", "profile", f"{module}:model", "--input", "1,3,8,8"],
+        cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "total" in done.stdout
