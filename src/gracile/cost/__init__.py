@@ -1,0 +1,20 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, counted on its Graph.
+
+Counted is every operation that multiplies by weights or multiplies activations with each other; everything else
+is listed in `Cost.uncounted`, so that silence never means zero.
+"""
+
+from gracile.cost.pricing import price, profile
+from gracile.cost.records import METRICS, Cost, LayerCost, Metric, Operation, Uncounted, resized
+
+__all__ = [
+    "METRICS",
+    "Cost",
+    "LayerCost",
+    "Metric",
+    "Operation",
+    "Uncounted",
+    "price",
+    "profile",
+    "resized",
+]

@@ -1,0 +1,130 @@
+"""The price of a model as plain records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from gracile.graph import Spec
+from gracile.maths.factorize import LayerShape
+from gracile.text import count, table
+
+Metric = Literal["macs", "params", "bytes"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One call of a counted operator."""
+
+    # The node, and the module whose forward ran it.
+    node: str
+    module: str
+    # The operator without namespace and overload: "conv2d", "linear", "scaled_dot_product_attention".
+    kind: str
+    # Multiply-accumulates of the call, over the whole batch.
+    macs: int
+    # Names in Graph.tensors, where weight and bias are plain parameters or buffers.
+    weight: str | None = None
+    bias: str | None = None
+    # For convolutions (not transposed) and linears: the layer's shape, the spatial input size before padding,
+    # and how often it is applied to such an input: the batch, or all leading axes of a linear's input.
+    shape: LayerShape | None = None
+    size: tuple[int, ...] = ()
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """The share of one module, submodules apart."""
+
+    name: str
+    kind: str
+    macs: int
+    params: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """An operator that does arithmetic and is not counted."""
+
+    op: str
+    calls: int
+    # Whether gracile knows the operator as one that does not multiply by weights.
+    known: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Cost:
+    """The price of a model; prints as a table.
+
+    ``macs`` is for one example; ``params`` counts each tied parameter once; ``bytes`` is what the state_dict
+    takes, buffers included.
+    """
+
+    operations: tuple[Operation, ...]
+    tensors: Mapping[str, Spec]
+    parameters: frozenset[str]
+    batch: int
+    uncounted: tuple[Uncounted, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(operation.macs for operation in self.operations) // self.batch
+
+    @property
+    def params(self) -> int:
+        return sum(self.tensors[name].numel for name in self.parameters)
+
+    @property
+    def bytes(self) -> int:
+        return sum(spec.bytes for spec in self.tensors.values())
+
+    def __getitem__(self, metric: Metric) -> int:
+        return {"macs": self.macs, "params": self.params, "bytes": self.bytes}[metric]
+
+    @property
+    def layers(self) -> tuple[LayerCost, ...]:
+        """One row a module that multiplies or holds tensors: modules that run in the order of their first
+        operation, then those that only hold tensors.
+        """
+        owned: dict[str, list[str]] = {operation.module: [] for operation in self.operations}
+        for name in self.tensors:
+            owned.setdefault(_owner(name), []).append(name)
+        return tuple(self._layer(module, names) for module, names in owned.items())
+
+    def _layer(self, module: str, names: list[str]) -> LayerCost:
+        operations = [operation for operation in self.operations if operation.module == module]
+        return LayerCost(
+            name=module,
+            kind=", ".join(dict.fromkeys(operation.kind for operation in operations)),
+            macs=sum(operation.macs for operation in operations) // self.batch,
+            params=sum(self.tensors[name].numel for name in names if name in self.parameters),
+            bytes=sum(self.tensors[name].bytes for name in names),
+        )
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name or "(model)", layer.kind, count(layer.macs), count(layer.params), count(layer.bytes))
+            for layer in self.layers
+        ]
+        rows.append(("total", "", count(self.macs), count(self.params), count(self.bytes)))
+        text = table(("layer", "operation", "MACs", "params", "bytes"), rows, right=(2, 3, 4), total=True)
+        if not self.uncounted:
+            return text
+        listed = ", ".join(
+            f"{item.op} x{item.calls}" + ("" if item.known else " (unknown operator)") for item in self.uncounted
+        )
+        return f"{text}\nnot counted: {listed}"
+
+
+def resized(operation: Operation, shape: LayerShape, **changes: Any) -> Operation:
+    """``operation`` with another layer shape, counted anew."""
+    changed = replace(operation, shape=shape, **changes)
+    return replace(changed, macs=changed.rows * shape.macs(changed.size))
+
+
+def _owner(name: str) -> str:
+    """The module of a tensor's name; those of a parametrization belong to the module that has it."""
+    module = name.rpartition(".")[0]
+    return f".{module}".partition(".parametrizations.")[0].removeprefix(".")
