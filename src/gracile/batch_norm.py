@@ -98,9 +98,7 @@ def _remember(seen: deque[_Statistics]) -> Callable[[nn.Module, Any], None]:
     return hook
 
 
-def _follow(
-    source: Any, seen: deque[_Statistics], found: list[_Statistics]
-) -> Callable[[nn.Module, Any], None]:
+def _follow(source: Any, seen: deque[_Statistics], found: list[_Statistics]) -> Callable[[nn.Module, Any], None]:
     """Normalise each batch by its own matched statistics, so that later batch-norms see what they will see."""
 
     def hook(module: nn.Module, args: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from torch import nn
 
 from gracile.cost import Cost, profile
 from gracile.demo import Dataset, run_demo
-from gracile.errors import FileError, GracileError, InputError, RecipeError
-from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS
+from gracile.errors import GracileError, InputError, RecipeError
+from gracile.export.checkpoint import require_free
 from gracile.pipeline import compress
 from gracile.recipe_file import Dtype, InputSection, Recipe, examples
 from gracile.references import make
@@ -74,7 +73,7 @@ def demo_command(
 ) -> None:
     """Train a small network, halve its MACs, fine-tune, save it, load it back and check it."""
     if output is not None:
-        _require_free(output)
+        require_free(output)
     run_demo(Console(), data=data, output=output, seed=seed)
 
 
@@ -113,7 +112,7 @@ def compress_command(
     if folder is None:
         raise InputError(f"{recipe} names no output folder; add for example output: runs/small, or give --output")
     # Before hours of work, not after.
-    _require_free(folder)
+    require_free(folder)
     result = compress(job.model, job.example_inputs, **job.options)
     saved = result.save(folder)
     _out(result.report.to_json() if as_json else f"{result.report}\n\nsaved in {saved}")
@@ -155,21 +154,6 @@ def _as_data(cost: Cost) -> dict[str, Any]:
         "layers": [asdict(layer) for layer in cost.layers],
         "uncounted": [asdict(item) for item in cost.uncounted],
     }
-
-
-def _require_free(folder: Path) -> None:
-    """Raises FileError where `Result.save` would refuse the folder in the end."""
-    if folder.is_file():
-        raise FileError(f"{folder} is a file; give a folder")
-    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT} if folder.is_dir() else set()
-    if foreign:
-        raise FileError(
-            f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
-            "give another one"
-        )
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise FileError(f"{folder} cannot be made, as {above} cannot be written; give another folder")
 
 
 @contextmanager

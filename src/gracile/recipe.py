@@ -76,9 +76,9 @@ class Search:
 
     """
 
-    # "greedy": one common score that every layer may fall to; "exact": the largest sum of scores under the
-    # cost bound; "tar": one common relative residual, without evaluations.
-    kind: SearchKind = "greedy"
+    # "exact": the largest sum of scores under the cost bound; "greedy": one common score that every layer may
+    # fall to; "tar": one common relative residual, without evaluations.
+    kind: SearchKind = "exact"
     # Cost ratios to evaluate in each layer: N stands for 1/N, 2/N ... (N-1)/N; or the ratios themselves.
     candidates: int | tuple[float, ...] = 10
     # Fit a monotone curve to each layer's scores before they are used.

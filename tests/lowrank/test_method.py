@@ -29,7 +29,7 @@ def prepared(scheme="spatial_svd", count=48, model=None):
 
 
 def test_channel_moments_are_those_of_all_inputs():
-    model, _, _, moments, calibration = prepared("weight_svd")
+    _, _, _, moments, calibration = prepared("weight_svd")
     inputs = torch.cat([batch.args[0] for batch in calibration]).double()
     rows = inputs.movedim(1, -1).reshape(-1, 3)
     torch.testing.assert_close(moments["stem"].covariance, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-6)
@@ -42,9 +42,7 @@ def test_vertical_moments_follow_stride_and_padding():
     with torch.no_grad():
         inputs = torch.cat([torch.relu(model.stem(batch.args[0])) for batch in calibration]).double()
     rows = F.unfold(inputs, (3, 1), padding=(1, 0), stride=(2, 1)).transpose(1, 2).reshape(-1, 36)
-    torch.testing.assert_close(
-        moments["block.conv1"].covariance, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(moments["block.conv1"].covariance, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-6)
 
 
 def test_moments_see_the_padding_mode_of_the_module():
@@ -81,7 +79,7 @@ def model_bias(lowrank, layer):
 
 @pytest.mark.parametrize("scheme", ["weight_svd", "spatial_svd"])
 def test_aware_factors_lose_less_than_plain_ones(scheme):
-    model, graph, layers, moments, calibration = prepared(scheme)
+    model, graph, layers, moments, _ = prepared(scheme)
     fresh = images(64, seed=99)
     evaluate = agreement(model, fresh)
     for layer in layers:
@@ -123,7 +121,8 @@ def test_a_bias_is_added_only_where_no_batch_norm_takes_the_mean_error():
     model.block.shortcut = nn.Conv2d(12, 12, 1, 2, bias=False)
     model, graph, layers, moments, _ = prepared(model=model)
     lowrank = LowRank(model, graph, layers, moments)
-    added = {layer.name: AddBias(module=layer.name) in lowrank.change(layer.name, 2, final=True).edits for layer in layers}
+    edits = {layer.name: lowrank.change(layer.name, 2, final=True).edits for layer in layers}
+    added = {name: AddBias(module=name) in found for name, found in edits.items()}
     assert added == {
         "stem": False, "block.conv1": False, "block.conv2": False, "block.shortcut": True, "wide": False,
     }  # fmt: skip

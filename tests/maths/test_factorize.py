@@ -47,7 +47,8 @@ def test_the_truncated_decomposition_is_the_best_of_its_rank():
 
 def test_a_covariance_makes_the_output_error_the_least():
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(500, 8, generator=generator, dtype=torch.float64) @ torch.diag(torch.logspace(0, -2, 8).double())
+    scales = torch.logspace(0, -2, 8, dtype=torch.float64)
+    inputs = torch.randn(500, 8, generator=generator, dtype=torch.float64) * scales
     target = torch.randn(8, 8, generator=generator, dtype=torch.float64)
     covariance = inputs.T @ inputs / len(inputs)
 
@@ -87,7 +88,8 @@ def test_residuals_of_a_zero_weight_are_zero():
 @pytest.mark.parametrize(
     ("scheme", "expected"),
     [
-        # weight SVD: 4*k at 9 x 11 positions, then k*6*15 at 5 x 11; spatial SVD: 4*3*k at 5 x 11, then k*6*5 at 5 x 11.
+        # Weight SVD: 4*k at 9 x 11 positions, then k*6*15 at 5 x 11.
+        # Spatial SVD: 4*3*k at 5 x 11, then k*6*5 at 5 x 11.
         ("weight_svd", lambda k: 4 * k * 99 + k * 90 * 55),
         ("spatial_svd", lambda k: 12 * k * 55 + k * 30 * 55),
     ],
@@ -99,9 +101,7 @@ def test_costs_are_those_of_the_strided_factors(scheme, expected):
 
 
 def test_the_second_factor_strides_where_it_has_a_kernel():
-    shape = LayerShape(
-        inputs=4, outputs=4, kernel=(3, 3), stride=(2, 2), dilation=(1, 1), padding=((1, 1), (1, 1))
-    )
+    shape = LayerShape(inputs=4, outputs=4, kernel=(3, 3), stride=(2, 2), dilation=(1, 1), padding=((1, 1), (1, 1)))
     assert [factor.stride for factor in factor_shapes("spatial_svd", shape, 2)] == [(2, 1), (1, 2)]
     assert [factor.stride for factor in factor_shapes("weight_svd", shape, 2)] == [(1, 1), (2, 2)]
 

@@ -27,9 +27,7 @@ def column(layer, scores, costs=(10, 20, 30, 100), residuals=(0.9, 0.5, 0.2, 0.0
 
 def problem(columns, bound, fixed=0, monotonic=False):
     total = fixed + sum(int(c.costs[-1]) for c in columns)
-    return Problem(
-        columns=tuple(columns), fixed=fixed, bound=bound, total=total, metric="macs", monotonic=monotonic
-    )
+    return Problem(columns=tuple(columns), fixed=fixed, bound=bound, total=total, metric="macs", monotonic=monotonic)
 
 
 def test_greedy_takes_one_common_score():

@@ -35,7 +35,7 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
 
     """
     folder = Path(folder).absolute()
-    _refuse_foreign(folder)
+    require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -47,6 +47,19 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
     except (OSError, SafetensorError) as error:
         raise FileError(f"{folder} cannot be written: {error}") from error
     return folder
+
+
+def require_free(folder: Path) -> None:
+    """Raises FileError where `save` would have to replace something else than an earlier save."""
+    if folder.is_file():
+        raise FileError(f"{folder} is a file; give a folder")
+    if not folder.exists():
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (PLAN, WEIGHTS, REPORT))
+    if foreign:
+        raise FileError(
+            f"{folder} holds other files ({', '.join(foreign[:3])}), and saving replaces the folder; give another one"
+        )
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:
@@ -104,18 +117,6 @@ def _put(beside: Path, folder: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if folder.is_file():
-        raise FileError(f"{folder} is a file; give a folder")
-    if not folder.exists():
-        return
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (PLAN, WEIGHTS, REPORT))
-    if foreign:
-        raise FileError(
-            f"{folder} holds other files ({', '.join(foreign[:3])}), and saving replaces the folder; give another one"
-        )
 
 
 def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

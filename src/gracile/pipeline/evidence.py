@@ -31,7 +31,8 @@ def layer_reports(request: Request, found: Found, selection: Selection) -> Itera
 
 def _unchanged(request: Request, selection: Selection, layer: Layer) -> str:
     if request.ratios is None:
-        return "worth more than it would save"
+        cut = selection.asked[layer.name] < 1
+        return "the rest of the budget kept it whole" if cut else "worth more than it would save"
     if layer.name not in selection.asked:
         return "no ratio given"
     if selection.asked[layer.name] >= 1:

@@ -65,7 +65,7 @@ def compress(
     evaluate: Evaluate,
     target: Target | None = None,
     method: Scheme = "spatial_svd",
-    search: SearchKind | Search = "greedy",
+    search: SearchKind | Search = "exact",
     evaluate_search: Evaluate | None = None,
     ratios: Mapping[str, float] | None = None,
     ratios_metric: Metric = "macs",
@@ -85,7 +85,7 @@ def compress(
         evaluate: model -> score, larger is better; scores the original and the final model.
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one rank step.
         method: "weight_svd" or "spatial_svd".
-        search: how the layers' ratios are found: "greedy", "exact" or "tar", or a `Search` with options.
+        search: how the layers' ratios are found: "exact", "greedy" or "tar", or a `Search` with options.
         evaluate_search: scores the candidates of the search; default ``evaluate``.  It may use less data.
         ratios: shell pattern -> cost ratio in (0, 1], in place of ``target`` and search: each layer by hand.
         ratios_metric: what ``ratios`` are ratios of: "macs", "params" or "bytes".

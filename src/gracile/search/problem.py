@@ -79,7 +79,8 @@ class Problem:
             f"the target of {self.bound:.6g} {self.metric} ({self.bound / self.total:.3g} of the original) "
             f"cannot be reached: with every layer at its lowest candidate {lowest / self.total:.3g} remain, of which "
             f"{self.fixed / self.total:.3g} lie in layers that cannot be compressed or are excluded. Ways out: "
-            "a higher target, fewer excluded layers, lower candidates (Search(candidates=(0.02, 0.05, ...))), another method"
+            "a higher target, fewer excluded layers, lower candidates (Search(candidates=(0.02, 0.05, ...))), "
+            "another method"
         )
 
 
