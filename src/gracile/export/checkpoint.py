@@ -50,16 +50,18 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
 
 
 def require_free(folder: Path) -> None:
-    """Raises FileError where `save` would have to replace something else than an earlier save."""
+    """Raises FileError where `save` would refuse ``folder``: a file, other files in it, or no right to write."""
     if folder.is_file():
         raise FileError(f"{folder} is a file; give a folder")
-    if not folder.exists():
-        return
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (PLAN, WEIGHTS, REPORT))
+    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT} if folder.is_dir() else set()
     if foreign:
         raise FileError(
-            f"{folder} holds other files ({', '.join(foreign[:3])}), and saving replaces the folder; give another one"
+            f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
+            "give another one"
         )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise FileError(f"{folder} cannot be made, as {above} cannot be written; give another folder")
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:

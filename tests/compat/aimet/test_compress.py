@@ -102,7 +102,7 @@ def test_auto_mode_is_gracile_greedy(model, folder):
     small, _ = run(model, spatial(ignore=[model.conv1]), callback)
     own = gracile.compress(
         model, torch.rand(2, 3, 6, 6), evaluate=lambda m: callback(m, None, False), target=gracile.Target(macs=0.6),
-        search=gracile.Search(candidates=4), exclude=["conv1"],
+        search=gracile.Search(kind="greedy", candidates=4), exclude=["conv1"],
     )  # fmt: skip
     assert gracile.applied_plan(small) == own.plan
     torch.testing.assert_close(small(DATA), own.model(DATA), rtol=0, atol=0)
