@@ -107,7 +107,7 @@ def run_cell(cell: tuple[str, str, str, str, float], parts: dict[str, Images], r
         compressed=result.report.score_after,
         one_epoch=tuned,
         seconds=round(seconds, 1),
-        search_seconds=round(result.report.seconds.get("search", 0.0), 1),
+        dictionary_seconds=round(result.report.seconds.get("evaluation dictionary", 0.0), 1),
     )
     print(rows.rows[-1], flush=True)
 

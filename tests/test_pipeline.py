@@ -257,7 +257,14 @@ def test_the_report_says_it_all(greedy):
         assert layer in text
     assert "grouped convolution (16 groups)" in text
     assert json.loads(greedy.report.to_json())["environment"]["seed"] == 0
-    assert {"capture", "search", "evaluate", "apply"} <= greedy.report.seconds.keys()
+    assert {
+        "capture",
+        "decompose",
+        "evaluation dictionary",
+        "select",
+        "evaluate",
+        "apply",
+    } <= greedy.report.seconds.keys()
 
 
 @pytest.mark.parametrize("calibration", [None, CALIBRATION])
@@ -363,3 +370,15 @@ def test_ratios_may_be_of_parameters():
 def test_ratio_patterns_that_match_nothing_are_notes():
     result = job(target=None, ratios={"stem": 0.5, "tail": 0.5})
     assert "ratios: 'tail' matches no layer that can be factorized" in result.report.notes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_kept(dtype):
+    model = copy.deepcopy(MODEL).to(dtype)
+    data = DATA.to(dtype)
+    result = gracile.compress(
+        model, data[:2], evaluate=agreement(model, data), target=gracile.Target(macs=0.6), search="tar",
+        calibration=[batch.to(dtype) for batch in CALIBRATION],
+    )  # fmt: skip
+    assert {tensor.dtype for tensor in result.model.parameters()} == {dtype}
+    assert result.report.score_after > -0.1

@@ -60,7 +60,6 @@ def reestimate(original: nn.Module, model: nn.Module, example: Inputs, calibrati
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
-
     """
     sources = batch_norms(original)
     pairs = {name: (sources[name], module) for name, module in batch_norms(model).items() if name in sources}

@@ -29,7 +29,6 @@ class Inputs:
 
         Raises:
             InputError: of any other type, or without a tensor inside.
-
         """
         match example:
             case Inputs():
@@ -71,7 +70,6 @@ class Inputs:
 
         Raises:
             InputError: when the batch lacks an argument, or one is of another kind than the example's.
-
         """
         if isinstance(batch, Inputs):
             return batch
@@ -162,7 +160,6 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
 
     Raises:
         InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
-
     """
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(

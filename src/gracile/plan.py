@@ -57,7 +57,6 @@ class Factorize(_Edit):
 
         Raises:
             PlanError: there is no such layer, or the rank exceeds what its shape allows.
-
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -134,7 +133,6 @@ class AddBias(_Edit):
 
         Raises:
             PlanError: there is no such layer, or it has a bias.
-
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -170,7 +168,6 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
-
         """
         try:
             return cls.model_validate_json(text)
@@ -190,7 +187,6 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: an Edit does not fit.
-
         """
         cost = price(graph)
         for edit in self.edits:

@@ -23,7 +23,6 @@ class Target:
 
     Raises:
         InputError: none or several metrics, a ratio out of range, or text that is no amount.
-
     """
 
     # Multiply-accumulates of one example.
@@ -73,7 +72,6 @@ class Search:
 
     Raises:
         InputError: an unknown kind, or candidates that are no ratios.
-
     """
 
     # "exact": the largest sum of scores under the cost bound; "greedy": one common score that every layer may

@@ -176,7 +176,6 @@ class Recipe(_Section):
         Raises:
             FileError: the file cannot be read.
             RecipeError: it is malformed; the message lists all faults with their places.
-
         """
         document = read_yaml(file)
         faults = _either_or(document)
@@ -194,7 +193,6 @@ class Recipe(_Section):
 
         Raises:
             RecipeError: something cannot be imported or made; the message lists all such faults.
-
         """
         faults: list[Fault] = []
 

@@ -16,7 +16,6 @@ def require_reference(text: str) -> str:
 
     Raises:
         InputError: it has not.
-
     """
     module, colon, attribute = text.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
@@ -34,7 +33,6 @@ def find(reference: str) -> Any:
 
     Raises:
         InputError: the text is malformed, the module cannot be imported, or has no such attribute.
-
     """
     module_name, _, path = require_reference(reference).partition(":")
     found: Any = _imported(reference, module_name)
@@ -56,7 +54,6 @@ def make(reference: str, kind: type | tuple[type, ...], noun: str) -> Any:
 
     Raises:
         InputError: as `find`; the factory fails; or the result is of another type.
-
     """
     found = find(reference)
     if isinstance(found, kind):
@@ -76,7 +73,6 @@ def function(reference: str) -> Callable[..., Any]:
 
     Raises:
         InputError: as `find`, or the object cannot be called.
-
     """
     found = find(reference)
     if not callable(found):

@@ -115,7 +115,6 @@ class Report(_Frozen):
 
         Raises:
             FileError: the text is no Report of this format version.
-
         """
         try:
             return cls.model_validate_json(text)
@@ -130,7 +129,6 @@ class Report(_Frozen):
 
         Raises:
             FileError: the file cannot be read, or is no Report.
-
         """
         try:
             text = Path(file).read_text(encoding="utf-8")

@@ -58,7 +58,6 @@ class Store:
 
     Raises:
         StoreError: the file is not a store, of another version, damaged, or cannot be written.
-
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -104,7 +103,6 @@ class Store:
 
         Raises:
             StoreError: the job is there with another baseline, so its scores are not comparable.
-
         """
         text = json.dumps(dict(key), sort_keys=True)
         with _named(self.path), self._connection:
@@ -146,7 +144,6 @@ class Store:
 
         Raises:
             StoreError: the text is something else; nothing is added then.
-
         """
         for key, baseline, scores in _parsed(text):
             job = self.job(key, baseline)

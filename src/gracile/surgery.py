@@ -43,7 +43,6 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
     Raises:
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
-
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
@@ -70,7 +69,6 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
     Raises:
         PlanError: an Edit does not fit; nothing is changed then.
-
     """
     surgeon = _Surgeon(model, values or {})
     surgeon.operate(edits)
@@ -221,14 +219,14 @@ def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Paramete
     """A layer of ``shape`` that pads, stores and trains as ``layer`` does."""
     if tuple(weight.shape) != shape.weight:
         raise PlanError(f"a weight of the shape {list(weight.shape)} was given where {list(shape.weight)} belongs")
-    # Made on the meta device: initialising the weights would cost time and draw from the global generator.
     if isinstance(layer, nn.Linear):
-        made: nn.Module = nn.Linear(shape.inputs, shape.outputs, bias=False, device="meta")
+        made = _without_values(nn.Linear, shape.inputs, shape.outputs, bias=False)
     else:
         padding: Any = layer.padding
         if not isinstance(padding, str):
             padding = tuple(before for before, _ in shape.padding)
-        made = _CONVOLUTIONS[len(shape.kernel)](
+        made = _without_values(
+            _CONVOLUTIONS[len(shape.kernel)],
             shape.inputs,
             shape.outputs,
             shape.kernel,
@@ -237,12 +235,19 @@ def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Paramete
             shape.dilation,
             bias=False,
             padding_mode=layer.padding_mode,
-            device="meta",
         )
     like = layer.weight
     value = weight.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
     made.weight = nn.Parameter(value, requires_grad=like.requires_grad)
     made.register_parameter("bias", bias)
+    return made
+
+
+def _without_values(kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """A layer whose weights are neither allocated nor initialised: that takes time, and draws random numbers."""
+    bare = type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
+    made: nn.Module = bare(*args, **kwargs, device="meta")
+    made.__class__ = kind
     return made
 
 

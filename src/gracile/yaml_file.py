@@ -83,7 +83,6 @@ def read_yaml(file: str | Path) -> YamlFile:
         FileError: the file cannot be read, or is too large.
         RecipeError: it is no YAML, no mapping, or uses what is not needed here: anchors and aliases (which can
             grow a small file without bounds), tags, several documents, a key twice.
-
     """
     name, text = str(file), _text(Path(file))
     try:

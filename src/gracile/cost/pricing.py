@@ -23,7 +23,6 @@ def profile(model: nn.Module, example_inputs: ExampleInputs | Graph) -> Cost:
     Raises:
         InputError: ``example_inputs`` holds no tensor.
         CaptureError: the model cannot be captured.
-
     """
     return price(capture(model, example_inputs))
 

@@ -89,7 +89,6 @@ def fashion_mnist(seed: int = 0, folder: Path = FASHION_MNIST) -> Splits:
 
     Raises:
         FileError: a file is missing, or no idx file.
-
     """
     del seed
     train, test = _fashion_part("train", folder), _fashion_part("t10k", folder)
@@ -109,7 +108,6 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 
     Raises:
         FileError: the file is missing, or no such file.
-
     """
     try:
         data = gzip.decompress(file.read_bytes())

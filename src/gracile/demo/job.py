@@ -78,7 +78,6 @@ def run_demo(
     Raises:
         InputError: ``data`` is unknown.
         FileError: the images are missing, or the folder cannot be written or read back.
-
     """
     if data not in DATASETS:
         raise InputError(f"data is {data!r}; it is one of {', '.join(DATASETS)}")
@@ -161,7 +160,6 @@ def check(folder: Path, fresh: nn.Module, saved: nn.Module, data: Images) -> Non
 
     Raises:
         FileError: the folder cannot be read, or gives a model with other values or outputs.
-
     """
     loaded = load(folder, fresh).eval()
     values, expected = loaded.state_dict(), saved.state_dict()

@@ -18,7 +18,6 @@ def train(model: nn.Module, data: Images, *, epochs: int, rate: float, batch: in
         rate: the highest learning rate.
         seed: of the order and the shifts.
         name: of the progress bar.
-
     """
     generator = torch.Generator().manual_seed(seed)
     batch = min(batch, len(data))

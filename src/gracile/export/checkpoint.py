@@ -32,7 +32,6 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
 
     Raises:
         FileError: the folder holds other files, or cannot be written.
-
     """
     folder = Path(folder).absolute()
     require_free(folder)
@@ -72,7 +71,6 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
     Raises:
         FileError: a file is missing, damaged, or does not fit the model.
-
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")

@@ -31,7 +31,6 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *,
     Raises:
         InputError: ``model`` is no module, or ``example_inputs`` holds no tensor.
         CaptureError: the model is compiled, scripted, wrapped or not initialised, or torch.export refuses it.
-
     """
     if isinstance(example_inputs, Graph):
         return example_inputs

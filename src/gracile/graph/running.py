@@ -74,7 +74,6 @@ def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batc
     Raises:
         InputError: no batch, or one that does not fit the model's inputs.
         CaptureError: a batch of another shape runs other nodes.
-
     """
     graphs = {graph.example.signature: graph}
     wanted = {name: graph.nodes[name] for name in visitors}

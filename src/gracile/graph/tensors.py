@@ -35,9 +35,12 @@ def ties_of(model: nn.Module) -> dict[str, str]:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """``model.eval()`` inside; every module's own mode again afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    # Only where something changes: modules are slow to set attributes, and searches pass here for each candidate.
+    if any(training for _, training in modes):
+        model.eval()
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training is not training:
+                module.training = training

@@ -86,7 +86,6 @@ class LowRank:
         Args:
             final: leave the mean error to the batch-norm where one follows, as it is about to be re-estimated;
                 otherwise such a layer gets a bias, too, so that it can be judged alone.
-
         """
         layer, module = self.layers[name], self._module(name)
         left, right = self.decomposition(name).truncated(rank)

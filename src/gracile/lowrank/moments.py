@@ -34,7 +34,6 @@ def collect(
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
-
     """
     collectors = {layer.name: _Collector(layer) for layer in layers}
     visitors = {operation.node: collectors[layer.name] for layer in layers for operation in layer.operations}

@@ -46,7 +46,6 @@ def plan(
     Raises:
         InputError: an argument is out of range, or ``ratios`` match no layer at all.
         CaptureError: the model cannot be captured.
-
     """
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r}; it is one of {', '.join(METRICS)}")
@@ -75,7 +74,6 @@ def ratios_of(found: Found, ratios: Mapping[str, float]) -> tuple[dict[str, floa
 
     Raises:
         InputError: a ratio is out of range, or no pattern matches a layer that can be factorized.
-
     """
     for pattern, ratio in ratios.items():
         require_ratio(f"ratios[{pattern!r}]", ratio)

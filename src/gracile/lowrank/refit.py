@@ -14,7 +14,7 @@ from gracile.graph import Graph, Node, capture, eval_mode, run
 from gracile.inputs import Calibration, Inputs
 from gracile.lowrank.layers import Layer
 from gracile.maths.least_squares import Moments, refit
-from gracile.maths.patches import as_batch, padded, vectors
+from gracile.maths.patches import as_batch, at_least_float32, padded, vectors
 from gracile.plan import child
 from gracile.progress import bar
 from gracile.report import Record
@@ -40,7 +40,6 @@ def refit_factors(
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
-
     """
     pairs = _Pairs(original, graph, compressed)
     order = {name: position for position, name in enumerate(graph.nodes)}
@@ -64,7 +63,7 @@ def _refit(layer: Layer, compressed: nn.Module, pairs: "_Pairs", calibration: Ca
         wanted = as_batch(target, shape).movedim(1, -1)
         parts = max(1, _BLOCK // max(1, wanted[:1].numel() // wanted.shape[-1] * second.weight[0].numel()))
         for some, some_wanted in zip(torch.split(rows, parts), torch.split(wanted, parts), strict=True):
-            moments.add(vectors(some, shape, axes), some_wanted.flatten(0, -2))
+            moments.add(vectors(some, shape, axes), at_least_float32(some_wanted.flatten(0, -2)))
     weight, bias = refit(moments, second.weight.flatten(1), intercept=second.bias is not None)
     second.weight.copy_(weight.reshape(second.weight.shape))
     if second.bias is not None:

@@ -141,7 +141,7 @@ def decompose(target: Tensor, covariance: Tensor | None = None) -> Decomposition
     left = E diag(1 / sqrt d) U S^(1/2) and right = S^(1/2) V^T; without C, those of M itself.
     """
     if covariance is None:
-        u, sigma, vt = torch.linalg.svd(target, full_matrices=False)
+        u, sigma, vt = _svd(target)
         root = sigma.sqrt()
         return Decomposition(u * root, root[:, None] * vt, sigma)
     values, vectors = torch.linalg.eigh(covariance.double())
@@ -149,9 +149,25 @@ def decompose(target: Tensor, covariance: Tensor | None = None) -> Decomposition
     # An input that never varies gives no information: any damping then means the plain decomposition.
     damped = values + DAMPING * values.mean() if values.mean() > 0 else torch.ones_like(values)
     scale = damped.sqrt()
-    u, sigma, vt = torch.linalg.svd(scale[:, None] * (vectors.T @ target), full_matrices=False)
+    u, sigma, vt = _svd(scale[:, None] * (vectors.T @ target))
     root = sigma.sqrt()
     return Decomposition((vectors / scale) @ (u * root), root[:, None] * vt, sigma)
+
+
+def _svd(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin singular value decomposition, from the eigenvectors of the smaller Gram matrix: half the time.
+
+    Squaring costs half of float64's digits in singular values below 1e-8 of the largest, but not in what the leading
+    terms span: M_k = U_k U_k^T M is a projection, exact for the U that comes out.
+    """
+    if target.shape[0] > target.shape[1]:
+        v, sigma, ut = _svd(target.T)
+        return ut.T, sigma, v.T
+    values, vectors = torch.linalg.eigh(target @ target.T)
+    u, sigma = vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+    # Terms that vanish get zero rows; any scale would do, as their weight is nil.
+    safe = torch.where(sigma > 1e-12 * sigma[0], sigma, torch.inf)
+    return u, sigma, (u.T @ target) / safe[:, None]
 
 
 def max_rank(scheme: Scheme, shape: LayerShape) -> int:

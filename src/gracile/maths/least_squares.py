@@ -42,7 +42,6 @@ def refit(moments: Moments, prior: Tensor, *, intercept: bool) -> tuple[Tensor, 
 
     Returns:
         W and b, float64; b is None without ``intercept``.
-
     """
     if moments.xx is None or moments.xy is None or moments.x is None or moments.y is None:
         raise InputError("no rows were added to the moments")

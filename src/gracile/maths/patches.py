@@ -40,10 +40,15 @@ def taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:
 def vectors(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> Tensor:
     """Patches along ``axes`` of the padded [N, m, *size], one row a position: [P, m * prod(kernel along axes)].
 
-    Rows vary fastest along the taps, then along the channels, as a flattened weight [n, m, *kernel] does.
+    Rows vary fastest along the taps, then along the channels, as a flattened weight [n, m, *kernel] does.  They are
+    at least float32, as sums of products in half precision lose too much.
     """
     stacked = torch.stack(taps(data, shape, axes), dim=2)
-    return stacked.movedim((1, 2), (-2, -1)).flatten(0, -3).flatten(1)
+    return at_least_float32(stacked.movedim((1, 2), (-2, -1)).flatten(0, -3).flatten(1))
+
+
+def at_least_float32(data: Tensor) -> Tensor:
+    return data.to(torch.promote_types(data.dtype, torch.float32))
 
 
 def mean_patch(data: Tensor, shape: LayerShape) -> Tensor:

@@ -50,7 +50,6 @@ class Result:
 
         Raises:
             FileError: the folder holds other files, or cannot be written.
-
         """
         return save(folder, self.model, self.report)
 
@@ -106,7 +105,6 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
-
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
@@ -126,11 +124,10 @@ def compress(
     with clock("calibrate"):
         moments = None if data is None else collect(work, graph, found.layers, data)[0]
     lowrank = LowRank(work, graph, found.layers, moments)
-    with clock("search"):
-        if request.ratios is not None:
-            selection = by_hand(request, found, request.ratios)
-        else:
-            selection = by_search(request, lowrank, before, data, score_before)
+    if request.ratios is not None:
+        selection = by_hand(request, found, request.ratios)
+    else:
+        selection = by_search(request, lowrank, before, data, score_before, clock)
     with clock("apply"):
         work = _factorized(lowrank, selection.ranks, request.fine_tune_layer)
     with clock("repair"):

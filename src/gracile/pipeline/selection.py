@@ -11,6 +11,7 @@ from gracile.inputs import Calibration
 from gracile.lowrank.layers import Found, Layer
 from gracile.lowrank.method import LowRank
 from gracile.lowrank.planning import ratios_of
+from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.report import Entry
 from gracile.search.dictionary import evaluate_columns
@@ -38,7 +39,6 @@ def by_hand(request: Request, found: Found, ratios: Mapping[str, float]) -> Sele
 
     Raises:
         InputError: a ratio is out of range, or no pattern matches a layer that can be compressed.
-
     """
     asked, unmatched = ratios_of(found, ratios)
     ranks = {
@@ -54,7 +54,12 @@ def by_hand(request: Request, found: Found, ratios: Mapping[str, float]) -> Sele
 
 
 def by_search(
-    request: Request, lowrank: LowRank, before: Cost, data: Calibration | None, score_before: float
+    request: Request,
+    lowrank: LowRank,
+    before: Cost,
+    data: Calibration | None,
+    score_before: float,
+    clock: Clock,
 ) -> Selection:
     """The ranks that the search chooses.
 
@@ -66,14 +71,16 @@ def by_search(
         TargetError: the target cannot be reached; found out before anything is evaluated.
         EvaluationError: the evaluation function failed.
         StoreError: the store is damaged or belongs to another job.
-
     """
-    columns = tuple(_column(request, lowrank, layer) for layer in lowrank.layers.values())
+    with clock("decompose"):
+        columns = tuple(_column(request, lowrank, layer) for layer in lowrank.layers.values())
     if request.search.kind in SCORED:
         candidates = [_candidates(request, lowrank, column) for column in columns]
         _problem(request, columns, before).require_reachable([min(levels) for levels in candidates])
-        columns = _scored(request, lowrank, columns, candidates, data, score_before)
-    selected, final = select(_problem(request, columns, before), request.search.kind)
+        with clock("evaluation dictionary"):
+            columns = _scored(request, lowrank, columns, candidates, data, score_before)
+    with clock("select"):
+        selected, final = select(_problem(request, columns, before), request.search.kind)
     levels = list(zip(columns, selected.levels, final.levels, strict=True))
     return Selection(
         ranks={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},

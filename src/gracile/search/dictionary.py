@@ -28,7 +28,6 @@ def evaluate_columns(
 
     Raises:
         EvaluationError: the evaluation function fails; what was evaluated before is in the store.
-
     """
     known = job.scores()
     wanted = [

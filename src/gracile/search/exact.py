@@ -14,7 +14,6 @@ def select_exact(problem: Problem) -> Choice:
 
     Raises:
         TargetError: the lowest candidates cost more than the bound.
-
     """
     problem.require_reachable([column.floor for column in problem.columns])
     values, costs, options = [], [], []

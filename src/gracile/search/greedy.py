@@ -12,7 +12,6 @@ def select_greedy(problem: Problem) -> Choice:
 
     Raises:
         TargetError: the lowest candidates cost more than the bound.
-
     """
     problem.require_reachable([column.floor for column in problem.columns])
     curves = [column.curve(problem.monotonic) for column in problem.columns]

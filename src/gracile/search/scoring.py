@@ -23,7 +23,6 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
 
     Raises:
         EvaluationError: the function raised, or returned something that is not one finite number.
-
     """
     name = getattr(evaluate, "__qualname__", type(evaluate).__name__)
     try:

@@ -25,7 +25,6 @@ def select(problem: Problem, kind: SearchKind) -> tuple[Choice, Choice]:
 
     Raises:
         TargetError: no admissible levels reach the bound.
-
     """
     selected = SELECTORS[kind](problem)
     return selected, spend(problem, selected)

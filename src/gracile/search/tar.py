@@ -12,7 +12,6 @@ def select_tar(problem: Problem) -> Choice:
 
     Raises:
         TargetError: even the lowest ranks cost more than the bound.
-
     """
     problem.require_reachable([0 for _ in problem.columns])
     thresholds = np.unique(np.concatenate([column.residuals for column in problem.columns]))

@@ -31,7 +31,6 @@ labels = model(data).argmax(1)
 def evaluate_model(model, iterations, use_cuda=False):
     rows = slice(None) if iterations is None else slice(8 * iterations)
     return (model(data[rows]).argmax(1) == labels[rows]).float().mean().item()
-
 """
 
 AUTO = """

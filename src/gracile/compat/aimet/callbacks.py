@@ -33,7 +33,6 @@ def scorer(eval_callback: EvalFunction, iterations: Any, use_cuda: bool) -> Eval
 
     Raises:
         InputError: it cannot be called.
-
     """
     if not callable(eval_callback):
         raise InputError(
@@ -52,7 +51,6 @@ def announce(trainer: Trainer | None, model: nn.Module) -> None:
 
     Raises:
         InputError: ``trainer`` has no ``train_model``.
-
     """
     if trainer is None:
         return

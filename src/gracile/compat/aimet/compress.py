@@ -84,7 +84,6 @@ class ModelCompressor:
             TargetError: the target cannot be reached.
             EvaluationError: the callback failed, or returned no finite number.
             FileError: the data folder cannot be written, or the saved evaluation dictionary does not fit.
-
         """
         if not isinstance(model, nn.Module):
             raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")

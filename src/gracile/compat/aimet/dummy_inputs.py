@@ -20,7 +20,6 @@ def captured(model: nn.Module, input_shape: Any) -> Graph:
     Raises:
         InputError: ``input_shape`` is neither shapes nor tensors.
         CaptureError: the model cannot be captured on such inputs.
-
     """
     inputs = tuple(_input(model, item) for item in _items(input_shape))
     try:

@@ -41,7 +41,6 @@ def data_folder() -> Path:
 
     Raises:
         FileError: there is no home folder to put a cache into.
-
     """
     if given := os.environ.get("GRACILE_DATA"):
         return Path(given).absolute()
@@ -60,7 +59,6 @@ def scratch_store() -> Iterator[Path]:
 
     Raises:
         FileError: the data folder cannot be written.
-
     """
     folder = data_folder()
     try:
@@ -77,7 +75,6 @@ def write(store: Path, scheme: Scheme) -> Path:
 
     Raises:
         FileError: the data folder cannot be written.
-
     """
     with Store(store) as opened:
         job = json.loads(opened.to_json())["jobs"][0]
@@ -104,7 +101,6 @@ def read(path: str | os.PathLike[str]) -> Evaluations:
     Raises:
         InputError: ``path`` is a pickle, or no path.
         FileError: the file cannot be read, or holds something else.
-
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(

@@ -63,7 +63,6 @@ def parse(model: nn.Module, compress_scheme: Any, cost_metric: Any, parameters: 
         InputError: one is of the wrong type or range, does not go with another, or names a module that is not
             part of ``model``; channel pruning is refused.
         FileError: the saved evaluation dictionary cannot be read.
-
     """
     if compress_scheme is CompressionScheme.channel_pruning:
         raise InputError(

@@ -31,6 +31,5 @@ class ModuleNames:
 
         Raises:
             InputError: a module is not part of the model.
-
         """
         return tuple(escape(self.name(module, where)) for module in modules)

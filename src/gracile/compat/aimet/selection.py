@@ -48,7 +48,6 @@ def from_saved(work: nn.Module, graph: Graph, found: Found, job: Job, greedy: Gr
     Raises:
         FileError: the scores are of other layers, or of another scheme.
         TargetError: the target cannot be reached.
-
     """
     saved = job.saved
     assert saved is not None
@@ -91,7 +90,6 @@ def by_tar(
 
     Raises:
         EvaluationError: the evaluation function fails, or gives zero for the original.
-
     """
     lowrank = LowRank(work, graph, found.layers)
     columns = _columns(lowrank, job)

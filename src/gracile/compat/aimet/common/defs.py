@@ -64,7 +64,6 @@ class GreedySelectionParameters:
 
     Raises:
         InputError: a ratio outside (0, 1], or fewer than two candidates.
-
     """
 
     # Cost of the compressed model / cost of the original.
@@ -87,7 +86,6 @@ class TarRankSelectionParameters:
 
     Raises:
         InputError: fewer than two indices.
-
     """
 
     num_rank_indices: int
@@ -101,7 +99,6 @@ def ratio_of(value: Ratio, name: str) -> float:
 
     Raises:
         InputError: it is no number in (0, 1].
-
     """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= 1:
         raise InputError(f"{name} is {value!r}; it is compressed cost / original cost, a number in (0, 1]")
