@@ -188,15 +188,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 # Called with the node, its positional arguments as values, and its output.
 Visitor = Callable[[Node, tuple[Any, ...], Any], None]
+# Called in a node's place, with its arguments as values.
+Substitute = Callable[..., Any]
 
 
 @torch.no_grad()
-def run(graph: Graph, model: nn.Module, inputs: Inputs, visitors: Mapping[str, Visitor] | None = None) -> Any:
+def run(
+    graph: Graph,
+    model: nn.Module,
+    inputs: Inputs,
+    visitors: Mapping[str, Visitor] | None = None,
+    substitutes: Mapping[str, Substitute] | None = None,
+) -> Any:
     """Run the program with the values of ``model``'s tensors; returns what the model returns.
 
     ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
+    ``substitutes`` are called in place of the operators of the nodes that they are listed under.
     """
     visitors = visitors or {}
+    substitutes = substitutes or {}
     tensors = tensors_of(model)
     given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
     remaining = {name: len(users) for name, users in graph.users.items()}
@@ -211,7 +221,7 @@ def run(graph: Graph, model: nn.Module, inputs: Inputs, visitors: Mapping[str, V
         else:
             args, kwargs = _resolved((node.args, dict(node.kwargs)), values)
             assert node.target is not None
-            values[node.name] = node.target(*args, **kwargs)
+            values[node.name] = substitutes.get(node.name, node.target)(*args, **kwargs)
             if node.name in visitors:
                 visitors[node.name](node, args, values[node.name])
             for name in set(node.refs):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
 from gracile.maths.factorize import (
     LayerShape,
@@ -20,7 +21,7 @@ from gracile.maths.factorize import (
     factor_weights,
     matrix,
 )
-from gracile.plan import AddBias, Edit, Factorize, Plan, child
+from gracile.plan import AddBias, Edit, Factorize, Plan, SetAttribute, Slice, child
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -178,6 +179,37 @@ class _Surgeon:
                     parent._modules[name] = new
                     self._undo.append(lambda parent=parent, name=name: parent._modules.update({name: old}))
 
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        old = getattr(module, name)
+        setattr(module, name, value)
+        self._undo.append(lambda: setattr(module, name, old))
+
+    def tensor(self, edit: Edit, name: str) -> tuple[nn.Module, str, Tensor]:
+        """The module that owns the parameter or buffer ``name``, the tensor's name there, and the tensor."""
+        path, _, leaf = name.rpartition(".")
+        try:
+            owner = self.root.get_submodule(path)
+        except AttributeError as error:
+            raise PlanError(f"{edit}: the model has no module {path!r}") from error
+        if nn.utils.parametrize.is_parametrized(owner, leaf):
+            raise PlanError(
+                f"{edit}: it is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        tensor = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        if tensor is None:
+            raise PlanError(f"{edit}: module {path!r} has no parameter or buffer {leaf!r}")
+        return owner, leaf, tensor
+
+    def owners(self, tensor: Tensor) -> list[tuple[nn.Module, str]]:
+        """Every module that holds ``tensor``, and the name that it has there."""
+        return [
+            (module, name)
+            for module in self.root.modules()
+            for held in (module._parameters, module._buffers)
+            for name, other in held.items()
+            if other is tensor
+        ]
+
     def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         old = module._parameters.get(name)
         module.register_parameter(name, parameter)
@@ -255,4 +287,30 @@ def _add_bias(surgeon: _Surgeon, edit: AddBias) -> None:
     )
 
 
-_HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {Factorize: _factorize, AddBias: _add_bias}
+def _slice(surgeon: _Surgeon, edit: Slice) -> None:
+    _, _, old = surgeon.tensor(edit, edit.tensor)
+    edit.shape(tuple(old.shape))
+    index = torch.tensor(edit.keep, device=old.device)
+    new = old.detach().index_select(edit.axis, index)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for module, name in surgeon.owners(old):
+        sizes = sizes_after(module, name, edit.axis, edit.keep, old.shape[edit.axis])
+        surgeon.set_attribute(module, name, new)
+        for attribute, size in sizes.items():
+            surgeon.set_attribute(module, attribute, size)
+
+
+def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
+    module = surgeon.layer(edit)
+    if not hasattr(module, edit.name):
+        raise PlanError(f"{edit}: {type(module).__name__} has no attribute {edit.name!r}")
+    surgeon.set_attribute(module, edit.name, edit.value)
+
+
+_HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
+    Factorize: _factorize,
+    AddBias: _add_bias,
+    Slice: _slice,
+    SetAttribute: _set_attribute,
+}
