@@ -20,6 +20,11 @@ def sizes_after(module: nn.Module, name: str, axis: int, keep: Sequence[int], si
     return {}
 
 
+def knows(module: nn.Module | None) -> bool:
+    """Whether `sizes_after` looks after the module's attributes."""
+    return module is None or any(isinstance(module, kind) for kind in _KINDS)
+
+
 def _linear(module: Any, name: str, axis: int, keep: Sequence[int], size: int) -> Mapping[str, Any]:
     return {("out_features", "in_features")[axis]: len(keep)} if name == "weight" else {}
 

@@ -201,7 +201,17 @@ class SetAttribute(_Edit):
         return f"set {child(self.module, self.name)} to {self.value}"
 
 
-Edit = Annotated[Factorize | AddBias | Slice | SetAttribute, Field(discriminator="edit")]
+class ReplaceModule(_Edit):
+    """Put gracile's own module, of the same parameters under the same names, where torch's cannot be cut."""
+
+    edit: Literal["replace_module"] = "replace_module"
+    by: Literal["multihead_attention"]
+
+    def __str__(self) -> str:
+        return f"replace {self.module or '(model)'} by gracile's {self.by}"
+
+
+Edit = Annotated[Factorize | AddBias | Slice | SetAttribute | ReplaceModule, Field(discriminator="edit")]
 
 
 class Plan(BaseModel):
@@ -242,7 +252,7 @@ class Plan(BaseModel):
             PlanError: an Edit does not fit.
         """
         cost = price(graph)
-        for cutting, edits in groupby(self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute)):
+        for cutting, edits in groupby(self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)):
             if cutting:
                 cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)])
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
 from gracile.maths.factorize import (
@@ -21,7 +22,7 @@ from gracile.maths.factorize import (
     factor_weights,
     matrix,
 )
-from gracile.plan import AddBias, Edit, Factorize, Plan, SetAttribute, Slice, child
+from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -139,10 +140,14 @@ class _Surgeon:
         self.root = root
         self.values = values
         self._undo: list[Callable[[], None]] = []
+        # Tensor id -> who holds it; made when first needed, and again after an Edit that is no slice.
+        self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
 
     def operate(self, edits: Iterable[Edit]) -> None:
         try:
             for edit in edits:
+                if not isinstance(edit, Slice):
+                    self._owners = {}
                 _HANDLERS[type(edit)](self, edit)
         except BaseException:
             self.undo()
@@ -202,13 +207,19 @@ class _Surgeon:
 
     def owners(self, tensor: Tensor) -> list[tuple[nn.Module, str]]:
         """Every module that holds ``tensor``, and the name that it has there."""
-        return [
-            (module, name)
-            for module in self.root.modules()
-            for held in (module._parameters, module._buffers)
-            for name, other in held.items()
-            if other is tensor
-        ]
+        if not self._owners:
+            for module in self.root.modules():
+                for name, held in [*module._parameters.items(), *module._buffers.items()]:
+                    if held is not None:
+                        self._owners.setdefault(id(held), []).append((module, name))
+        return self._owners[id(tensor)]
+
+    def put(self, old: Tensor, new: Tensor) -> None:
+        """``new`` wherever ``old`` was."""
+        owners = self.owners(old)
+        for module, name in owners:
+            self.set_attribute(module, name, new)
+        self._owners[id(new)] = owners
 
     def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         old = module._parameters.get(name)
@@ -295,10 +306,9 @@ def _slice(surgeon: _Surgeon, edit: Slice) -> None:
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, requires_grad=old.requires_grad)
     for module, name in surgeon.owners(old):
-        sizes = sizes_after(module, name, edit.axis, edit.keep, old.shape[edit.axis])
-        surgeon.set_attribute(module, name, new)
-        for attribute, size in sizes.items():
+        for attribute, size in sizes_after(module, name, edit.axis, edit.keep, old.shape[edit.axis]).items():
             surgeon.set_attribute(module, attribute, size)
+    surgeon.put(old, new)
 
 
 def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
@@ -308,9 +318,20 @@ def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
     surgeon.set_attribute(module, edit.name, edit.value)
 
 
+def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
+    module = surgeon.layer(edit)
+    if isinstance(module, CuttableAttention):
+        return
+    reason = CuttableAttention.unfit(module)
+    if reason is not None:
+        raise PlanError(f"{edit}: {reason}")
+    surgeon.replace(module, CuttableAttention(module))
+
+
 _HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
     Factorize: _factorize,
     AddBias: _add_bias,
     Slice: _slice,
     SetAttribute: _set_attribute,
+    ReplaceModule: _replace_module,
 }

@@ -7,18 +7,24 @@ in the end goes together (``groups.py``).  Whatever has no rule is frozen, with 
 
 from gracile.channels.engine import channel_groups
 from gracile.channels.groups import ChannelGroup, ChannelGroups, Member
-from gracile.channels.resize import after_cutting, fitting, kept_groups, same_program
+from gracile.channels.resize import Demand, Difference, after_cutting, demands, fitting, kept_groups, same_program
 from gracile.channels.ties import Grouped, Heads
+from gracile.channels.walk import NormSite, operator
 
 __all__ = [
     "ChannelGroup",
     "ChannelGroups",
+    "Demand",
+    "Difference",
     "Grouped",
     "Heads",
     "Member",
+    "NormSite",
     "after_cutting",
     "channel_groups",
+    "demands",
     "fitting",
     "kept_groups",
+    "operator",
     "same_program",
 ]

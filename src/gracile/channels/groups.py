@@ -81,6 +81,12 @@ class ChannelGroups:
         lines += [f"frozen, {reason}: {', '.join(axes)}" for reason, axes in reasons.items()]
         return "\n".join(lines)
 
+    def component_of(self, group: ChannelGroup) -> Indices:
+        """The component of each of the group's channels."""
+        first = group.members[0]
+        labels: Labels = self.tensors[first.tensor][first.axis]
+        return self.component[labels[first.positions[:, 0]]]
+
     def kept(self, removed: Mapping[str, Iterable[int]]) -> dict[Axis, Indices]:
         """The indices that stay on every axis that is cut when channels are removed.
 

@@ -1,7 +1,7 @@
 """The program after a cut: shapes and literals that follow from the channels that stay."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from types import MappingProxyType
@@ -179,15 +179,69 @@ def _span(node: Node, groups: ChannelGroups, stays: Stays) -> Node:
     return replace(node, args=tuple(args))
 
 
-def same_program(expected: Graph, found: Graph) -> str | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class Demand:
+    """A literal of the program that must change; where it comes from a module's code, the code must follow."""
+
+    node: str
+    module: str
+    # Sizes, or whole lists of sizes: before -> after.
+    sizes: tuple[tuple[Any, Any], ...]
+    # The components that are removed from what the node reads or makes.
+    removed: frozenset[int]
+
+
+def demands(graph: Graph, groups: ChannelGroups, kept: Kept) -> list[Demand]:
+    """The literals that a cut changes.
+
+    Raises:
+        PlanError: ``kept`` does not cut whole channels.
+    """
+    smaller = after_cutting(graph, kept)
+    stays = groups.remaining(kept)
+    found = []
+    for node in graph.calls:
+        changed = _changes(node.args, smaller.nodes[node.name].args)
+        if changed:
+            values = [groups.values.get(name) for name in (node.name, *node.refs)]
+            removed = {int(c) for value in values for c in _removed(value, groups, stays)}
+            found.append(Demand(node.name, node.module, tuple(changed), frozenset(removed)))
+    return found
+
+
+def _changes(before: Any, after: Any) -> list[tuple[Any, Any]]:
+    if before == after:
+        return []
+    if isinstance(before, list | tuple):
+        inner = [pair for left, right in zip(before, after, strict=True) for pair in _changes(left, right)]
+        numbers = all(isinstance(item, int) for item in (*before, *after))
+        return [*inner, (tuple(before), tuple(after))] if numbers else inner
+    return [(before, after)]
+
+
+def _removed(value: object, groups: ChannelGroups, stays: Stays) -> list[int]:
+    values = value if isinstance(value, tuple) else (value,)
+    fields = [field for item in values if isinstance(item, Value) for field in item.fields]
+    return [int(c) for field in fields for c in np.unique(groups.component[field.labels[~stays[field.labels]]])]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a program is not what it should be."""
+
+    module: str
+    text: str
+
+
+def same_program(expected: Graph, found: Graph) -> Difference | None:
     """The first difference between two programs that should be equal, or None."""
     for left, right in zip(expected.calls, found.calls, strict=False):
         if left.op != right.op:
-            return f"{right.op} runs in module {right.module!r} where {left.op} should"
+            return Difference(right.module, f"{right.op} runs where {left.op} should")
         if left.output != right.output:
-            return f"{left.op} in module {left.module!r} gives {_shapes(right.output)}, not {_shapes(left.output)}"
+            return Difference(left.module, f"{left.op} gives {_shapes(right.output)}, not {_shapes(left.output)}")
         if operator(left) == "slice" and _numbers(left) != _numbers(right):
-            return f"{left.op} in module {left.module!r} takes {_numbers(right)}, not {_numbers(left)}"
+            return Difference(left.module, f"{left.op} takes {_numbers(right)}, not {_numbers(left)}")
     return None
 
 

@@ -1,0 +1,277 @@
+"""From channels to remove to a Plan that runs: sizes that are baked into Python code follow the cut.
+
+Slices alone suffice where code reads sizes from tensors.  Elsewhere a ladder is climbed, each rung verified by
+running the cut model and comparing it with its oracle: integer attributes that the code reads are patched, torch's
+attention is replaced by gracile's, and what then still does not fit is not cut, with the reason.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from gracile.attributes import knows
+from gracile.channels import ChannelGroups, Demand, after_cutting, demands, same_program
+from gracile.errors import GracileError, PlanError
+from gracile.graph import Graph, capture, eval_mode
+from gracile.inputs import Inputs
+from gracile.oracle import in_double, largest, largest_difference, oracle, outputs_of, tolerance_of
+from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
+from gracile.surgery import swapped
+
+# The class of a module and an attribute: patched on all instances or none.
+_Patch = tuple[type[nn.Module], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A Plan that removes channels, and what it took."""
+
+    plan: Plan
+    # Difference from the zeroed original on the example inputs, relative to its largest output.
+    error: float
+    # Groups that were left whole because the model's code would not follow -> why.
+    dropped: Mapping[str, str]
+
+    @property
+    def rungs(self) -> dict[str, int]:
+        """How many Edits each rung of the ladder took, and how many groups were left whole."""
+        attributes = sum(isinstance(edit, SetAttribute) for edit in self.plan.edits)
+        replaced = sum(isinstance(edit, ReplaceModule) for edit in self.plan.edits)
+        return {"attributes": attributes, "replaced": replaced, "dropped": len(self.dropped)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    # Difference from the oracle; infinite where the model did not run to its end.
+    error: float
+    # How many calls of modules returned, where it stopped, and why.
+    calls: int
+    module: str
+    problem: str
+
+
+def cut(model: nn.Module, graph: Graph, groups: ChannelGroups, removed: Mapping[str, Iterable[int]]) -> Cut:
+    """Plan to remove channels of ``model``, verified on the graph's example inputs.
+
+    Args:
+        graph: a capture of ``model``, which is left as it is.
+        groups: the channel groups of ``graph``.
+        removed: group name -> the channels to remove.
+
+    Raises:
+        InputError: a group or channel does not exist, or nothing would be left of an axis.
+        PlanError: the cut model does not run or is wrong, and no group can be blamed.
+    """
+    left = {name: list(channels) for name, channels in removed.items()}
+    dropped: dict[str, str] = {}
+    while any(left.values()):
+        kept = {axis: tuple(keep.tolist()) for axis, keep in groups.kept(left).items()}
+        climb = _Climb(model, graph, groups, kept)
+        plan, trial = climb.to_the_top()
+        if trial.error <= climb.tolerance:
+            return Cut(plan, trial.error, dropped)
+        blamed = [name for name in climb.blamed(trial, plan) if left.get(name)]
+        if not blamed:
+            raise PlanError(f"the cut model does not equal the zeroed original, in {trial.module!r}: {trial.problem}")
+        for name in blamed:
+            dropped[name] = f"the code of {trial.module or 'the model'} does not follow: {trial.problem}"
+            del left[name]
+    return Cut(Plan(), 0.0, dropped)
+
+
+class _Climb:
+    """One set of slices, and the search for the Edits that make the model run with them."""
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, groups: ChannelGroups, kept: dict[tuple[str, int], tuple[int, ...]]
+    ) -> None:
+        self._graph = graph
+        self._groups = groups
+        self._kept = kept
+        self._demands = demands(graph, groups, kept)
+        self._slices: list[Edit] = [Slice(tensor=name, axis=axis, keep=keep) for (name, axis), keep in kept.items()]
+        self._model, self._inputs = in_double(model, graph.example)
+        self._modules = dict(self._model.named_modules())
+        plan = Plan(edits=tuple(self._slices))
+        try:
+            expected = oracle(self._model, graph, plan, self._inputs)
+        except RuntimeError:
+            # The program was captured in another precision, and has constants of it.
+            self._model, self._inputs = model, graph.example
+            self._modules = dict(self._model.named_modules())
+            expected = oracle(model, graph, plan)
+        self._expected = outputs_of(expected)
+        self.tolerance = tolerance_of(graph, self._expected)
+
+    def to_the_top(self) -> tuple[Plan, _Trial]:
+        """The plan that came furthest, and how far that is."""
+        base = [*self._replacements(), *self._slices]
+        with swapped(self._model, base) as model:
+            trial = self._trial(model, [])
+        if trial.error <= self.tolerance:
+            return Plan(edits=tuple(base)), trial
+        # Read before the cut: the code has to run for that.
+        patches = self._patches()
+        with swapped(self._model, base) as model:
+            chosen, trial = self._search(model, patches)
+        edits = [edit for patch in chosen for edit in patches[patch]]
+        return Plan(edits=(*base, *edits)), trial
+
+    def blamed(self, trial: _Trial, plan: Plan) -> list[str]:
+        """The groups whose removal changes literals in the code that stopped the model."""
+        path = trial.module
+        if trial.problem == "" or trial.calls < 0:
+            path = self._where_it_differs(plan) or path
+        while True:
+            kind = type(self._modules.get(path))
+            found = [demand for demand in self._demands if type(self._modules.get(demand.module)) is kind]
+            if found or not path:
+                break
+            path = path.rpartition(".")[0]
+        components = frozenset().union(*(demand.removed for demand in found or self._demands))
+        return [
+            group.name
+            for group in self._groups.groups
+            if components & set(self._groups.component_of(group).tolist())
+        ]
+
+    def _where_it_differs(self, plan: Plan) -> str | None:
+        try:
+            with swapped(self._model, plan.edits) as model:
+                small = capture(model, self._inputs.kwargs or self._inputs.args)
+        except GracileError:
+            return None
+        difference = same_program(after_cutting(self._graph, self._kept), small)
+        return None if difference is None else difference.module
+
+    def _replacements(self) -> list[Edit]:
+        """torch's attention modules that lose something, replaced."""
+        edits: list[Edit] = []
+        for path, module in self._modules.items():
+            touched = any(name.rpartition(".")[0] in (path, child(path, "out_proj")) for name, _ in self._kept)
+            if type(module) is nn.MultiheadAttention and touched:
+                edits.append(ReplaceModule(module=path, by="multihead_attention"))
+                keep = self._kept.get((child(path, "out_proj.weight"), 1))
+                if keep is not None:
+                    edits.append(SetAttribute(module=path, name="num_heads", value=len(keep) // module.head_dim))
+        return edits
+
+    def _patches(self) -> dict[_Patch, list[SetAttribute]]:
+        """Attributes that are read where literals must change, with the values that the literals take."""
+        wanted = {demand.module for demand in self._demands if not knows(self._modules.get(demand.module))}
+        read = _attributes_read(self._model, self._inputs, {path: self._modules[path] for path in wanted})
+        found: dict[tuple[str, str], list[Any]] = {}
+        for demand in self._demands:
+            for name, value in read.get(demand.module, {}).items():
+                for before, after in demand.sizes:
+                    if value == before:
+                        found.setdefault((demand.module, name), []).append(after)
+        patches: dict[_Patch, list[SetAttribute]] = {}
+        for (path, name), values in found.items():
+            value = max(values, key=values.count)
+            edit = SetAttribute(module=path, name=name, value=value)
+            patches.setdefault((type(self._modules[path]), name), []).append(edit)
+        return patches
+
+    def _search(self, model: nn.Module, patches: dict[_Patch, list[SetAttribute]]) -> tuple[list[_Patch], _Trial]:
+        """The fewest patches with which the model gets furthest: all of them at first, then one more or less."""
+        chosen = list(patches)
+        best = self._trial(model, [edit for patch in chosen for edit in patches[patch]])
+        improved = True
+        while improved:
+            improved = False
+            for patch in patches:
+                other = [item for item in chosen if item != patch] if patch in chosen else [*chosen, patch]
+                trial = self._trial(model, [edit for item in other for edit in patches[item]])
+                fewer = len(other) < len(chosen) and (trial.error <= self.tolerance or trial.calls >= best.calls)
+                if self._better(trial, best) or (fewer and not self._better(best, trial)):
+                    chosen, best, improved = other, trial, True
+        return chosen, best
+
+    def _better(self, left: _Trial, right: _Trial) -> bool:
+        fits = left.error <= self.tolerance, right.error <= self.tolerance
+        if fits != (False, False):
+            return fits == (True, False)
+        return left.calls > right.calls
+
+    def _trial(self, model: nn.Module, edits: list[SetAttribute]) -> _Trial:
+        """Run the cut model and compare it with the oracle."""
+        with swapped(model, edits), eval_mode(model), torch.no_grad(), _watched(model) as watch:
+            try:
+                actual = outputs_of(self._inputs.call(model))
+            except Exception as error:
+                # The user's code meets sizes that it does not expect: what it raises is its own affair.
+                return _Trial(float("inf"), watch.calls, watch.inside, str(error).partition("\n")[0][:200])
+        error = largest_difference(actual, self._expected) / largest(self._expected)
+        return _Trial(error if error == error else float("inf"), watch.calls, "", "")
+
+
+class _Watch:
+    """How far a forward pass came."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._stack: list[str] = []
+        self.inside = ""
+
+    def enter(self, path: str, module: nn.Module, args: Any) -> None:
+        self._stack.append(path)
+        self.inside = path
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.calls += 1
+        self._stack.pop()
+        self.inside = self._stack[-1] if self._stack else ""
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[_Watch]:
+    watch = _Watch()
+    handles = [
+        handle
+        for path, module in model.named_modules()
+        for handle in (
+            module.register_forward_pre_hook(partial(watch.enter, path)),
+            module.register_forward_hook(watch.leave),
+        )
+    ]
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attributes_read(
+    model: nn.Module, inputs: Inputs, modules: Mapping[str, nn.Module]
+) -> dict[str, dict[str, Any]]:
+    """The integers, and sequences of them, that each module's code reads from itself on the example inputs."""
+    read: dict[str, dict[str, Any]] = {path: {} for path in modules}
+    classes = {path: type(module) for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            module.__class__ = _spying(classes[path], read[path])
+        with eval_mode(model), torch.no_grad():
+            inputs.call(model)
+    finally:
+        for path, module in modules.items():
+            module.__class__ = classes[path]
+    return read
+
+
+def _spying(kind: type[nn.Module], read: dict[str, Any]) -> type[nn.Module]:
+    def attribute(self: nn.Module, name: str) -> Any:
+        value = kind.__getattribute__(self, name)
+        if name in object.__getattribute__(self, "__dict__"):
+            if isinstance(value, int) and not isinstance(value, bool):
+                read[name] = value
+            elif isinstance(value, tuple | list) and value and all(type(item) is int for item in value):
+                read[name] = tuple(value)
+        return value
+
+    return type(kind.__name__, (kind,), {"__getattribute__": attribute})
