@@ -5,6 +5,7 @@ running the cut model and comparing it with its oracle: integer attributes that 
 attention is replaced by gracile's, and what then still does not fit is not cut, with the reason.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,18 +14,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gracile.attributes import knows
-from gracile.channels import ChannelGroups, Demand, after_cutting, demands, same_program
+from gracile.channels import ChannelGroups, Demand, Difference, after_cutting, demands, same_program
 from gracile.errors import GracileError, PlanError
 from gracile.graph import Graph, capture, eval_mode
 from gracile.inputs import Inputs
-from gracile.oracle import in_double, largest, largest_difference, oracle, outputs_of, tolerance_of
+from gracile.oracle import EXACT, in_double, largest, largest_difference, oracle, outputs_of, tolerance_of
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
 
-# The class of a module and an attribute: patched on all instances or none.
-_Patch = tuple[type[nn.Module], str]
+# The class of a module, an attribute, and the places of the literals that have its value: the operators, counted
+# within the module, and their arguments.  Patched on all instances or none.
+_Patch = tuple[type[nn.Module], str, frozenset[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,8 @@ class Cut:
 class _Trial:
     # Difference from the oracle; infinite where the model did not run to its end.
     error: float
-    # How many calls of modules returned, where it stopped, and why.
-    calls: int
+    # How many operators ran, where it stopped, and why.
+    ran: int
     module: str
     problem: str
 
@@ -75,11 +78,12 @@ def cut(model: nn.Module, graph: Graph, groups: ChannelGroups, removed: Mapping[
         plan, trial = climb.to_the_top()
         if trial.error <= climb.tolerance:
             return Cut(plan, trial.error, dropped)
-        blamed = [name for name in climb.blamed(trial, plan) if left.get(name)]
-        if not blamed:
-            raise PlanError(f"the cut model does not equal the zeroed original, in {trial.module!r}: {trial.problem}")
-        for name in blamed:
-            dropped[name] = f"the code of {trial.module or 'the model'} does not follow: {trial.problem}"
+        blamed, reason = climb.blamed(trial, plan)
+        stubborn = [name for name in blamed if left.get(name)]
+        if not stubborn:
+            raise PlanError(f"the cut model does not equal the zeroed original: {reason}")
+        for name in stubborn:
+            dropped[name] = reason
             del left[name]
     return Cut(Plan(), 0.0, dropped)
 
@@ -114,40 +118,53 @@ class _Climb:
         with swapped(self._model, base) as model:
             trial = self._trial(model, [])
         if trial.error <= self.tolerance:
-            return Plan(edits=tuple(base)), trial
+            return self._confirmed(Plan(edits=tuple(base)), trial)
         # Read before the cut: the code has to run for that.
         patches = self._patches()
         with swapped(self._model, base) as model:
             chosen, trial = self._search(model, patches)
         edits = [edit for patch in chosen for edit in patches[patch]]
-        return Plan(edits=(*base, *edits)), trial
+        return self._confirmed(Plan(edits=(*base, *edits)), trial)
 
-    def blamed(self, trial: _Trial, plan: Plan) -> list[str]:
-        """The groups whose removal changes literals in the code that stopped the model."""
-        path = trial.module
-        if trial.problem == "" or trial.calls < 0:
-            path = self._where_it_differs(plan) or path
-        while True:
+    def _confirmed(self, plan: Plan, trial: _Trial) -> tuple[Plan, _Trial]:
+        """Where rounding could hide a wrong cut, the program must also have the expected shapes."""
+        if self.tolerance <= EXACT or trial.error > self.tolerance:
+            return plan, trial
+        difference = self._difference(plan)
+        if difference is None:
+            return plan, trial
+        return plan, _Trial(float("inf"), trial.ran, difference.module, difference.text)
+
+    def blamed(self, trial: _Trial, plan: Plan) -> tuple[list[str], str]:
+        """The groups whose removal changes literals in the code that stopped the model, and what it said."""
+        path, problem = trial.module, trial.problem
+        if not problem:
+            difference = self._difference(plan)
+            path, problem = (difference.module, difference.text) if difference else ("", "its output is wrong")
+        found: list[Demand] = []
+        stopped = path
+        while not found and path:
             kind = type(self._modules.get(path))
             found = [demand for demand in self._demands if type(self._modules.get(demand.module)) is kind]
-            if found or not path:
-                break
             path = path.rpartition(".")[0]
         components = frozenset().union(*(demand.removed for demand in found or self._demands))
-        return [
+        names = [
             group.name
             for group in self._groups.groups
             if components & set(self._groups.component_of(group).tolist())
         ]
+        return names, f"the code of {stopped or 'the model'} does not follow: {problem}"
 
-    def _where_it_differs(self, plan: Plan) -> str | None:
+    def _difference(self, plan: Plan) -> Difference | None:
+        """Where the cut model's program is not what it should be."""
         try:
             with swapped(self._model, plan.edits) as model:
                 small = capture(model, self._inputs.kwargs or self._inputs.args)
         except GracileError:
             return None
-        difference = same_program(after_cutting(self._graph, self._kept), small)
-        return None if difference is None else difference.module
+        if any(isinstance(edit, ReplaceModule) for edit in plan.edits):
+            return None
+        return same_program(after_cutting(self._graph, self._kept), small)
 
     def _replacements(self) -> list[Edit]:
         """torch's attention modules that lose something, replaced."""
@@ -165,22 +182,44 @@ class _Climb:
         """Attributes that are read where literals must change, with the values that the literals take."""
         wanted = {demand.module for demand in self._demands if not knows(self._modules.get(demand.module))}
         read = _attributes_read(self._model, self._inputs, {path: self._modules[path] for path in wanted})
-        found: dict[tuple[str, str], list[Any]] = {}
+        found: dict[tuple[str, str], list[tuple[Any, tuple[int, int]]]] = {}
+        ordinals = self._ordinals()
         for demand in self._demands:
             for name, value in read.get(demand.module, {}).items():
-                for before, after in demand.sizes:
-                    if value == before:
-                        found.setdefault((demand.module, name), []).append(after)
+                for index, (before, after) in enumerate(demand.sizes):
+                    changed = _followed(value, before, after)
+                    if changed is not None:
+                        found.setdefault((demand.module, name), []).append((changed, (ordinals[demand.node], index)))
         patches: dict[_Patch, list[SetAttribute]] = {}
-        for (path, name), values in found.items():
-            value = max(values, key=values.count)
-            edit = SetAttribute(module=path, name=name, value=value)
-            patches.setdefault((type(self._modules[path]), name), []).append(edit)
+        for (path, name), matches in found.items():
+            values = [value for value, _ in matches]
+            edit = SetAttribute(module=path, name=name, value=max(values, key=values.count))
+            places = frozenset(place for _, place in matches)
+            patches.setdefault((type(self._modules[path]), name, places), []).append(edit)
         return patches
 
+    def _ordinals(self) -> dict[str, int]:
+        """Each operator's place among those of its module's call."""
+        counts: Counter[tuple[str, int]] = Counter()
+        ordinals = {}
+        for node in self._graph.calls:
+            ordinals[node.name] = counts[node.module, node.call]
+            counts[node.module, node.call] += 1
+        return ordinals
+
     def _search(self, model: nn.Module, patches: dict[_Patch, list[SetAttribute]]) -> tuple[list[_Patch], _Trial]:
-        """The fewest patches with which the model gets furthest: all of them at first, then one more or less."""
-        chosen = list(patches)
+        """The fewest patches with which the model gets furthest, from none and from all of them."""
+        chosen, best = self._improved(model, patches, [])
+        if best.error > self.tolerance and patches:
+            other, trial = self._improved(model, patches, list(patches))
+            if self._better(trial, best):
+                chosen, best = other, trial
+        return chosen, best
+
+    def _improved(
+        self, model: nn.Module, patches: dict[_Patch, list[SetAttribute]], chosen: list[_Patch]
+    ) -> tuple[list[_Patch], _Trial]:
+        """Add or leave out one patch at a time for as long as that helps."""
         best = self._trial(model, [edit for patch in chosen for edit in patches[patch]])
         improved = True
         while improved:
@@ -188,8 +227,8 @@ class _Climb:
             for patch in patches:
                 other = [item for item in chosen if item != patch] if patch in chosen else [*chosen, patch]
                 trial = self._trial(model, [edit for item in other for edit in patches[item]])
-                fewer = len(other) < len(chosen) and (trial.error <= self.tolerance or trial.calls >= best.calls)
-                if self._better(trial, best) or (fewer and not self._better(best, trial)):
+                fewer = len(other) < len(chosen) and not self._better(best, trial)
+                if self._better(trial, best) or fewer:
                     chosen, best, improved = other, trial, True
         return chosen, best
 
@@ -197,7 +236,7 @@ class _Climb:
         fits = left.error <= self.tolerance, right.error <= self.tolerance
         if fits != (False, False):
             return fits == (True, False)
-        return left.calls > right.calls
+        return left.ran > right.ran
 
     def _trial(self, model: nn.Module, edits: list[SetAttribute]) -> _Trial:
         """Run the cut model and compare it with the oracle."""
@@ -206,25 +245,44 @@ class _Climb:
                 actual = outputs_of(self._inputs.call(model))
             except Exception as error:
                 # The user's code meets sizes that it does not expect: what it raises is its own affair.
-                return _Trial(float("inf"), watch.calls, watch.inside, str(error).partition("\n")[0][:200])
+                return _Trial(float("inf"), watch.ran, watch.inside, str(error).partition("\n")[0][:200])
         error = largest_difference(actual, self._expected) / largest(self._expected)
-        return _Trial(error if error == error else float("inf"), watch.calls, "", "")
+        return _Trial(error if error == error else float("inf"), watch.ran, "", "")
 
 
-class _Watch:
+def _followed(value: Any, before: Any, after: Any) -> Any:
+    """What an attribute becomes when a literal changes that is equal to it, a small multiple or a small part."""
+    if value == before:
+        return after
+    if isinstance(value, tuple) or isinstance(before, tuple) or min(value, before) < 2:
+        return None
+    for factor in (2, 3, 4):
+        if value == factor * before:
+            return factor * after
+        if before == factor * value and after % factor == 0:
+            return after // factor
+    return None
+
+
+class _Watch(TorchDispatchMode):
     """How far a forward pass came."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        super().__init__()
+        self.ran = 0
         self._stack: list[str] = []
         self.inside = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.ran += 1
+        return result
 
     def enter(self, path: str, module: nn.Module, args: Any) -> None:
         self._stack.append(path)
         self.inside = path
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.calls += 1
         self._stack.pop()
         self.inside = self._stack[-1] if self._stack else ""
 
@@ -241,7 +299,8 @@ def _watched(model: nn.Module) -> Iterator[_Watch]:
         )
     ]
     try:
-        yield watch
+        with watch:
+            yield watch
     finally:
         for handle in handles:
             handle.remove()

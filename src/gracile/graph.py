@@ -176,12 +176,18 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """``model.eval()`` inside; every module's own mode again afterwards."""
+    """``model.eval()`` inside; every module's own mode again afterwards.
+
+    Modules that keep tensors which they computed in evaluation drop them when they are set to training: done before
+    and after, so that nothing computed from other weights, or while capturing, is met.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    model.train()
     model.eval()
     try:
         yield
     finally:
+        model.train()
         for module, training in modes:
             module.training = training
 

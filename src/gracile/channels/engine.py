@@ -69,7 +69,8 @@ def _outputs(walk: Walk) -> Any:
 
 
 def _freeze_unread(walk: Walk, tensors: dict[str, tuple[Labels, ...]]) -> None:
-    read = {node.op for node in walk.graph.nodes.values() if node.kind in ("parameter", "buffer")}
+    nodes = walk.graph.nodes.values()
+    read = {node.op for node in nodes if node.kind in ("parameter", "buffer") and walk.graph.users[node.name]}
     for name, axes in tensors.items():
         if name not in read:
             for labels in axes:
