@@ -106,9 +106,8 @@ class _Climb:
             expected = oracle(self._model, graph, plan, self._inputs)
         except RuntimeError:
             # The program was captured in another precision, and has constants of it.
-            self._model, self._inputs = model, graph.example
-            self._modules = dict(self._model.named_modules())
-            expected = oracle(model, graph, plan)
+            wide = capture(self._model, self._inputs.kwargs or self._inputs.args)
+            expected = oracle(self._model, wide, plan)
         self._expected = outputs_of(expected)
         self.tolerance = tolerance_of(graph, self._expected)
 
@@ -234,6 +233,9 @@ class _Climb:
 
     def _better(self, left: _Trial, right: _Trial) -> bool:
         fits = left.error <= self.tolerance, right.error <= self.tolerance
+        if fits == (True, True):
+            # Near the tolerance of single precision a wrong cut can still fit.
+            return left.error < right.error / 10 and right.error > EXACT
         if fits != (False, False):
             return fits == (True, False)
         return left.ran > right.ran

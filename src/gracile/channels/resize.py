@@ -234,15 +234,28 @@ class Difference:
 
 
 def same_program(expected: Graph, found: Graph) -> Difference | None:
-    """The first difference between two programs that should be equal, or None."""
-    for left, right in zip(expected.calls, found.calls, strict=False):
-        if left.op != right.op:
-            return Difference(right.module, f"{right.op} runs where {left.op} should")
-        if left.output != right.output:
-            return Difference(left.module, f"{left.op} gives {_shapes(right.output)}, not {_shapes(left.output)}")
-        if operator(left) == "slice" and _numbers(left) != _numbers(right):
-            return Difference(left.module, f"{left.op} takes {_numbers(right)}, not {_numbers(left)}")
+    """The first difference in shapes between two programs that should be equal, or None.
+
+    Module calls that run other operators are not compared: code may keep what it computed in an earlier call.
+    """
+    other = _by_call(found)
+    for call, nodes in _by_call(expected).items():
+        pairs = list(zip(nodes, other.get(call, []), strict=False))
+        if len(nodes) != len(other.get(call, [])) or any(left.op != right.op for left, right in pairs):
+            continue
+        for left, right in pairs:
+            if left.output != right.output and _shapes(left.output) != _shapes(right.output):
+                return Difference(left.module, f"{left.op} gives {_shapes(right.output)}, not {_shapes(left.output)}")
+            if operator(left) == "slice" and _numbers(left) != _numbers(right):
+                return Difference(left.module, f"{left.op} takes {_numbers(right)}, not {_numbers(left)}")
     return None
+
+
+def _by_call(graph: Graph) -> dict[tuple[str, int], list[Node]]:
+    calls: dict[tuple[str, int], list[Node]] = {}
+    for node in graph.calls:
+        calls.setdefault((node.module, node.call), []).append(node)
+    return calls
 
 
 def _numbers(node: Node) -> list[Any]:
