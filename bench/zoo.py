@@ -150,7 +150,8 @@ def main() -> int:
         rows.append(row)
         print(
             f"{row.model:42} {row.stage:8} {row.nodes:5} nodes {row.groups:4} groups {row.params_left:5.2f} left  "
-            f"err {row.error:8.1e} eff {row.effect:7.1e}  {row.capture_s:5.1f}+{row.groups_s:5.2f}+{row.cut_s:4.1f}+{row.slice_s:4.2f} s "
+            f"err {row.error:8.1e} eff {row.effect:7.1e}  {row.capture_s:5.1f}+{row.groups_s:5.2f}"
+            f"+{row.cut_s:4.1f}+{row.slice_s:4.2f} s "
             f"[{row.rungs}] {row.problem[:230]}",
             flush=True,
         )

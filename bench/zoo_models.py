@@ -1,5 +1,7 @@
 """The models of `zoo.py`, by name, with inputs: torchvision, timm and transformers, weights random."""
 
+# ruff: noqa: PLC0415 - only the zoo that is asked for has to be installed.
+
 import importlib
 from collections.abc import Callable
 from inspect import signature
@@ -12,7 +14,7 @@ _LIBRARIES: list[torch.library.Library] = []
 
 
 def prepare(zoo: str) -> None:
-    """torchvision's compiled operators do not load beside a CPU torch: declare what its import asks for."""
+    """Torchvision's compiled operators do not load beside a CPU torch: declare what its import asks for."""
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -34,7 +36,8 @@ def torchvision_names() -> list[str]:
     classification = models.list_models(module=models)
     segmentation = models.list_models(module=models.segmentation)
     large = ("vit_h", "vit_l", "regnet_y_128gf", "regnet_y_32gf", "regnet_x_32gf", "efficientnet_b7", "efficientnet_b6",
-             "efficientnet_v2_l", "convnext_large", "resnext101", "wide_resnet101", "efficientnet_b5", "vgg19", "vgg16", "vgg13")  # fmt: skip
+             "efficientnet_v2_l", "convnext_large", "resnext101", "wide_resnet101", "efficientnet_b5",
+             "vgg19", "vgg16", "vgg13")  # fmt: skip
     return [f"tv/{name}" for name in (*classification, *segmentation) if not name.startswith(large)]
 
 
@@ -48,7 +51,13 @@ def _torchvision(name: str) -> tuple[nn.Module, Any]:
         options["weights_backbone"] = None
         size = 96
     else:
-        size = 299 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit", "swin", "alex", "squeeze")) else 128
+        size = (
+            299
+            if name == "inception_v3"
+            else 224
+            if name.startswith(("vit", "maxvit", "swin", "alex", "squeeze"))
+            else 128
+        )
     return models.get_model(name, **options), torch.randn(1, 3, size, size)
 
 
@@ -86,7 +95,10 @@ _TEXT = """
     GPTNeoX GPTJ Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Olmo2 Starcoder2 StableLm Granite SmolLM3 Phi Phi3 Mixtral
     Falcon Bloom Mamba Mamba2 T5 ModernBert MobileBert Pegasus Marian
 """
-_IMAGES = "ViT DeiT Beit CLIPVision Segformer Swin PvtV2 Dinov2 SiglipVision Yolos Levit MobileViT ConvNext ResNet RegNet PoolFormer"
+_IMAGES = """
+    ViT DeiT Beit CLIPVision Segformer Swin PvtV2 Dinov2 SiglipVision Yolos Levit MobileViT ConvNext ResNet RegNet
+    PoolFormer
+"""
 _AUDIO = "Wav2Vec2 Hubert Whisper"
 
 
@@ -115,10 +127,16 @@ def _transformers(name: str) -> tuple[nn.Module, Any]:
         return model, {"input_values": torch.randn(1, 2000)}
     ids = torch.randint(3, config.vocab_size, (1, 12))
     if name == "Whisper":
-        return model, {"input_features": torch.randn(1, config.num_mel_bins, 40), "decoder_input_ids": ids, "use_cache": False}
+        return model, {
+            "input_features": torch.randn(1, config.num_mel_bins, 40),
+            "decoder_input_ids": ids,
+            "use_cache": False,
+        }
     if getattr(config, "is_encoder_decoder", False):
         return model, {"input_ids": ids, "decoder_input_ids": ids[:, :7], "use_cache": False}
-    return model, {"input_ids": ids} | ({"use_cache": False} if "use_cache" in signature(model.forward).parameters else {})
+    return model, {"input_ids": ids} | (
+        {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+    )
 
 
 _SIZES: dict[str, Any] = {

@@ -147,7 +147,12 @@ class GroupedQuery(nn.Module):
         super().__init__()
         self.stem, self.scale = nn.Linear(5, 16), nn.Parameter(torch.rand(16) + 0.5)
         self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 8), nn.Linear(16, 8)
-        self.out, self.gate, self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 20), nn.Linear(16, 20), nn.Linear(20, 16)
+        self.out, self.gate, self.up, self.down = (
+            nn.Linear(16, 16),
+            nn.Linear(16, 20),
+            nn.Linear(16, 20),
+            nn.Linear(20, 16),
+        )
         self.head = nn.Linear(16, 3)
 
     def norm(self, x: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ class CuttableAttention(nn.Module):
     Called alike and returns the same.
     """
 
+    in_proj_weight: nn.Parameter | None
+    in_proj_bias: nn.Parameter | None
+
     # Read by nn.TransformerEncoderLayer: keeps it off its fused path, which assumes embed_dim = heads x head size.
     _qkv_same_embed_dim = False
 
@@ -45,7 +48,7 @@ class CuttableAttention(nn.Module):
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
         average_attn_weights: bool = True,
-        is_causal: bool = False,
+        is_causal: bool = False,  # noqa: ARG002 - a hint; the mask says it all
     ) -> tuple[Tensor, Tensor | None]:
         """See `nn.MultiheadAttention`: [batch, length, features], or [length, batch, features] as it was made."""
         batched = query.dim() == 3
@@ -60,9 +63,7 @@ class CuttableAttention(nn.Module):
             attended = functional.dropout(weights, dropout) @ values
             weights = weights.mean(1) if average_attn_weights else weights
         else:
-            attended = functional.scaled_dot_product_attention(
-                queries, keys, values, mask, dropout, scale=self.scale
-            )
+            attended = functional.scaled_dot_product_attention(queries, keys, values, mask, dropout, scale=self.scale)
         output = self.out_proj(attended.transpose(1, 2).flatten(2))
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
@@ -83,7 +84,8 @@ class CuttableAttention(nn.Module):
         return [functional.linear(item, w, b) for item, w, b in zip(items, weights, bias, strict=True)]
 
     def _heads(self, item: Tensor) -> Tensor:
-        return item.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, length, _ = item.shape
+        return item.reshape(batch, length, self.num_heads, -1).transpose(1, 2)
 
     def _mask(self, mask: Tensor | None, padding: Tensor | None, queries: Tensor) -> Tensor | None:
         """One additive mask that broadcasts to [batch, heads, queries, keys]."""
@@ -97,7 +99,7 @@ class CuttableAttention(nn.Module):
         if mask is not None:
             total = additive(mask)
             if total.dim() == 3:
-                total = total.unflatten(0, (queries.shape[0], -1))
+                total = total.reshape(queries.shape[0], -1, *total.shape[1:])
         if padding is not None:
             padded = additive(padding).reshape(queries.shape[0], 1, 1, -1)
             total = padded if total is None else total + padded

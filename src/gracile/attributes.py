@@ -1,5 +1,7 @@
 """What torch's own modules note about the sizes of their tensors, and how it changes when one is sliced."""
 
+# ruff: noqa: ARG001 - the functions of the table share one signature.
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -5,6 +5,7 @@ running the cut model and comparing it with its oracle: integer attributes that 
 attention is replaced by gracile's, and what then still does not fit is not cut, with the reason.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def cut(model: nn.Module, graph: Graph, groups: ChannelGroups, removed: Mapping[
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
         PlanError: the cut model does not run or is wrong, and no group can be blamed.
+
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}
@@ -148,9 +150,7 @@ class _Climb:
             path = path.rpartition(".")[0]
         components = frozenset().union(*(demand.removed for demand in found or self._demands))
         names = [
-            group.name
-            for group in self._groups.groups
-            if components & set(self._groups.component_of(group).tolist())
+            group.name for group in self._groups.groups if components & set(self._groups.component_of(group).tolist())
         ]
         return names, f"the code of {stopped or 'the model'} does not follow: {problem}"
 
@@ -166,7 +166,7 @@ class _Climb:
         return same_program(after_cutting(self._graph, self._kept), small)
 
     def _replacements(self) -> list[Edit]:
-        """torch's attention modules that lose something, replaced."""
+        """Torch's attention modules that lose something, replaced."""
         edits: list[Edit] = []
         for path, module in self._modules.items():
             touched = any(name.rpartition(".")[0] in (path, child(path, "out_proj")) for name, _ in self._kept)
@@ -245,11 +245,11 @@ class _Climb:
         with swapped(model, edits), eval_mode(model), torch.no_grad(), _watched(model) as watch:
             try:
                 actual = outputs_of(self._inputs.call(model))
-            except Exception as error:
+            except Exception as stop:
                 # The user's code meets sizes that it does not expect: what it raises is its own affair.
-                return _Trial(float("inf"), watch.ran, watch.inside, str(error).partition("\n")[0][:200])
+                return _Trial(float("inf"), watch.ran, watch.inside, str(stop).partition("\n")[0][:200])
         error = largest_difference(actual, self._expected) / largest(self._expected)
-        return _Trial(error if error == error else float("inf"), watch.ran, "", "")
+        return _Trial(float("inf") if math.isnan(error) else error, watch.ran, "", "")
 
 
 def _followed(value: Any, before: Any, after: Any) -> Any:
@@ -266,11 +266,11 @@ def _followed(value: Any, before: Any, after: Any) -> Any:
     return None
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """How far a forward pass came."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ran = 0
         self._stack: list[str] = []
         self.inside = ""
@@ -280,11 +280,11 @@ class _Watch(TorchDispatchMode):
         self.ran += 1
         return result
 
-    def enter(self, path: str, module: nn.Module, args: Any) -> None:
+    def enter(self, path: str, *_: Any) -> None:
         self._stack.append(path)
         self.inside = path
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, *_: Any) -> None:
         self._stack.pop()
         self.inside = self._stack[-1] if self._stack else ""
 
@@ -308,9 +308,7 @@ def _watched(model: nn.Module) -> Iterator[_Watch]:
             handle.remove()
 
 
-def _attributes_read(
-    model: nn.Module, inputs: Inputs, modules: Mapping[str, nn.Module]
-) -> dict[str, dict[str, Any]]:
+def _attributes_read(model: nn.Module, inputs: Inputs, modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
     """The integers, and sequences of them, that each module's code reads from itself on the example inputs."""
     read: dict[str, dict[str, Any]] = {path: {} for path in modules}
     classes = {path: type(module) for path, module in modules.items()}

@@ -5,6 +5,7 @@ channels only.  A pruned model must equal it.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,6 @@ from gracile.graph import Graph, Node, Substitute, eval_mode, run, tensors_of
 from gracile.inputs import Inputs
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 
-
 # Relative errors that rounding explains: where all is computed in float64, and where it is not.
 EXACT, ROUNDED = 1e-9, 1e-4
 
@@ -30,6 +30,7 @@ def oracle(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs | None = N
     Raises:
         InputError: the plan holds other Edits than slices and attributes.
         PlanError: the plan's slices do not cut whole channels.
+
     """
     kept = kept_by(plan, graph)
     groups = fitting(graph, kept)
@@ -50,6 +51,7 @@ def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
 
     Raises:
         InputError: the plan holds other Edits than slices and what goes with them.
+
     """
     kept: dict[tuple[str, int], tuple[int, ...]] = {}
     for edit in plan.edits:
@@ -83,21 +85,20 @@ def _over_kept(node: Node, site: NormSite, stays: Tensor) -> Substitute:
         return None if tensor is None else tensor.index_select(axis, keep)
 
     def norm(data: Tensor, *args: Any, **kwargs: Any) -> Any:
-        inner: Any = data.index_select(site.axis, keep)
+        inner = data.index_select(site.axis, keep)
+        given = [*args, *([None] * (3 - len(args)))]
         kind = operator(node)
-        if kind == "layer_norm" or kind == "rms_norm":
-            shape, weight, *rest = *args, *([None] * (2 - len(args)))
-            place = site.axis - (data.ndim - len(shape))
-            sizes = [len(keep) if axis == place else size for axis, size in enumerate(shape)]
-            if kind == "layer_norm":
-                bias = rest[0] if rest else None
-                inner = functional.layer_norm(inner, sizes, chosen(weight, place), chosen(bias, place), *rest[1:2])
+        if kind in ("layer_norm", "rms_norm"):
+            axis = site.axis - (data.ndim - len(given[0]))
+            sizes = [len(keep) if place == axis else size for place, size in enumerate(given[0])]
+            weight = chosen(given[1], axis)
+            if kind == "rms_norm":
+                inner = functional.rms_norm(inner, sizes, weight, *given[2:3])
             else:
-                inner = functional.rms_norm(inner, sizes, chosen(weight, place), *rest[:1])
+                inner = functional.layer_norm(inner, sizes, weight, chosen(given[2], axis), *given[3:4])
         elif kind == "group_norm":
-            count, weight, bias, *rest = *args, *([None] * (3 - len(args)))
-            left = kept_groups(count, stays.numpy())
-            inner = functional.group_norm(inner, left, chosen(weight, 0), chosen(bias, 0), *rest[:1])
+            groups = kept_groups(given[0], stays.numpy())
+            inner = functional.group_norm(inner, groups, chosen(given[1], 0), chosen(given[2], 0), *given[3:4])
         else:
             return target(inner, *args, **kwargs)
         return torch.zeros_like(data).index_copy(site.axis, keep, inner)
@@ -127,7 +128,9 @@ def tolerance_of(graph: Graph, outputs: list[Tensor]) -> float:
     """The relative error that rounding explains: small only where nothing is cast to single precision on the way."""
     doubles = all(item.dtype is torch.float64 for item in outputs)
     literals = (item for node in graph.calls for item in (*node.args, *node.kwargs.values()))
-    single = any(item in (torch.float32, torch.float16, torch.bfloat16) for item in literals if isinstance(item, torch.dtype))
+    single = any(
+        item in (torch.float32, torch.float16, torch.bfloat16) for item in literals if isinstance(item, torch.dtype)
+    )
     return EXACT if doubles and not single else ROUNDED
 
 
@@ -147,4 +150,4 @@ def largest_difference(left: list[Tensor], right: list[Tensor]) -> float:
     if [item.shape for item in left] != [item.shape for item in right]:
         return float("inf")
     differences = [float((a - b).abs().max()) for a, b in zip(left, right, strict=True) if a.numel()]
-    return float("nan") if any(d != d for d in differences) else max(differences, default=0.0)
+    return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)

@@ -1,8 +1,8 @@
 """What will be *changed*: a Plan is a frozen, ordered, JSON-able tuple of Edits.
 
 The Plan holds everything that adds, removes or reshapes a parameter or buffer, or replaces a module or an
-attribute; the state_dict holds the values.  An Edit addresses modules by the names that they have at its moment: after ``Factorize`` of
-"conv" there are "conv.0" and "conv.1".
+attribute; the state_dict holds the values.  An Edit addresses modules by the names that they have at its moment:
+after ``Factorize`` of "conv" there are "conv.0" and "conv.1".
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 def child(module: str, name: str) -> str:
@@ -67,6 +67,7 @@ class Factorize(_Edit):
 
         Raises:
             PlanError: there is no such layer, or the rank exceeds what its shape allows.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -112,9 +113,7 @@ class Factorize(_Edit):
         reached = first.output_size(operation.size)
         bias = None if operation.bias is None else child(owner, "1.bias")
         return (
-            resized(
-                operation, first, module=child(operation.module, "0"), weight=child(owner, "0.weight"), bias=None
-            ),
+            resized(operation, first, module=child(operation.module, "0"), weight=child(owner, "0.weight"), bias=None),
             resized(
                 operation,
                 second,
@@ -139,6 +138,7 @@ class AddBias(_Edit):
 
         Raises:
             PlanError: there is no such layer, or it has a bias.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -184,6 +184,7 @@ class Slice(BaseModel):
 
         Raises:
             PlanError: the tensor has no such axis or index.
+
         """
         if self.axis >= len(before) or self.keep[-1] >= before[self.axis]:
             raise PlanError(f"{self}: it has the shape {list(before)}; was the plan made for another model?")
@@ -231,6 +232,7 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
+
         """
         try:
             return cls.model_validate_json(text)
@@ -242,7 +244,7 @@ class Plan(BaseModel):
             ) from error
 
     def then(self, other: "Plan") -> "Plan":
-        """This plan's Edits followed by the other's."""
+        """The Edits of this plan, then those of the other."""
         return Plan(edits=self.edits + other.edits)
 
     def cost(self, graph: Graph) -> Cost:
@@ -250,9 +252,12 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: an Edit does not fit.
+
         """
         cost = price(graph)
-        for cutting, edits in groupby(self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)):
+        for cutting, edits in groupby(
+            self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)
+        ):
             if cutting:
                 cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)])
                 continue

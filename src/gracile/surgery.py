@@ -6,6 +6,7 @@ Adding an Edit: its class in ``plan.py``, its handler here, one line in ``_HANDL
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
     Raises:
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
+
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
@@ -70,6 +72,7 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
     Raises:
         PlanError: an Edit does not fit; nothing is changed then.
+
     """
     surgeon = _Surgeon(model, values or {})
     surgeon.operate(edits)
@@ -96,7 +99,7 @@ def unfit(module: nn.Module, scheme: Scheme) -> str | None:
         return f"{type(module).__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "it carries hooks, which a replacement would lose; remove them first"
-    if convolution and module.groups != 1:  # type: ignore[union-attr]
+    if convolution and module.groups != 1:
         return f"grouped convolution ({module.groups} groups)"
     if scheme == "spatial_svd" and not isinstance(module, nn.Conv2d):
         return "spatial SVD needs a two-dimensional convolution"
@@ -157,7 +160,7 @@ class _Surgeon:
         while self._undo:
             self._undo.pop()()
 
-    def layer(self, edit: Edit) -> Any:
+    def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule) -> Any:
         """The module that ``edit`` addresses."""
         try:
             return self.root.get_submodule(edit.module)
@@ -182,7 +185,7 @@ class _Surgeon:
             for name, module in list(parent._modules.items()):
                 if module is old:
                     parent._modules[name] = new
-                    self._undo.append(lambda parent=parent, name=name: parent._modules.update({name: old}))
+                    self._undo.append(partial(parent._modules.update, {name: old}))
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         old = getattr(module, name)
@@ -293,9 +296,7 @@ def _add_bias(surgeon: _Surgeon, edit: AddBias) -> None:
     if layer.bias is not None:
         raise PlanError(f"{edit}: it has one")
     zeros = torch.zeros(layer.weight.shape[0])
-    surgeon.set_parameter(
-        layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros)
-    )
+    surgeon.set_parameter(layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros))
 
 
 def _slice(surgeon: _Surgeon, edit: Slice) -> None:

@@ -39,12 +39,13 @@ def assert_equivalent(
 
     Args:
         plan: slices, and the attributes that go with them.
-        tolerance: relative to the largest output; 1e-9 where all is computed in float64 and 1e-4 where not, if left out.
+        tolerance: relative to the largest output; where left out, 1e-9 if all is computed in float64, 1e-4 if not.
 
     Raises:
         AssertionError: the outputs differ by more, or removing the channels changes nothing.
         PlanError: the plan's slices do not cut whole channels.
         CaptureError: the model cannot be captured.
+
     """
     found = equivalence(model, plan, example_inputs)
     limit = found.tolerance if tolerance is None else tolerance
@@ -65,6 +66,7 @@ def equivalence(model: nn.Module, plan: Plan, example_inputs: ExampleInputs) -> 
         InputError: the plan holds other Edits than slices and attributes.
         PlanError: the plan's slices do not cut whole channels.
         CaptureError: the model cannot be captured.
+
     """
     wide, inputs = in_double(model, Inputs.of(example_inputs))
     graph = capture(wide, inputs.kwargs or inputs.args)

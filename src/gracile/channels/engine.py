@@ -16,7 +16,7 @@ from gracile.channels import (
 from gracile.channels.fields import Value, freeze_all
 from gracile.channels.groups import ChannelGroups, collect
 from gracile.channels.ties import FROZEN, Grouped, Heads, Labels, Ties
-from gracile.channels.walk import NoRule, Result, Rule, Walk, arguments, mutated, operator, place, silent
+from gracile.channels.walk import NoRuleError, Result, Rule, Walk, arguments, mutated, operator, place, silent
 from gracile.errors import InputError
 from gracile.graph import Graph, Node, Ref, Spec
 
@@ -41,6 +41,7 @@ def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "
 
     Raises:
         InputError: ``heads`` or ``grouped`` is unknown.
+
     """
     for name, value, known in (("heads", heads, get_args(Heads)), ("grouped", grouped, get_args(Grouped))):
         if value not in known:
@@ -83,11 +84,11 @@ def _evaluated(walk: Walk, node: Node) -> Result:
     if node.kind != "call":
         return silent(node)
     rule = RULES.get(operator(node))
+    if rule is None:
+        return _given_up(walk, node, f"{place(node)}: no rule for this operator")
     try:
-        if rule is None:
-            raise NoRule("no rule for this operator")
         result = rule(walk, node, {} if operator(node) == "getitem" else arguments(node))
-    except NoRule as error:
+    except NoRuleError as error:
         return _given_up(walk, node, f"{place(node)}: {error}")
     _note_joints(walk, result)
     _note_mutation(walk, node, result)

@@ -163,5 +163,3 @@ def single(value: Value, axis: int, reason: str, ties: Ties) -> Labels:
         return np.full(value.shape[axis], FROZEN, dtype=np.int64)
     others = [other for other in field.axes if other != axis]
     return forbid_axes(Value(value.shape, (field,)), others, reason, ties).fields[0].labels.ravel()
-
-

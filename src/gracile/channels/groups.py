@@ -67,6 +67,7 @@ class ChannelGroups:
 
         Raises:
             InputError: there is none.
+
         """
         for group in self.groups:
             if group.name == name:
@@ -95,6 +96,7 @@ class ChannelGroups:
 
         Raises:
             InputError: a group or channel does not exist, or nothing would be left of an axis.
+
         """
         gone: dict[Axis, list[Indices]] = {}
         for name, channels in removed.items():

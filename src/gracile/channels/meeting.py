@@ -34,21 +34,16 @@ def contract(
     chosen = tuple(axis % value.rank for axis in axes)
     fields = []
     for field in value.fields:
-        if set(chosen) & set(field.axes):
-            left = _summed(field, chosen, op, ties, reduced)
-            if left is None:
-                continue
-            field = left
-        fields.append(Field(field.labels if keepdim else field.labels.squeeze(chosen), field.zero))
+        left = _summed(field, chosen, op, ties, reduced) if set(chosen) & set(field.axes) else field
+        if left is not None:
+            fields.append(Field(left.labels if keepdim else left.labels.squeeze(chosen), left.zero))
     shape = [1 if axis in chosen else size for axis, size in enumerate(value.shape)]
     if not keepdim:
         shape = [size for axis, size in enumerate(shape) if axis not in chosen]
     return Value(tuple(shape), tuple(fields))
 
 
-def product(
-    values: Sequence[Value], terms: Sequence[str], result: str, op: str, ties: Ties
-) -> Value:
+def product(values: Sequence[Value], terms: Sequence[str], result: str, op: str, ties: Ties) -> Value:
     """The fields of an Einstein sum: ``terms`` has a letter for each axis of each value."""
     letters = "".join(dict.fromkeys("".join(terms)))
     wide = meet([_spread(value, term, letters) for value, term in zip(values, terms, strict=True)], op, "any", ties)

@@ -37,6 +37,7 @@ def fitting(graph: Graph, kept: Kept, names: Collection[str] | None = None) -> C
 
     Raises:
         PlanError: in no mode does ``kept`` cut whole channels.
+
     """
     problem = ""
     for heads, grouped in product(get_args(Heads), get_args(Grouped)):
@@ -57,7 +58,9 @@ def _misfit(groups: ChannelGroups, kept: Kept, names: Collection[str] | None) ->
             expected = np.flatnonzero(stays[labels])
             given = kept.get((tensor, axis), range(labels.size))
             if not np.array_equal(expected, np.asarray(given)):
-                return f"of axis {axis} of {tensor} {expected.size} of {labels.size} indices should stay, not {len(given)}"
+                return (
+                    f"of axis {axis} of {tensor} {expected.size} of {labels.size} indices should stay, not {len(given)}"
+                )
     return None
 
 
@@ -66,6 +69,7 @@ def after_cutting(graph: Graph, kept: Kept, names: Collection[str] | None = None
 
     Raises:
         PlanError: ``kept`` does not cut whole channels.
+
     """
     if not kept:
         return graph
@@ -75,7 +79,10 @@ def after_cutting(graph: Graph, kept: Kept, names: Collection[str] | None = None
     sized = {name: replace(node, output=outputs[name]) for name, node in graph.nodes.items()}
     nodes = {name: _literals(node, graph, sized, groups, stays) for name, node in sized.items()}
     tensors = {
-        name: Spec(tuple(int(stays[labels].sum()) if labels.size > 1 else labels.size for labels in groups.tensors[name]), spec.dtype)
+        name: Spec(
+            tuple(int(stays[labels].sum()) if labels.size > 1 else labels.size for labels in groups.tensors[name]),
+            spec.dtype,
+        )
         for name, spec in graph.tensors.items()
     }
     return replace(graph, nodes=MappingProxyType(nodes), tensors=MappingProxyType(tensors))
@@ -85,7 +92,9 @@ def _output(node: Node, value: object, stays: Stays) -> Any:
     if isinstance(value, Value) and isinstance(node.output, Spec):
         return Spec(_shape(value, stays), node.output.dtype)
     if isinstance(value, tuple) and isinstance(node.output, tuple):
-        return tuple(_output(replace(node, output=spec), item, stays) for spec, item in zip(node.output, value, strict=True))
+        return tuple(
+            _output(replace(node, output=spec), item, stays) for spec, item in zip(node.output, value, strict=True)
+        )
     return node.output
 
 
@@ -110,7 +119,19 @@ def _literals(node: Node, before: Graph, after: Mapping[str, Node], groups: Chan
         return node
     old = before.nodes[node.name]
     match operator(node):
-        case "view" | "reshape" | "_unsafe_view" | "expand" | "unflatten" | "zeros" | "ones" | "full" | "new_zeros" | "new_ones" | "new_full":
+        case (
+            "view"
+            | "reshape"
+            | "_unsafe_view"
+            | "expand"
+            | "unflatten"
+            | "zeros"
+            | "ones"
+            | "full"
+            | "new_zeros"
+            | "new_ones"
+            | "new_full"
+        ):
             return _sizes(node, old)
         case "split_with_sizes":
             return _with(node, 1, [spec.shape[node.args[2] if len(node.args) > 2 else 0] for spec in node.output])
@@ -144,7 +165,8 @@ def _groups_left(node: Node, index: int, groups: ChannelGroups, stays: Stays) ->
 
 def _sizes(node: Node, old: Node) -> Node:
     """Target sizes follow the output; -1 stays, and so do sizes that other nodes compute."""
-    assert isinstance(node.output, Spec) and isinstance(old.output, Spec)
+    assert isinstance(node.output, Spec)
+    assert isinstance(old.output, Spec)
     shapes = dict(enumerate(zip(old.output.shape, node.output.shape, strict=True)))
 
     def fitted(sizes: Sequence[Any], first: int) -> list[Any]:
@@ -196,6 +218,7 @@ def demands(graph: Graph, groups: ChannelGroups, kept: Kept) -> list[Demand]:
 
     Raises:
         PlanError: ``kept`` does not cut whole channels.
+
     """
     smaller = after_cutting(graph, kept)
     stays = groups.remaining(kept)

@@ -1,10 +1,12 @@
 """Element-wise operators, and those that make tensors."""
 
+# ruff: noqa: ARG001 - rules share one signature.
+
 import math
 
 from gracile.channels.fields import Field, Value, along, freeze_all
 from gracile.channels.meeting import Zero, meet
-from gracile.channels.walk import Arguments, NoRule, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
 from gracile.graph import Node
 
 
@@ -12,7 +14,7 @@ def _elementwise(zero: Zero) -> Rule:
     def rule(walk: Walk, node: Node, arguments: Arguments) -> Result:
         operands = walk.operands(node)
         if not operands:
-            raise NoRule("it takes no tensor")
+            raise NoRuleError("it takes no tensor")
         scalar = zero == "all" and any(isinstance(arguments.get(name), int | float) for name in ("self", "other"))
         return meet(operands, place(node), "never" if scalar else zero, walk.ties)
 

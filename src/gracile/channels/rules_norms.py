@@ -6,10 +6,22 @@ import numpy as np
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, single
 from gracile.channels.meeting import contract, meet
-from gracile.channels.walk import Arguments, NormSite, NoRule, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NormSite, Result, Rule, Walk, operator, place, shape_of
 from gracile.graph import Node, Ref
 
-_PASSING = {"add", "alias", "clamp", "clamp_min", "to", "_to_copy", "type_as", "clone", "contiguous", "detach", "maximum"}
+_PASSING = {
+    "add",
+    "alias",
+    "clamp",
+    "clamp_min",
+    "to",
+    "_to_copy",
+    "type_as",
+    "clone",
+    "contiguous",
+    "detach",
+    "maximum",
+}
 _ROOTS = {"rsqrt", "sqrt", "pow"}
 
 
@@ -197,7 +209,7 @@ def _running(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 
 def _max(walk: Walk, node: Node, arguments: Arguments) -> Result:
-    """max and min of one tensor reduce; of two they are element-wise."""
+    """Max and min of one tensor reduce; of two they are element-wise."""
     if len(node.refs) == 2:
         return meet(walk.operands(node), place(node), "all", walk.ties)
     return _reduced(walk, node, arguments)

@@ -1,11 +1,13 @@
 """Layers and products: convolutions, linear maps, matrix products, attention, embeddings."""
 
+# ruff: noqa: ARG001 - rules share one signature.
+
 from typing import Any
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all, single
 from gracile.channels.meeting import meet, product
 from gracile.channels.ties import Labels
-from gracile.channels.walk import Arguments, NoRule, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
 from gracile.graph import Node, Ref
 
 _LETTERS = "abcdefghijklmnopqrstuvw"
@@ -103,25 +105,27 @@ def _add_product(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _einsum(walk: Walk, node: Node, arguments: Arguments) -> Result:
     equation: str = arguments["equation"].replace(" ", "")
     if "->" not in equation:
-        raise NoRule("the equation has no arrow")
+        raise NoRuleError("the equation has no arrow")
     values = [walk.value(ref) for ref in arguments["tensors"]]
     left, result = equation.split("->")
     terms = left.split(",")
-    dots = max((value.rank - len(term.replace("...", "")) for value, term in zip(values, terms, strict=True)), default=0)
+    dots = max(
+        (value.rank - len(term.replace("...", "")) for value, term in zip(values, terms, strict=True)), default=0
+    )
     names = "".join(chr(ord("0") + index) for index in range(dots))
     terms = [
         term.replace("...", names[dots - (value.rank - len(term.replace("...", ""))) :] if "..." in term else "")
         for value, term in zip(values, terms, strict=True)
     ]
     if any(len(set(term)) != len(term) for term in terms):
-        raise NoRule("an operand repeats a letter")
+        raise NoRuleError("an operand repeats a letter")
     return product(values, terms, result.replace("...", names), place(node), walk.ties)
 
 
 def _attention(walk: Walk, node: Node, arguments: Arguments) -> Result:
     query, key, value = (walk.value(arguments[name]) for name in ("query", "key", "value"))
     if arguments["enable_gqa"] and query.shape[-3] != key.shape[-3]:
-        raise NoRule("it repeats key and value heads")
+        raise NoRuleError("it repeats key and value heads")
     op, ties = place(node), walk.ties
     if arguments["scale"] is None:
         # The scale follows from the size of a head: that must stay.

@@ -7,7 +7,7 @@ import numpy as np
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, single
 from gracile.channels.ties import Labels
-from gracile.channels.walk import Arguments, NoRule, Result, Rule, Walk, operator, place
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place
 from gracile.graph import Node
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -16,7 +16,7 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 def _layers(walk: Walk, node: Node, arguments: Arguments) -> Result:
     """All layers and directions share one hidden size, so that they are cut at the same positions."""
     if "params" not in arguments or "batch_sizes" in arguments:
-        raise NoRule("packed sequences")
+        raise NoRuleError("packed sequences")
     directions = 2 if arguments["bidirectional"] else 1
     parameters = [walk.value(ref) for ref in arguments["params"]]
     count = len(parameters) // (directions * arguments["num_layers"])
@@ -85,9 +85,7 @@ def _tie_states(walk: Walk, node: Node, states: Any, labels: tuple[Labels, Label
     """Initial states: output first, cells second."""
     given = states if isinstance(states, list | tuple) else [states]
     for ref, expected in zip(given, reversed(labels), strict=False):
-        value = forbid_axes(
-            walk.value(ref), range(walk.value(ref).rank - 1), f"a state of {place(node)}", walk.ties
-        )
+        value = forbid_axes(walk.value(ref), range(walk.value(ref).rank - 1), f"a state of {place(node)}", walk.ties)
         walk.ties.tie(single(value, -1, place(node), walk.ties), expected)
 
 

@@ -1,5 +1,7 @@
 """Operators on images and sequences: pooling, resizing, padding, windows, channels to space."""
 
+# ruff: noqa: ARG001 - rules share one signature.
+
 import numpy as np
 
 from gracile.channels.fields import Field, Value, forbid_axes, mapped, permuted, reshaped
@@ -115,9 +117,7 @@ def _col2im(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 def _unfold(walk: Walk, node: Node, arguments: Arguments) -> Result:
     """Sliding windows along one axis, a new last axis."""
-    value = forbid_axes(
-        walk.value(arguments["self"]), [arguments["dimension"]], f"windows of {place(node)}", walk.ties
-    )
+    value = forbid_axes(walk.value(arguments["self"]), [arguments["dimension"]], f"windows of {place(node)}", walk.ties)
     return mapped(value, shape_of(node), lambda labels: labels[..., None])
 
 

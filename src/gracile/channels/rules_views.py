@@ -1,7 +1,10 @@
 """Operators that move elements without changing them: the same operator is run on the labels."""
 
+# ruff: noqa: ARG001 - rules share one signature.
+
 import operator as operators
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from gracile.channels.fields import (
 )
 from gracile.channels.meeting import meet
 from gracile.channels.ties import FROZEN, Labels
-from gracile.channels.walk import Arguments, NoRule, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
 from gracile.graph import Node
 
 
@@ -81,14 +84,12 @@ def _repeat(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _repeat_interleave(walk: Walk, node: Node, arguments: Arguments) -> Result:
     value, shape, dim = walk.value(arguments["self"]), shape_of(node), arguments["dim"]
     if not isinstance(arguments.get("repeats"), int) or dim is None:
-        raise NoRule("the repeats are no single number along one axis")
+        raise NoRuleError("the repeats are no single number along one axis")
     dim %= value.rank
     if value.shape[dim] == 1:
         return walk.constant(Value(shape, value.fields), [dim])
     times = arguments["repeats"]
-    return mapped(
-        value, shape, lambda labels: labels.repeat(times, dim) if labels.shape[dim] > 1 else labels
-    )
+    return mapped(value, shape, lambda labels: labels.repeat(times, dim) if labels.shape[dim] > 1 else labels)
 
 
 def _select(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -103,7 +104,7 @@ def _chosen(value: Value, dim: int, index: int) -> Value:
     shape = tuple(size for axis, size in enumerate(value.shape) if axis != dim)
     joint = [field for field in value.fields if dim in field.axes and len(field.axes) > 1]
     kept = [field for field in value.fields if dim not in field.axes]
-    fields = [Field(field.labels.take(index, dim), field.zero) for field in joint]
+    fields = [Field(field.labels.take([index], dim).squeeze(dim), field.zero) for field in joint]
     fields += [Field(field.labels.squeeze(dim), field.zero) for field in kept]
     return Value(shape, tuple(fields))
 
@@ -128,7 +129,7 @@ def _slice(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _narrow(walk: Walk, node: Node, arguments: Arguments) -> Result:
     value, start = walk.value(arguments["self"]), arguments["start"]
     if not isinstance(start, int):
-        raise NoRule("its start is computed")
+        raise NoRuleError("its start is computed")
     return _parts(walk, node, value, arguments["dim"] % value.rank, [(start, start + arguments["length"])])[0]
 
 
@@ -156,9 +157,12 @@ def _parts(walk: Walk, node: Node, value: Value, dim: int, spans: list[tuple[int
     parts = []
     for start, stop in spans:
         shape = tuple(stop - start if axis == dim else length for axis, length in enumerate(value.shape))
-        index = (slice(None),) * dim + (slice(start, stop),)
-        parts.append(mapped(value, shape, lambda labels, i=index: labels[i] if labels.shape[dim] > 1 else labels))
+        parts.append(mapped(value, shape, partial(_between, dim, start, stop)))
     return tuple(parts)
+
+
+def _between(dim: int, start: int, stop: int, labels: Labels) -> Labels:
+    return labels[(slice(None),) * dim + (slice(start, stop),)] if labels.shape[dim] > 1 else labels
 
 
 def _getitem(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -222,9 +226,9 @@ def _without_joint(walk: Walk, node: Node, value: Value, dim: int) -> Value:
 
 
 def _moved(walk: Walk, node: Node, arguments: Arguments) -> Result:
-    """roll and flip: along labelled axes the order would not survive cutting."""
+    """Roll and flip: along labelled axes the order would not survive cutting."""
     value, dims = walk.value(arguments["self"]), arguments.get("dims")
-    axes = range(value.rank) if not dims else dims
+    axes = dims or range(value.rank)
     return forbid_axes(value, axes, f"reordered by {place(node)}", walk.ties)
 
 
@@ -235,7 +239,7 @@ def _index(walk: Walk, node: Node, arguments: Arguments) -> Result:
         if index is not None:
             freeze_all(index, f"used as an index by {place(node)}", walk.ties)
     if any("bool" in str(walk.graph.nodes[ref.name].output.dtype) for ref in arguments["indices"] if ref is not None):
-        raise NoRule("indexed by a mask")
+        raise NoRuleError("indexed by a mask")
     fixed = [axis for axis, index in enumerate(indices) if index is not None]
     value = forbid_axes(value, fixed, f"indexed by {place(node)}", walk.ties)
     rank = max(index.rank for index in indices if index is not None)
@@ -263,7 +267,7 @@ def _gather(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 def _strided(walk: Walk, node: Node, arguments: Arguments) -> Result:
     if walk.value(arguments["self"]).fields:
-        raise NoRule("the tensor has channels")
+        raise NoRuleError("the tensor has channels")
     return Value(shape_of(node))
 
 

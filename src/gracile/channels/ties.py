@@ -137,9 +137,21 @@ class Ties:
     def _settle_joints(
         self, of: npt.NDArray[np.intp], heads: Heads, grouped: Grouped, pending: Iterable[Marginal]
     ) -> bool:
-        """Tie along axes of those joint arrays that are decided first; False when all are decided."""
+        """Tie along axes of those joint arrays that are decided first; False when all are decided.
+
+        First come sums of products, which know heads from the dimensions of a head; then arrays that meet labels of
+        some of their axes; then the rest.
+        """
         open_joints = [(joint, _varying(of[joint.labels])) for joint in self._joints.values()]
         open_joints = [(joint, varying) for joint, varying in open_joints if len(varying) > 1]
+        if self._settle_contracted(open_joints, heads) or self._settle_followers(of, pending):
+            return True
+        for joint, varying in open_joints:
+            free = varying[-1] if grouped == "position" else varying[0]
+            self._tie_along_all(joint.labels, [axis for axis in varying if axis != free])
+        return bool(open_joints)
+
+    def _settle_contracted(self, open_joints: list[tuple[Joint, list[int]]], heads: Heads) -> bool:
         decided = False
         for joint, varying in open_joints:
             axis = joint.contracted
@@ -148,8 +160,10 @@ class Ties:
             whole = joint.reduced or heads == "whole"
             self._tie_along_all(joint.labels, [axis] if whole else [a for a in varying if a != axis])
             decided = True
-        if decided:
-            return True
+        return decided
+
+    def _settle_followers(self, of: npt.NDArray[np.intp], pending: Iterable[Marginal]) -> bool:
+        decided = False
         for marginal in pending:
             varying = _varying(of[marginal.joint])
             outside = [axis for axis in varying if axis not in marginal.axes]
@@ -159,12 +173,7 @@ class Ties:
             frozen = bool((of[marginal.labels] == of[FROZEN]).all())
             self._tie_along_all(marginal.joint, [a for a in varying if a in marginal.axes] if frozen else outside)
             decided = True
-        if decided:
-            return True
-        for joint, varying in open_joints:
-            free = varying[-1] if grouped == "position" else varying[0]
-            self._tie_along_all(joint.labels, [axis for axis in varying if axis != free])
-        return bool(open_joints)
+        return decided
 
     def _tie_along_all(self, labels: Labels, axes: Iterable[int]) -> None:
         for axis in axes:
@@ -174,7 +183,7 @@ class Ties:
         zeros = [np.full(labels.size, FROZEN, dtype=np.int64) for labels, _ in frozen]
         left = np.concatenate([np.empty(0, np.int64), *self._left, *(labels for labels, _ in frozen)])
         right = np.concatenate([np.empty(0, np.int64), *self._right, *zeros])
-        edges = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self.count, self.count))
+        edges = coo_array((np.ones(len(left), dtype=np.bool_), (left, right)), shape=(self.count, self.count))
         _, of = connected_components(edges, directed=False)
         return np.asarray(of, dtype=np.intp)
 
@@ -201,6 +210,5 @@ def _varying(components: npt.NDArray[np.intp]) -> list[int]:
 
 def _first(labels: Labels, axes: Iterable[int]) -> Labels:
     """``labels`` at index 0 of ``axes``, which vanish."""
-    for axis in sorted(axes, reverse=True):
-        labels = labels.take(0, axis)
-    return labels
+    chosen = tuple(axes)
+    return labels[tuple(slice(0, 1) if axis in chosen else slice(None) for axis in range(labels.ndim))].squeeze(chosen)

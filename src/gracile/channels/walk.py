@@ -17,7 +17,7 @@ Result: TypeAlias = Any
 Rule: TypeAlias = Callable[["Walk", Node, Arguments], Result]
 
 
-class NoRule(Exception):
+class NoRuleError(Exception):
     """Raised by a rule for a form of its operator that it does not cover; the message says which."""
 
 
@@ -34,9 +34,7 @@ class NormSite:
 class Walk:
     """The state that rules work on."""
 
-    def __init__(
-        self, graph: Graph, ties: Ties, tensors: Mapping[str, tuple[Labels, ...]], grouped: Grouped
-    ) -> None:
+    def __init__(self, graph: Graph, ties: Ties, tensors: Mapping[str, tuple[Labels, ...]], grouped: Grouped) -> None:
         self.graph = graph
         self.ties = ties
         self.grouped = grouped
@@ -79,7 +77,7 @@ class Walk:
 
 
 def operator(node: Node) -> str:
-    """ "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form."""
+    """The operator without namespace and overload; in-place variants count as their plain form."""
     name = node.op.removeprefix("aten.").partition(".")[0]
     return name if name.startswith("_") else name.rstrip("_")
 
@@ -101,7 +99,7 @@ def arguments(node: Node) -> Arguments:
 def shape_of(node: Node) -> tuple[int, ...]:
     """The shape of a node's only output."""
     if not isinstance(node.output, Spec):
-        raise NoRule("its output is no single tensor")
+        raise NoRuleError("its output is no single tensor")
     return node.output.shape
 
 
