@@ -129,6 +129,31 @@ def test_code_that_cannot_follow_is_left_whole() -> None:
     assert_equivalent(model, found.plan, inputs)
 
 
+class Auxiliary(nn.Module):
+    """A second head that runs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 3)
+        self.extra, self.second = nn.Conv2d(8, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.norm(self.stem(x)).relu()
+        y = self.head(x.mean((2, 3)))
+        return (y, self.second(self.extra(x).mean((2, 3)))) if self.training else y
+
+
+def test_heads_that_run_in_training_only_follow() -> None:
+    model, inputs = Auxiliary().double(), torch.randn(2, 3, 6, 6).double()
+    graph = capture(model, inputs)
+    groups = channel_groups(graph)
+    found = cut(model, graph, groups, half(groups))
+    assert_equivalent(model, found.plan, inputs)
+    small = apply(model, found.plan).train()
+    assert [tuple(item.shape) for item in small(inputs)] == [(2, 3), (2, 3)]
+    assert small.extra.weight.shape == (3, 4, 1, 1)  # type: ignore[union-attr]
+
+
 def reversed_single(*arguments: Any) -> Labels:
     return single(*arguments)[::-1]
 

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -111,6 +111,14 @@ class Graph:
     dynamic_batch: bool
     # Node name -> the nodes that take its value.
     users: Mapping[str, tuple[str, ...]]
+    # The program in training mode, where evaluation leaves parameters unread and training could be captured.
+    training: "Graph | None" = None
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Parameters that the program does not use."""
+        nodes = self.nodes.values()
+        return self.parameters - {node.op for node in nodes if node.kind == "parameter" and self.users[node.name]}
 
     @property
     def calls(self) -> Iterator[Node]:
@@ -163,9 +171,21 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Graph, *, dynamic_
         except Exception as error:
             log.info("no dynamic batch for %s: %s", type(model).__name__, _first_line(error))
     try:
-        return _graph(model, _export(model, inputs, None), inputs)
+        graph = _graph(model, _export(model, inputs, None), inputs)
     except Exception as error:
         raise CaptureError(_refusal(model, inputs, error)) from error
+    return replace(graph, training=_training(model, inputs)) if graph.unread else graph
+
+
+def _training(model: nn.Module, inputs: Inputs) -> Graph | None:
+    """The program in training mode, where heads may run that evaluation leaves out; None where it has none."""
+    # Batch statistics need more than one example.
+    several = inputs.repeated(2) if inputs.batch_size == 1 else inputs
+    try:
+        return _graph(model, _export(model, several, None, training=True), several)
+    except Exception as error:
+        log.info("%s is not captured in training mode: %s", type(model).__name__, _first_line(error))
+        return None
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -332,13 +352,16 @@ def _batch_axes(model: nn.Module, inputs: Inputs) -> Any:
     return shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)
 
 
-def _export(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> torch.export.ExportedProgram:
+def _export(
+    model: nn.Module, inputs: Inputs, dynamic_shapes: Any, *, training: bool = False
+) -> torch.export.ExportedProgram:
     # The fused fast path of transformer layers is one opaque operator; without it the layers are visible.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with eval_mode(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            model.train(training)
             return torch.export.export(
                 model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
+from gracile.graph import eval_mode
 from gracile.maths.factorize import (
     LayerShape,
     Scheme,
@@ -155,10 +156,17 @@ class _Surgeon:
         except BaseException:
             self.undo()
             raise
+        self._forget()
 
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let modules drop what they computed from earlier weights and keep for evaluation."""
+        with eval_mode(self.root):
+            pass
 
     def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule) -> Any:
         """The module that ``edit`` addresses."""

@@ -39,6 +39,9 @@ def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "
         grouped: cut the same positions of every group of a grouped convolution (or shuffle, or group norm), or
             whole groups; depthwise convolutions always lose whole groups.
 
+    Where the graph holds the training program too, for parameters that evaluation does not read, its ties hold as
+    well.
+
     Raises:
         InputError: ``heads`` or ``grouped`` is unknown.
 
@@ -49,14 +52,19 @@ def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "
     ties = Ties()
     tensors = {name: _labelled(spec, ties) for name, spec in graph.tensors.items()}
     ties.end_of_tensors()
-    walk = Walk(graph, ties, tensors, grouped)
-    for node in graph.nodes.values():
+    walk = _walked(Walk(graph, ties, tensors, grouped))
+    walks = [walk] if graph.training is None else [walk, _walked(Walk(graph.training, ties, tensors, grouped))]
+    _freeze_unread(walks, tensors)
+    return collect(ties.settle(heads, grouped), tensors, walk.values, walk.norms)
+
+
+def _walked(walk: Walk) -> Walk:
+    for node in walk.graph.nodes.values():
         walk.values[node.name] = _evaluated(walk, node)
     for value in pytree.tree_leaves(_outputs(walk), is_leaf=lambda item: isinstance(item, Value)):
         if isinstance(value, Value):
-            freeze_all(value, "the model returns it", ties)
-    _freeze_unread(walk, tensors)
-    return collect(ties.settle(heads, grouped), tensors, walk.values, walk.norms)
+            freeze_all(value, "the model returns it", walk.ties)
+    return walk
 
 
 def _labelled(spec: Spec, ties: Ties) -> tuple[Labels, ...]:
@@ -69,13 +77,17 @@ def _outputs(walk: Walk) -> Any:
     return [walk.values[ref.name] for ref in refs if isinstance(ref, Ref)]
 
 
-def _freeze_unread(walk: Walk, tensors: dict[str, tuple[Labels, ...]]) -> None:
-    nodes = walk.graph.nodes.values()
-    read = {node.op for node in nodes if node.kind in ("parameter", "buffer") and walk.graph.users[node.name]}
+def _freeze_unread(walks: list[Walk], tensors: dict[str, tuple[Labels, ...]]) -> None:
+    read = {
+        node.op
+        for walk in walks
+        for node in walk.graph.nodes.values()
+        if node.kind in ("parameter", "buffer") and walk.graph.users[node.name]
+    }
     for name, axes in tensors.items():
         if name not in read:
             for labels in axes:
-                walk.ties.freeze(labels, "not read when the model is evaluated")
+                walks[0].ties.freeze(labels, "not read when the model is evaluated")
 
 
 def _evaluated(walk: Walk, node: Node) -> Result:
