@@ -1,5 +1,6 @@
 """`channel_groups`: labels for every tensor axis, one walk through the program, one answer."""
 
+import logging
 from typing import Any, get_args
 
 import numpy as np
@@ -19,6 +20,8 @@ from gracile.channels.ties import FROZEN, Grouped, Heads, Labels, Ties
 from gracile.channels.walk import NoRuleError, Result, Rule, Walk, arguments, mutated, operator, place, silent
 from gracile.errors import InputError
 from gracile.graph import Graph, Node, Ref, Spec
+
+log = logging.getLogger(__name__)
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,
@@ -102,9 +105,28 @@ def _evaluated(walk: Walk, node: Node) -> Result:
         result = rule(walk, node, {} if operator(node) == "getitem" else arguments(node))
     except NoRuleError as error:
         return _given_up(walk, node, f"{place(node)}: {error}")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        # A form of the operator that its rule did not foresee: what was tied so far is too much at worst.
+        log.warning("the rule for %s failed: %s", node.op, error)
+        return _given_up(walk, node, f"{place(node)}: its rule failed")
+    if not _fits(result, node.output):
+        return _given_up(walk, node, f"{place(node)}: its rule gave another shape")
     _note_joints(walk, result)
     _note_mutation(walk, node, result)
     return result
+
+
+def _fits(result: Result, output: Any) -> bool:
+    """Whether a rule's result has the shapes that the program shows."""
+    if isinstance(result, tuple):
+        return isinstance(output, tuple) and all(map(_fits, result, output))
+    if isinstance(result, Value) and isinstance(output, Spec):
+        sizes = (field.labels.shape for field in result.fields)
+        return result.shape == output.shape and all(
+            len(labels) == len(output.shape) and all(a in (1, b) for a, b in zip(labels, output.shape, strict=True))
+            for labels in sizes
+        )
+    return not isinstance(result, Value)
 
 
 def _given_up(walk: Walk, node: Node, reason: str) -> Result:

@@ -45,6 +45,11 @@ def _like(walk: Walk, node: Node, arguments: Arguments) -> Result:
     return meet([walk.value(arguments["self"])], place(node), "never", walk.ties)
 
 
+def _cast(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    """Only the type of the second tensor counts, whatever its shape."""
+    return walk.value(arguments["self"])
+
+
 def _filled(walk: Walk, node: Node, arguments: Arguments) -> Result:
     shape = shape_of(node)
     return walk.constant(Value(shape), range(len(shape)))
@@ -76,9 +81,9 @@ def _prelu(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 
 _KEEP_ZERO = """
-    abs alias asin asinh atan atanh clone contiguous copy detach dropout alpha_dropout feature_dropout elu erf expm1
+    abs alias asin asinh atan atanh clone contiguous detach dropout alpha_dropout feature_dropout elu erf expm1
     floor ceil round gelu hardswish leaky_relu lift_fresh lift_fresh_copy log1p mish native_dropout neg relu relu6
-    selu silu sign sin sinh softshrink softsign sqrt square tan tanh tanhshrink tril triu trunc to type_as _to_copy
+    selu silu sign sin sinh softshrink softsign sqrt square tan tanh tanhshrink tril triu trunc to _to_copy
     _conj resolve_conj resolve_neg nan_to_num celu positive view_as_real_copy requires_grad float half
 """
 _LOSE_ZERO = """
@@ -104,5 +109,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "randn", "rand", "randint"), _positions),
     **dict.fromkeys(("copy", "fill", "zero", "index_put", "scatter", "scatter_add", "masked_scatter"), _written),
     "prelu": _prelu,
+    "type_as": _cast,
     **dict.fromkeys(("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar"), _nothing),
 }
