@@ -181,9 +181,13 @@ class TransformerLayer(nn.Module):
         self.stem, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
         self.layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
         self.token, self.place = nn.Parameter(torch.randn(1, 1, 16)), nn.Parameter(torch.randn(1, 8, 16))
+        self.width = 16
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.stem(x)], 1) + self.place
+        x = (
+            torch.cat([self.token.expand(x.shape[0], -1, -1), self.stem(x).reshape(x.shape[0], -1, self.width)], 1)
+            + self.place
+        )
         return self.head(self.layer(x)[:, 0])
 
 

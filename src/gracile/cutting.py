@@ -179,7 +179,8 @@ class _Climb:
 
     def _patches(self) -> dict[_Patch, list[SetAttribute]]:
         """Attributes that are read where literals must change, with the values that the literals take."""
-        wanted = {demand.module for demand in self._demands if not knows(self._modules.get(demand.module))}
+        replaced = {edit.module for edit in self._replacements() if isinstance(edit, ReplaceModule)}
+        wanted = {demand.module for demand in self._demands if not knows(self._modules.get(demand.module))} - replaced
         read = _attributes_read(self._model, self._inputs, {path: self._modules[path] for path in wanted})
         found: dict[tuple[str, str], list[tuple[Any, tuple[int, int]]]] = {}
         ordinals = self._ordinals()
