@@ -1,16 +1,26 @@
 """What will be *changed*: a Plan is a frozen, ordered, JSON-able tuple of Edits.
 
-The Plan holds everything that adds, removes or reshapes a parameter or buffer, or replaces a module; the state_dict
-holds the values.  An Edit addresses modules by the names that they have at its moment: after ``Factorize`` of
-"conv" there are "conv.0" and "conv.1".
+The Plan holds everything that adds, removes or reshapes a parameter or buffer, or replaces a module or an
+attribute; the state_dict holds the values.  An Edit addresses modules by the names that they have at its moment:
+after ``Factorize`` of "conv" there are "conv.0" and "conv.1".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby, pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
+from gracile.channels import after_cutting
 from gracile.cost import Cost, Operation, price, resized
 from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
@@ -57,6 +67,7 @@ class Factorize(_Edit):
 
         Raises:
             PlanError: there is no such layer, or the rank exceeds what its shape allows.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -102,13 +113,7 @@ class Factorize(_Edit):
         reached = first.output_size(operation.size)
         bias = None if operation.bias is None else child(owner, "1.bias")
         return (
-            resized(
-                operation,
-                first,
-                module=child(operation.module, "0"),
-                weight=child(owner, "0.weight"),
-                bias=None,
-            ),
+            resized(operation, first, module=child(operation.module, "0"), weight=child(owner, "0.weight"), bias=None),
             resized(
                 operation,
                 second,
@@ -133,6 +138,7 @@ class AddBias(_Edit):
 
         Raises:
             PlanError: there is no such layer, or it has a bias.
+
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -148,7 +154,65 @@ class AddBias(_Edit):
         )
 
 
-Edit = Annotated[Factorize | AddBias, Field(discriminator="edit")]
+class Slice(BaseModel):
+    """Keep only some indices of one axis of a parameter or buffer.
+
+    A channel is cut by the Slices of all axes in its group together; one alone leaves a model that does not run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: Literal["slice"] = "slice"
+    # The tensor's name at this Edit's moment, and its axis.
+    tensor: str
+    axis: NonNegativeInt
+    # The indices that stay, in increasing order.
+    keep: tuple[NonNegativeInt, ...] = Field(min_length=1)
+
+    @field_validator("keep")
+    @classmethod
+    def _increasing(cls, keep: tuple[int, ...]) -> tuple[int, ...]:
+        if any(left >= right for left, right in pairwise(keep)):
+            raise ValueError("the indices to keep must be in increasing order, each once")
+        return keep
+
+    def __str__(self) -> str:
+        return f"keep {len(self.keep)} of axis {self.axis} of {self.tensor}"
+
+    def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
+        """The tensor's shape after this Edit.
+
+        Raises:
+            PlanError: the tensor has no such axis or index.
+
+        """
+        if self.axis >= len(before) or self.keep[-1] >= before[self.axis]:
+            raise PlanError(f"{self}: it has the shape {list(before)}; was the plan made for another model?")
+        return (*before[: self.axis], len(self.keep), *before[self.axis + 1 :])
+
+
+class SetAttribute(_Edit):
+    """Set a plain attribute of a module, such as the number of heads that its code reads."""
+
+    edit: Literal["set_attribute"] = "set_attribute"
+    name: str
+    value: int | tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"set {child(self.module, self.name)} to {self.value}"
+
+
+class ReplaceModule(_Edit):
+    """Put gracile's own module, of the same parameters under the same names, where torch's cannot be cut."""
+
+    edit: Literal["replace_module"] = "replace_module"
+    by: Literal["multihead_attention"]
+
+    def __str__(self) -> str:
+        return f"replace {self.module or '(model)'} by gracile's {self.by}"
+
+
+Edit = Annotated[Factorize | AddBias | Slice | SetAttribute | ReplaceModule, Field(discriminator="edit")]
 
 
 class Plan(BaseModel):
@@ -168,6 +232,7 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
+
         """
         try:
             return cls.model_validate_json(text)
@@ -179,7 +244,7 @@ class Plan(BaseModel):
             ) from error
 
     def then(self, other: "Plan") -> "Plan":
-        """The Edits of this plan, followed by the other's."""
+        """The Edits of this plan, then those of the other."""
         return Plan(edits=self.edits + other.edits)
 
     def cost(self, graph: Graph) -> Cost:
@@ -187,10 +252,18 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: an Edit does not fit.
+
         """
         cost = price(graph)
-        for edit in self.edits:
-            cost = edit.reprice(cost, graph)
+        for cutting, edits in groupby(
+            self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)
+        ):
+            if cutting:
+                cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)])
+                continue
+            for edit in edits:
+                assert isinstance(edit, Factorize | AddBias)
+                cost = edit.reprice(cost, graph)
         return cost
 
     def check(self, graph: Graph) -> None:
@@ -204,6 +277,47 @@ class Plan(BaseModel):
         if not self.edits:
             return "empty plan"
         return "\n".join(f"{number:>3}. {edit}" for number, edit in enumerate(self.edits, start=1))
+
+
+def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice]) -> Cost:
+    """The cost after slices that together cut whole channels.
+
+    Operations that the captured program shows, with the weights that it shows, are counted anew at the sizes that
+    follow from its channels; layers that an earlier Edit made, at the sizes of their sliced weights.
+    """
+    tensors = dict(cost.tensors)
+    kept: dict[tuple[str, int], tuple[int, ...]] = {}
+    for edit in edits:
+        name = graph.canonical(edit.tensor)
+        spec = tensors.get(name) or (graph.tensors[name] if name in graph.transient else None)
+        if spec is None:
+            raise PlanError(f"{edit}: the model has no parameter or buffer of that name")
+        shape = edit.shape(spec.shape)
+        if name in tensors:
+            tensors[name] = Spec(shape, spec.dtype)
+        before = kept.get((name, edit.axis))
+        kept[name, edit.axis] = tuple(before[i] for i in edit.keep) if before else edit.keep
+    known = {axis: keep for axis, keep in kept.items() if axis[0] in graph.tensors}
+    smaller = price(after_cutting(graph, known, frozenset(tensors) | graph.transient))
+    counted = {operation.node: operation for operation in smaller.operations}
+    operations = [_recounted(operation, counted, cost.tensors, tensors) for operation in cost.operations]
+    return replace(cost, operations=tuple(operations), tensors=tensors)
+
+
+def _recounted(
+    operation: Operation,
+    counted: Mapping[str, Operation],
+    before: Mapping[str, Spec],
+    after: Mapping[str, Spec],
+) -> Operation:
+    """``operation`` at its new sizes: from the program where it shows this very layer, else from its weight."""
+    shown = counted.get(operation.node)
+    if shown is not None and shown.weight == operation.weight:
+        return shown
+    if operation.weight is None or operation.shape is None or before[operation.weight] == after[operation.weight]:
+        return operation
+    outputs, inputs = after[operation.weight].shape[:2]
+    return resized(operation, replace(operation.shape, outputs=outputs, inputs=inputs * operation.shape.groups))
 
 
 def _renamed(names: frozenset[str], changes: Mapping[str, set[str]]) -> frozenset[str]:

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gracile.attention import CuttableAttention
+from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
+from gracile.graph import eval_mode
 from gracile.maths.factorize import (
     LayerShape,
     Scheme,
@@ -21,7 +24,7 @@ from gracile.maths.factorize import (
     factor_weights,
     matrix,
 )
-from gracile.plan import AddBias, Edit, Factorize, Plan, child
+from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -43,6 +46,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
     Raises:
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
+
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
@@ -69,6 +73,7 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
     Raises:
         PlanError: an Edit does not fit; nothing is changed then.
+
     """
     surgeon = _Surgeon(model, values or {})
     surgeon.operate(edits)
@@ -139,20 +144,31 @@ class _Surgeon:
         self.root = root
         self.values = values
         self._undo: list[Callable[[], None]] = []
+        # Tensor id -> who holds it; made when first needed, and again after an Edit that is no slice.
+        self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
 
     def operate(self, edits: Iterable[Edit]) -> None:
         try:
             for edit in edits:
+                if not isinstance(edit, Slice):
+                    self._owners = {}
                 _HANDLERS[type(edit)](self, edit)
         except BaseException:
             self.undo()
             raise
+        self._forget()
 
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
+        self._forget()
 
-    def layer(self, edit: Edit) -> Any:
+    def _forget(self) -> None:
+        """Let modules drop what they computed from earlier weights and keep for evaluation."""
+        with eval_mode(self.root):
+            pass
+
+    def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule) -> Any:
         """The module that ``edit`` addresses."""
         try:
             return self.root.get_submodule(edit.module)
@@ -177,7 +193,44 @@ class _Surgeon:
             for name, module in list(parent._modules.items()):
                 if module is old:
                     parent._modules[name] = new
-                    self._undo.append(partial(parent._modules.__setitem__, name, old))
+                    self._undo.append(partial(parent._modules.update, {name: old}))
+
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        old = getattr(module, name)
+        setattr(module, name, value)
+        self._undo.append(lambda: setattr(module, name, old))
+
+    def tensor(self, edit: Edit, name: str) -> tuple[nn.Module, str, Tensor]:
+        """The module that owns the parameter or buffer ``name``, the tensor's name there, and the tensor."""
+        path, _, leaf = name.rpartition(".")
+        try:
+            owner = self.root.get_submodule(path)
+        except AttributeError as error:
+            raise PlanError(f"{edit}: the model has no module {path!r}") from error
+        if nn.utils.parametrize.is_parametrized(owner, leaf):
+            raise PlanError(
+                f"{edit}: it is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        tensor = owner._parameters.get(leaf, owner._buffers.get(leaf))
+        if tensor is None:
+            raise PlanError(f"{edit}: module {path!r} has no parameter or buffer {leaf!r}")
+        return owner, leaf, tensor
+
+    def owners(self, tensor: Tensor) -> list[tuple[nn.Module, str]]:
+        """Every module that holds ``tensor``, and the name that it has there."""
+        if not self._owners:
+            for module in self.root.modules():
+                for name, held in [*module._parameters.items(), *module._buffers.items()]:
+                    if held is not None:
+                        self._owners.setdefault(id(held), []).append((module, name))
+        return self._owners[id(tensor)]
+
+    def put(self, old: Tensor, new: Tensor) -> None:
+        """``new`` wherever ``old`` was."""
+        owners = self.owners(old)
+        for module, name in owners:
+            self.set_attribute(module, name, new)
+        self._owners[id(new)] = owners
 
     def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         old = module._parameters.get(name)
@@ -261,4 +314,40 @@ def _add_bias(surgeon: _Surgeon, edit: AddBias) -> None:
     surgeon.set_parameter(layer, "bias", surgeon.value(child(edit.module, "bias"), layer.weight, lambda: zeros))
 
 
-_HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {Factorize: _factorize, AddBias: _add_bias}
+def _slice(surgeon: _Surgeon, edit: Slice) -> None:
+    _, _, old = surgeon.tensor(edit, edit.tensor)
+    edit.shape(tuple(old.shape))
+    index = torch.tensor(edit.keep, device=old.device)
+    new = old.detach().index_select(edit.axis, index)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for module, name in surgeon.owners(old):
+        for attribute, size in sizes_after(module, name, edit.axis, edit.keep, old.shape[edit.axis]).items():
+            surgeon.set_attribute(module, attribute, size)
+    surgeon.put(old, new)
+
+
+def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
+    module = surgeon.layer(edit)
+    if not hasattr(module, edit.name):
+        raise PlanError(f"{edit}: {type(module).__name__} has no attribute {edit.name!r}")
+    surgeon.set_attribute(module, edit.name, edit.value)
+
+
+def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
+    module = surgeon.layer(edit)
+    if isinstance(module, CuttableAttention):
+        return
+    reason = CuttableAttention.unfit(module)
+    if reason is not None:
+        raise PlanError(f"{edit}: {reason}")
+    surgeon.replace(module, CuttableAttention(module))
+
+
+_HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
+    Factorize: _factorize,
+    AddBias: _add_bias,
+    Slice: _slice,
+    SetAttribute: _set_attribute,
+    ReplaceModule: _replace_module,
+}

@@ -6,7 +6,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 
 from gracile.graph.capturing import capture
 from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec
-from gracile.graph.running import Visitor, fingerprint, record, run
+from gracile.graph.running import Substitute, Visitor, fingerprint, record, run
 from gracile.graph.tensors import eval_mode, tensors_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Node",
     "Ref",
     "Spec",
+    "Substitute",
     "Visitor",
     "capture",
     "eval_mode",

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -46,9 +47,21 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *,
         except Exception as error:
             log.info("no dynamic batch for %s: %s", type(model).__name__, _first_line(error))
     try:
-        return _graph(model, _export(model, inputs, None), inputs)
+        graph = _graph(model, _export(model, inputs, None), inputs)
     except Exception as error:
         raise CaptureError(_refusal(model, inputs, error)) from error
+    return replace(graph, training=_training(model, inputs)) if graph.unread else graph
+
+
+def _training(model: nn.Module, inputs: Inputs) -> Graph | None:
+    """The program in training mode, where heads may run that evaluation leaves out; None where it has none."""
+    # Batch statistics need more than one example.
+    several = inputs.repeated(2) if inputs.batch_size == 1 else inputs
+    try:
+        return _graph(model, _export(model, several, None, training=True), several)
+    except Exception as error:
+        log.info("%s is not captured in training mode: %s", type(model).__name__, _first_line(error))
+        return None
 
 
 def _first_line(error: BaseException) -> str:
@@ -97,13 +110,17 @@ def _batch_axes(model: nn.Module, inputs: Inputs) -> Any:
     return shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)  # type: ignore[no-untyped-call]
 
 
-def _export(model: nn.Module, inputs: Inputs, dynamic_shapes: Any) -> torch.export.ExportedProgram:
+def _export(
+    model: nn.Module, inputs: Inputs, dynamic_shapes: Any, *, training: bool = False
+) -> torch.export.ExportedProgram:
     # The fused fast path of transformer layers is one opaque operator; without it the layers are visible.
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with eval_mode(model), warnings.catch_warnings():
+        with eval_mode(model, fresh=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if training:
+                model.train()
             return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -97,6 +97,14 @@ class Graph:
     dynamic_batch: bool
     # Node name -> the nodes that take its value.
     users: Mapping[str, tuple[str, ...]]
+    # The program in training mode, where evaluation leaves parameters unread and training could be captured.
+    training: "Graph | None" = None
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Parameters that the program does not use."""
+        nodes = self.nodes.values()
+        return self.parameters - {node.op for node in nodes if node.kind == "parameter" and self.users[node.name]}
 
     @property
     def calls(self) -> Iterator[Node]:

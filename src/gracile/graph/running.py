@@ -16,6 +16,8 @@ from gracile.inputs import Inputs, batches_of, update_digest
 
 # Called with the node, its positional arguments as values, and its output.
 Visitor = Callable[[Node, tuple[Any, ...], Any], None]
+# Called in a node's place, with its arguments as values.
+Substitute = Callable[..., Any]
 
 
 @torch.no_grad()
@@ -25,15 +27,18 @@ def run(
     inputs: Inputs,
     visitors: Mapping[str, Visitor] | None = None,
     *,
+    substitutes: Mapping[str, Substitute] | None = None,
     partial: bool = False,
 ) -> Any:
     """Run the program with the values of ``model``'s tensors; returns what the model returns.
 
     ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
     They stay as they are, though the model may work in place.
+    ``substitutes`` are called in place of the operators of the nodes that they are listed under.
     With ``partial`` the run ends, and returns None, when every visitor has been called.
     """
     visitors = visitors or {}
+    substitutes = substitutes or {}
     waiting = len(visitors)
     tensors = tensors_of(model)
     given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
@@ -50,7 +55,7 @@ def run(
         else:
             args, kwargs = _resolved((node.args, dict(node.kwargs)), values)
             assert node.target is not None
-            values[node.name] = node.target(*args, **kwargs)
+            values[node.name] = substitutes.get(node.name, node.target)(*args, **kwargs)
             if node.name in visitors:
                 visitors[node.name](node, args, values[node.name])
                 waiting -= 1

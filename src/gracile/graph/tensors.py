@@ -32,15 +32,24 @@ def ties_of(model: nn.Module) -> dict[str, str]:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """``model.eval()`` inside; every module's own mode again afterwards."""
+def eval_mode(model: nn.Module, *, fresh: bool = False) -> Iterator[None]:
+    """``model.eval()`` inside; every module's own mode again afterwards.
+
+    Args:
+        fresh: modules that keep tensors which they computed in evaluation drop them when they are set to training: do
+            that before and after, so that nothing computed from other weights, or while capturing, is met.
+    """
     modes = [(module, module.training) for module in model.modules()]
     # Only where something changes: modules are slow to set attributes, and searches pass here for each candidate.
-    if any(training for _, training in modes):
+    if fresh:
+        model.train()
+    if fresh or any(training for _, training in modes):
         model.eval()
     try:
         yield
     finally:
+        if fresh:
+            model.train()
         for module, training in modes:
             if module.training is not training:
                 module.training = training

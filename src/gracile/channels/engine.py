@@ -1,0 +1,151 @@
+"""`channel_groups`: labels for every tensor axis, one walk through the program, one answer."""
+
+import logging
+from typing import Any, get_args
+
+import numpy as np
+from torch.utils import _pytree as pytree
+
+from gracile.channels import (
+    rules_elementwise,
+    rules_norms,
+    rules_products,
+    rules_recurrent,
+    rules_spatial,
+    rules_views,
+)
+from gracile.channels.fields import Value, freeze_all
+from gracile.channels.groups import ChannelGroups, collect
+from gracile.channels.ties import FROZEN, Grouped, Heads, Labels, Ties
+from gracile.channels.walk import NoRuleError, Result, Rule, Walk, arguments, mutated, operator, place, silent
+from gracile.errors import InputError
+from gracile.graph import Graph, Node, Ref, Spec
+
+log = logging.getLogger(__name__)
+
+RULES: dict[str, Rule] = {
+    **rules_elementwise.RULES,
+    **rules_views.RULES,
+    **rules_products.RULES,
+    **rules_norms.RULES,
+    **rules_spatial.RULES,
+    **rules_recurrent.RULES,
+}
+
+
+def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "position") -> ChannelGroups:
+    """Find the channels of a captured model that must be cut together.
+
+    Args:
+        heads: cut attention in whole heads, or the same dimensions of every head; only where the model leaves
+            the choice.
+        grouped: cut the same positions of every group of a grouped convolution (or shuffle, or group norm), or
+            whole groups; depthwise convolutions always lose whole groups.
+
+    Where the graph holds the training program too, for parameters that evaluation does not read, its ties hold as
+    well.
+
+    Raises:
+        InputError: ``heads`` or ``grouped`` is unknown.
+
+    """
+    for name, value, known in (("heads", heads, get_args(Heads)), ("grouped", grouped, get_args(Grouped))):
+        if value not in known:
+            raise InputError(f"{name} is {value!r}; it can be {' or '.join(map(repr, known))}")
+    ties = Ties()
+    tensors = {name: _labelled(spec, ties) for name, spec in graph.tensors.items()}
+    ties.end_of_tensors()
+    walk = _walked(Walk(graph, ties, tensors, grouped))
+    walks = [walk] if graph.training is None else [walk, _walked(Walk(graph.training, ties, tensors, grouped))]
+    _freeze_unread(walks, tensors)
+    return collect(ties.settle(heads, grouped), tensors, walk.values, walk.norms)
+
+
+def _walked(walk: Walk) -> Walk:
+    for node in walk.graph.nodes.values():
+        walk.values[node.name] = _evaluated(walk, node)
+    for value in pytree.tree_leaves(_outputs(walk), is_leaf=lambda item: isinstance(item, Value)):
+        if isinstance(value, Value):
+            freeze_all(value, "the model returns it", walk.ties)
+    return walk
+
+
+def _labelled(spec: Spec, ties: Ties) -> tuple[Labels, ...]:
+    """New labels for every axis of a tensor; an axis of size 1 cannot be cut."""
+    return tuple(ties.fresh(size) if size > 1 else np.full(size, FROZEN, np.int64) for size in spec.shape)
+
+
+def _outputs(walk: Walk) -> Any:
+    refs = pytree.tree_leaves(walk.graph.result, is_leaf=lambda item: isinstance(item, Ref))
+    return [walk.values[ref.name] for ref in refs if isinstance(ref, Ref)]
+
+
+def _freeze_unread(walks: list[Walk], tensors: dict[str, tuple[Labels, ...]]) -> None:
+    read = {
+        node.op
+        for walk in walks
+        for node in walk.graph.nodes.values()
+        if node.kind in ("parameter", "buffer") and walk.graph.users[node.name]
+    }
+    for name, axes in tensors.items():
+        if name not in read:
+            for labels in axes:
+                walks[0].ties.freeze(labels, "not read when the model is evaluated")
+
+
+def _evaluated(walk: Walk, node: Node) -> Result:
+    if node.kind in ("parameter", "buffer"):
+        return walk.tensor(node.op)
+    if node.kind != "call":
+        return silent(node)
+    rule = RULES.get(operator(node))
+    if rule is None:
+        return _given_up(walk, node, f"{place(node)}: no rule for this operator")
+    try:
+        result = rule(walk, node, {} if operator(node) == "getitem" else arguments(node))
+    except NoRuleError as error:
+        return _given_up(walk, node, f"{place(node)}: {error}")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        # A form of the operator that its rule did not foresee: what was tied so far is too much at worst.
+        log.warning("the rule for %s failed: %s", node.op, error)
+        return _given_up(walk, node, f"{place(node)}: its rule failed")
+    if not _fits(result, node.output):
+        return _given_up(walk, node, f"{place(node)}: its rule gave another shape")
+    _note_joints(walk, result)
+    _note_mutation(walk, node, result)
+    return result
+
+
+def _fits(result: Result, output: Any) -> bool:
+    """Whether a rule's result has the shapes that the program shows."""
+    if isinstance(result, tuple):
+        return isinstance(output, tuple) and all(map(_fits, result, output))
+    if isinstance(result, Value) and isinstance(output, Spec):
+        sizes = (field.labels.shape for field in result.fields)
+        return result.shape == output.shape and all(
+            len(labels) == len(output.shape) and all(a in (1, b) for a, b in zip(labels, output.shape, strict=True))
+            for labels in sizes
+        )
+    return not isinstance(result, Value)
+
+
+def _given_up(walk: Walk, node: Node, reason: str) -> Result:
+    for value in walk.operands(node):
+        freeze_all(value, reason, walk.ties)
+    result = silent(node)
+    _note_mutation(walk, node, result)
+    return result
+
+
+def _note_joints(walk: Walk, result: Result) -> None:
+    for value in result if isinstance(result, tuple) else (result,):
+        for field in value.fields if isinstance(value, Value) else ():
+            if len(field.axes) > 1:
+                walk.ties.joint(field.compact)
+
+
+def _note_mutation(walk: Walk, node: Node, result: Result) -> None:
+    """What reads the argument of an in-place operator afterwards reads the result."""
+    written = mutated(node)
+    if written is not None and isinstance(result, Value):
+        walk.values[written.name] = result

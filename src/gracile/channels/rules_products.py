@@ -1,0 +1,162 @@
+"""Layers and products: convolutions, linear maps, matrix products, attention, embeddings."""
+
+# ruff: noqa: ARG001 - rules share one signature.
+
+from typing import Any
+
+from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all, single
+from gracile.channels.meeting import meet, product
+from gracile.channels.ties import Labels
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
+from gracile.graph import Node, Ref
+
+_LETTERS = "abcdefghijklmnopqrstuvw"
+
+
+def _linear(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    data, weight = walk.value(arguments["input"]), walk.value(arguments["weight"])
+    rows = _LETTERS[: data.rank - 1]
+    outputs = "z" if weight.rank == 2 else ""
+    result = product([data, weight], [rows + "y", outputs + "y"], rows + outputs, place(node), walk.ties)
+    return _plus(walk, node, result, arguments["bias"])
+
+
+def _plus(walk: Walk, node: Node, value: Value, bias: Any) -> Value:
+    if not isinstance(bias, Ref):
+        return value
+    return meet([value, walk.value(bias)], place(node), "all", walk.ties)
+
+
+def _convolution(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    transposed = arguments.get("transposed", operator(node).startswith("conv_transpose"))
+    data, weight = walk.value(arguments["input"]), walk.value(arguments["weight"])
+    groups, rank = arguments["groups"], weight.rank - 2
+    reason = f"a spatial axis of {place(node)}"
+    fixed = [axis for axis in range(-data.rank, 0) if axis != -rank - 1]
+    data = forbid_axes(data, fixed, reason, walk.ties)
+    weight = forbid_axes(weight, range(-rank, 0), reason, walk.ties)
+    shape = shape_of(node)
+    inputs, outputs = (0, 1) if transposed else (1, 0)
+    if groups == 1:
+        channels = single(data, -rank - 1, place(node), walk.ties)
+        walk.ties.tie(channels, single(weight, inputs, place(node), walk.ties))
+        labels = single(weight, outputs, place(node), walk.ties)
+    else:
+        labels = _grouped(walk, node, data, weight, groups, transposed)
+    fields = [Field(along(labels, len(shape) - rank - 1, len(shape)), zero=True)] if labels.size > 1 else []
+    bias = arguments["bias"]
+    if not isinstance(bias, Ref):
+        return Value(shape, tuple(fields))
+    places = walk.value(bias)
+    wide = tuple(Field(along(f.labels, len(shape) - rank - 1, len(shape)), f.zero) for f in places.fields)
+    sizes = tuple(size if axis == len(shape) - rank - 1 else 1 for axis, size in enumerate(shape))
+    return meet([Value(shape, tuple(fields)), Value(sizes, wide)], place(node), "all", walk.ties)
+
+
+def _grouped(walk: Walk, node: Node, data: Value, weight: Value, groups: int, transposed: bool) -> Labels:
+    """Tie the channels of a grouped convolution; returns its output labels.
+
+    Either the same positions of every group are cut, or whole groups, which depthwise convolutions always are.
+    """
+    rank = weight.rank - 2
+    channels = single(data, -rank - 1, place(node), walk.ties).reshape(groups, -1)
+    first, second = (single(weight, axis, place(node), walk.ties) for axis in (0, 1))
+    ties, whole = walk.ties, walk.grouped == "group" or channels.shape[1] == 1
+    leading = first.reshape(groups, -1)
+    ties.tie_along(leading, 1 if whole else 0)
+    ties.tie_along(channels, 1 if whole else 0)
+    if transposed:
+        # The weight is [inputs, outputs of one group, ...].
+        ties.tie(channels, leading)
+        if not whole:
+            return second.reshape(1, -1).repeat(groups, 0).ravel()
+        ties.freeze(second, f"{place(node)} is cut in whole groups")
+        return leading[:, :1].repeat(second.size, 1).ravel()
+    if whole:
+        ties.tie(channels[:, :1], leading)
+        ties.freeze(second, f"{place(node)} is cut in whole groups")
+    else:
+        ties.tie(channels, second.reshape(1, -1))
+    return first
+
+
+def _matmul(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    left, right = walk.operands(node)
+    return _multiplied(walk, node, left, right)
+
+
+def _multiplied(walk: Walk, node: Node, left: Value, right: Value) -> Value:
+    """torch.matmul's shapes: vectors on either side, batches broadcast."""
+    rank = max(left.rank, right.rank) - 2
+    batch = _LETTERS[: max(rank, 0)]
+    rows, columns = "x" * (left.rank > 1), "z" * (right.rank > 1)
+    terms = [
+        batch[len(batch) - max(left.rank - 2, 0) :] + rows + "y",
+        batch[len(batch) - max(right.rank - 2, 0) :] + "y" + columns,
+    ]
+    return product([left, right], terms, batch + rows + columns, place(node), walk.ties)
+
+
+def _add_product(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    added, left, right = walk.operands(node)
+    return meet([_multiplied(walk, node, left, right), added], place(node), "all", walk.ties)
+
+
+def _einsum(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    equation: str = arguments["equation"].replace(" ", "")
+    if "->" not in equation:
+        raise NoRuleError("the equation has no arrow")
+    values = [walk.value(ref) for ref in arguments["tensors"]]
+    left, result = equation.split("->")
+    terms = left.split(",")
+    dots = max(
+        (value.rank - len(term.replace("...", "")) for value, term in zip(values, terms, strict=True)), default=0
+    )
+    names = "".join(chr(ord("0") + index) for index in range(dots))
+    terms = [
+        term.replace("...", names[dots - (value.rank - len(term.replace("...", ""))) :] if "..." in term else "")
+        for value, term in zip(values, terms, strict=True)
+    ]
+    if any(len(set(term)) != len(term) for term in terms):
+        raise NoRuleError("an operand repeats a letter")
+    return product(values, terms, result.replace("...", names), place(node), walk.ties)
+
+
+def _attention(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    query, key, value = (walk.value(arguments[name]) for name in ("query", "key", "value"))
+    if arguments["enable_gqa"] and query.shape[-3] != key.shape[-3]:
+        raise NoRuleError("it repeats key and value heads")
+    op, ties = place(node), walk.ties
+    if arguments["scale"] is None:
+        # The scale follows from the size of a head: that must stay.
+        reason = f"the scale of {op} depends on it"
+        query, key = (forbid_axes(item, [-1], reason, ties) for item in (query, key))
+    batch = _LETTERS[: query.rank - 2]
+    scores = product([query, key], [batch + "xy", batch + "zy"], batch + "xz", op, ties)
+    if isinstance(arguments["attn_mask"], Ref):
+        scores = meet([scores, walk.value(arguments["attn_mask"])], op, "never", ties)
+    scores = forbid_axes(scores, [-1], f"softmax in {op}", ties)
+    weights = Value(scores.shape, tuple(Field(field.labels) for field in scores.fields))
+    return product([weights, value], [batch + "xz", batch + "zy"], batch + "xy", op, ties)
+
+
+def _embedding(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    weight, indices = walk.value(arguments["weight"]), walk.value(arguments["indices"])
+    freeze_all(indices, f"used as an index by {place(node)}", walk.ties)
+    shape = shape_of(node)
+    table = forbid_axes(weight, [0], f"indexed by {place(node)}", walk.ties)
+    fields = [Field(along(field.labels.ravel(), len(shape) - 1, len(shape)), field.zero) for field in table.fields]
+    return Value(shape, tuple(fields))
+
+
+RULES: dict[str, Rule] = {
+    "linear": _linear,
+    **dict.fromkeys(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution".split(), _convolution
+    ),
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), _matmul),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _add_product),
+    "einsum": _einsum,
+    "scaled_dot_product_attention": _attention,
+    "embedding": _embedding,
+}

@@ -1,0 +1,121 @@
+"""One pass through a captured program: the values seen so far, and what rules need to read a node."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils import _pytree as pytree
+
+from gracile.channels.fields import Field, Value, along
+from gracile.channels.ties import Grouped, Labels, Ties
+from gracile.graph import Graph, Node, Ref, Spec
+
+Arguments: TypeAlias = Mapping[str, Any]
+# What a node evaluates to; None for anything but tensors.
+Result: TypeAlias = Any
+Rule: TypeAlias = Callable[["Walk", Node, Arguments], Result]
+
+
+class NoRuleError(Exception):
+    """Raised by a rule for a form of its operator that it does not cover; the message says which."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormSite:
+    """A normalisation, or a statistic of one, that is computed over the kept channels only."""
+
+    node: str
+    # The normalised axis of the node's input, and the labels along it.
+    axis: int
+    labels: Labels
+
+
+class Walk:
+    """The state that rules work on."""
+
+    def __init__(self, graph: Graph, ties: Ties, tensors: Mapping[str, tuple[Labels, ...]], grouped: Grouped) -> None:
+        self.graph = graph
+        self.ties = ties
+        self.grouped = grouped
+        self.values: dict[str, Result] = {}
+        self.norms: list[NormSite] = []
+        self._tensors = tensors
+
+    def value(self, ref: Any) -> Value:
+        """The fields of an argument; of none for numbers."""
+        found = self.values.get(ref.name) if isinstance(ref, Ref) else None
+        return found if isinstance(found, Value) else Value(())
+
+    def tensor(self, name: str) -> Value:
+        """A parameter or buffer: one field an axis, zero wherever it is removed."""
+        labels = self._tensors[name]
+        shape = tuple(axis.size for axis in labels)
+        fields = [
+            Field(along(axis, index, len(shape)), zero=True) for index, axis in enumerate(labels) if axis.size > 1
+        ]
+        return Value(shape, tuple(fields))
+
+    def operands(self, node: Node) -> list[Value]:
+        """The tensors among the arguments, in order."""
+        found = (self.values.get(name) for name in node.refs)
+        return [
+            value
+            for item in found
+            for value in (item if isinstance(item, tuple) else (item,))
+            if isinstance(value, Value)
+        ]
+
+    def constant(self, value: Value, axes: Iterable[int]) -> Value:
+        """``value`` with new labels along ``axes``, along which its elements are equal: any of them can go."""
+        fields = list(value.fields)
+        for axis in axes:
+            if value.shape[axis] > 1:
+                labels = self.ties.fresh(value.shape[axis])
+                fields.append(Field(along(labels, axis, value.rank)))
+        return Value(value.shape, tuple(fields))
+
+
+def operator(node: Node) -> str:
+    """The operator without namespace and overload; in-place variants count as their plain form."""
+    name = node.op.removeprefix("aten.").partition(".")[0]
+    return name if name.startswith("_") else name.rstrip("_")
+
+
+def place(node: Node) -> str:
+    """An operator and where it ran, for reasons."""
+    return f"{operator(node)} of {node.module}" if node.module else operator(node)
+
+
+def arguments(node: Node) -> Arguments:
+    """The node's arguments by the names of the operator's schema, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    schema = node.target._schema.arguments
+    bound = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    bound |= {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
+    return bound | dict(node.kwargs)
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """The shape of a node's only output."""
+    if not isinstance(node.output, Spec):
+        raise NoRuleError("its output is no single tensor")
+    return node.output.shape
+
+
+def silent(node: Node) -> Result:
+    """A node's outputs with nothing known about their axes."""
+    return pytree.tree_map(
+        lambda spec: Value(spec.shape) if isinstance(spec, Spec) else None,
+        node.output,
+        is_leaf=lambda item: isinstance(item, Spec),
+    )
+
+
+def mutated(node: Node) -> Ref | None:
+    """The argument that an in-place operator writes to."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.args:
+        return None
+    first = node.target._schema.arguments[0]
+    written = first.alias_info is not None and first.alias_info.is_write
+    return node.args[0] if written and isinstance(node.args[0], Ref) else None
