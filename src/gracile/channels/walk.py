@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.channels.fields import Field, Value, along
 from gracile.channels.ties import Grouped, Labels, Ties
-from gracile.graph import Graph, Node, Ref, Spec
+from gracile.graph import Graph, Node, Ref, Spec, bare_name
 
 Arguments: TypeAlias = Mapping[str, Any]
 # What a node evaluates to; None for anything but tensors.
@@ -78,8 +78,7 @@ class Walk:
 
 def operator(node: Node) -> str:
     """The operator without namespace and overload; in-place variants count as their plain form."""
-    name = node.op.removeprefix("aten.").partition(".")[0]
-    return name if name.startswith("_") else name.rstrip("_")
+    return bare_name(node.op)
 
 
 def place(node: Node) -> str:

@@ -9,9 +9,8 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from gracile.cost.operators import bare_name
 from gracile.cost.records import Operation
-from gracile.graph import Graph, Node, Ref, Spec
+from gracile.graph import Graph, Node, Ref, Spec, bare_name
 from gracile.maths.factorize import LayerShape
 
 

@@ -3,16 +3,6 @@
 from gracile.graph import Node
 
 
-def bare_name(op: str) -> str:
-    """The bare name: "aten.conv2d.padding" -> "conv2d"; in-place variants count as their plain form, and operators
-    of other libraries keep their whole name.
-    """
-    if not op.startswith("aten."):
-        return op
-    name = op.split(".")[1]
-    return name if name.startswith("_") else name.rstrip("_")
-
-
 def is_scalar(node: Node) -> bool:
     """Whether the node is Python's own arithmetic with sizes."""
     return node.output is None and "." not in node.op

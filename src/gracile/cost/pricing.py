@@ -6,9 +6,9 @@ from types import MappingProxyType
 from torch import nn
 
 from gracile.cost.counters import COUNTERS
-from gracile.cost.operators import ARITHMETIC, MOVEMENT, bare_name, is_scalar
+from gracile.cost.operators import ARITHMETIC, MOVEMENT, is_scalar
 from gracile.cost.records import Cost, Uncounted
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, bare_name, capture
 from gracile.inputs import ExampleInputs
 
 

@@ -5,7 +5,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 """
 
 from gracile.graph.capturing import capture
-from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name
 from gracile.graph.running import Substitute, Visitor, fingerprint, record, run
 from gracile.graph.tensors import eval_mode, tensors_of
 
@@ -17,6 +17,7 @@ __all__ = [
     "Spec",
     "Substitute",
     "Visitor",
+    "bare_name",
     "capture",
     "eval_mode",
     "fingerprint",

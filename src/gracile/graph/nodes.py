@@ -20,6 +20,17 @@ class Ref:
     name: str
 
 
+def bare_name(op: str) -> str:
+    """An operator's name alone: "aten.conv2d.padding" -> "conv2d".
+
+    In-place variants count as their plain form; operators of other libraries keep their whole name.
+    """
+    if not op.startswith("aten."):
+        return op
+    name = op.split(".")[1]
+    return name if name.startswith("_") else name.rstrip("_")
+
+
 def refs_in(structure: Any) -> list[Ref]:
     """All Refs inside a structure of tuples, lists and dictionaries, in order."""
     leaves = pytree.tree_leaves(structure, is_leaf=lambda x: isinstance(x, Ref))
