@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from base import SEED, dense
 from fashion import load
@@ -88,11 +87,11 @@ def every_candidate(model: nn.Module, images: torch.Tensor, method: Scheme) -> l
 
 
 def plainly(model: nn.Module, edit: Factorize) -> nn.Module:
-    """A copy of the model with one layer factorized by numpy's singular value decomposition."""
+    """A copy of the model with one layer factorized by torch's singular value decomposition."""
     candidate = copy.deepcopy(model)
     weight = candidate.get_submodule(edit.module).weight
-    u, sigma, vt = np.linalg.svd(matrix(edit.scheme, weight).numpy(), full_matrices=False)
-    left, right = torch.tensor(u * sigma)[:, : edit.rank], torch.tensor(vt)[: edit.rank]
+    u, sigma, vt = torch.linalg.svd(matrix(edit.scheme, weight), full_matrices=False)
+    left, right = (u * sigma)[:, : edit.rank], vt[: edit.rank]
     first, second = factor_weights(edit.scheme, tuple(weight.shape), left, right)
     values = {f"{edit.module}.0.weight": first, f"{edit.module}.1.weight": second}
     return gracile.apply(candidate, Plan(edits=(edit,)), inplace=True, values=values)
@@ -109,7 +108,7 @@ def main() -> None:
         "# The evaluation dictionary's own time\n\n`python bench/dictionary_overhead.py`: seconds outside the "
         f"evaluation function (median of {REPEATS}), for the same candidates. *gracile* includes the fingerprint of "
         "the model, the store and the decompositions; *copy and factorize* copies the model and computes one singular "
-        "value decomposition (numpy) for each candidate. Candidates that come to the same rank are one entry.\n"
+        "value decomposition (torch, float64) for each candidate. Candidates that come to the same rank are one entry.\n"
     )
     (HERE / "dictionary_overhead.md").write_text(
         f"{text}\n{markdown(header, rows)}\n\nMachine: {machine()}; seed {SEED}.\n"
