@@ -108,7 +108,7 @@ def main() -> None:
         "# The evaluation dictionary's own time\n\n`python bench/dictionary_overhead.py`: seconds outside the "
         f"evaluation function (median of {REPEATS}), for the same candidates. *gracile* includes the fingerprint of "
         "the model, the store and the decompositions; *copy and factorize* copies the model and computes one singular "
-        "value decomposition (torch, float64) for each candidate. Candidates that come to the same rank are one entry.\n"
+        "value decomposition (torch, float64) for each candidate. Candidates of equal rank are one entry.\n"
     )
     (HERE / "dictionary_overhead.md").write_text(
         f"{text}\n{markdown(header, rows)}\n\nMachine: {machine()}; seed {SEED}.\n"
