@@ -34,11 +34,17 @@ FULL_RANK_LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("scheme", ["weight_svd", "spatial_svd"])
-@pytest.mark.parametrize(("layer", "size"), FULL_RANK_LAYERS, ids=[repr(layer) for layer, _ in FULL_RANK_LAYERS])
+# Spatial SVD is for two-dimensional convolutions only.
+FULL_RANK_CASES = [
+    pytest.param(layer, size, scheme, id=f"{scheme}-{layer}")
+    for scheme in ("weight_svd", "spatial_svd")
+    for layer, size in FULL_RANK_LAYERS
+    if scheme == "weight_svd" or isinstance(layer, nn.Conv2d)
+]
+
+
+@pytest.mark.parametrize(("layer", "size", "scheme"), FULL_RANK_CASES)
 def test_a_factorization_of_full_rank_computes_the_layer(layer, size, scheme):
-    if unfit(layer, scheme):
-        pytest.skip("spatial SVD is for two-dimensional convolutions")
     layer = copy.deepcopy(layer).double()
     data = torch.randn(size, dtype=torch.float64)
     model = nn.Sequential(layer)

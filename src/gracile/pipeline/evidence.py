@@ -1,15 +1,55 @@
 """What a job writes into its Report."""
 
 from collections.abc import Iterator
+from importlib.metadata import version
 
-from gracile.cost import METRICS
+from gracile.cost import METRICS, Cost
+from gracile.graph import Graph
 from gracile.lowrank.layers import Found, Layer
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
-from gracile.report import LayerReport, Totals
+from gracile.report import Environment, LayerReport, Record, Report, Totals
 
 
-def layer_reports(request: Request, found: Found, selection: Selection) -> Iterator[LayerReport]:
+def report_of(
+    *,
+    model: str,
+    request: Request,
+    graph: Graph,
+    before: Cost,
+    after: Cost,
+    found: Found,
+    selection: Selection,
+    passes: tuple[Record, ...],
+    scores: tuple[float, float, float | None],
+    seconds: dict[str, float],
+) -> Report:
+    """The Report of a job whose scores are those of the original, the compressed and the fine-tuned model."""
+    score_before, score_after, score_fine_tuned = scores
+    return Report(
+        model=model,
+        method=request.method,
+        search="manual" if request.ratios is not None else request.search.kind,
+        metric=request.metric,
+        bound=request.bound(before),
+        before=Totals.of(before),
+        after=Totals.of(after),
+        score_before=score_before,
+        score_after=score_after,
+        score_fine_tuned=score_fine_tuned,
+        layers=tuple(_layer_reports(request, found, selection)),
+        dictionary=selection.dictionary,
+        dictionary_baseline=selection.baseline,
+        passes=passes,
+        notes=(*(f"exclude: {pattern!r} matches no layer" for pattern in found.unmatched), *selection.notes),
+        seconds=seconds,
+        environment=Environment(
+            gracile=version("gracile"), device=str(graph.example.tensors[0].device), seed=request.seed
+        ),
+    )
+
+
+def _layer_reports(request: Request, found: Found, selection: Selection) -> Iterator[LayerReport]:
     """One row a layer: first those that could be compressed, then the others with their reasons."""
     for layer in found.layers:
         rank = selection.ranks.get(layer.name)

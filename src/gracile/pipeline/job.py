@@ -4,7 +4,6 @@ import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +21,12 @@ from gracile.lowrank.moments import collect
 from gracile.lowrank.refit import refit_factors
 from gracile.maths.factorize import Scheme
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.evidence import layer_reports
+from gracile.pipeline.evidence import report_of
 from gracile.pipeline.request import FineTune, FineTuneLayer, checked
 from gracile.pipeline.selection import by_hand, by_search
 from gracile.plan import Plan
 from gracile.recipe import Search, SearchKind, Target
-from gracile.report import Environment, Record, Report, Totals
+from gracile.report import Record, Report
 from gracile.search.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, apply
 
@@ -143,24 +142,17 @@ def compress(
         with clock("evaluate"):
             score_tuned = score_of(request.evaluate, work, "the fine-tuned model")
     plan = applied_plan(work)
-    report = Report(
+    report = report_of(
         model=type(model).__name__,
-        method=request.method,
-        search="manual" if request.ratios is not None else request.search.kind,
-        metric=request.metric,
-        bound=request.bound(before),
-        before=Totals.of(before),
-        after=Totals.of(_added(plan, applied_plan(model)).cost(graph)),
-        score_before=score_before,
-        score_after=score_after,
-        score_fine_tuned=score_tuned,
-        layers=tuple(layer_reports(request, found, selection)),
-        dictionary=selection.dictionary,
-        dictionary_baseline=selection.baseline,
+        request=request,
+        graph=graph,
+        before=before,
+        after=_added(plan, applied_plan(model)).cost(graph),
+        found=found,
+        selection=selection,
         passes=passes,
-        notes=(*(f"exclude: {pattern!r} matches no layer" for pattern in found.unmatched), *selection.notes),
+        scores=(score_before, score_after, score_tuned),
         seconds=clock.seconds,
-        environment=Environment(gracile=version("gracile"), device=str(graph.example.tensors[0].device), seed=seed),
     )
     for note in report.notes:
         log.warning("%s", note)
