@@ -99,7 +99,7 @@ def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
         f"torch.export could not capture {type(model).__name__} with inputs of the shapes {shapes}: "
         f"{_first_line(error)}\n"
         "Ways out: check that model(*example_inputs) runs; move Python control flow that depends on tensor values "
-        "out of forward, or into torch.cond; let it return tensors in tuples, lists and dictionaries (for transformers: "
+        "out of forward, or into torch.cond; let it return tensors in tuples and dictionaries (for transformers: "
         "model.config.use_cache = False); compress the part that captures by passing that submodule"
     )
 
