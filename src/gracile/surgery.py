@@ -27,6 +27,11 @@ from gracile.maths.factorize import (
 from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+# The same layers, without initial values.
+_BARE: dict[type[nn.Module], type[nn.Module]] = {
+    kind: type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
+    for kind in (*_CONVOLUTIONS.values(), nn.Linear)
+}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ATTRIBUTE = "_gracile_plan"
 
@@ -146,11 +151,14 @@ class _Surgeon:
         self._undo: list[Callable[[], None]] = []
         # Tensor id -> who holds it; made when first needed, and again after an Edit that is no slice.
         self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
+        self._sliced = False
 
     def operate(self, edits: Iterable[Edit]) -> None:
         try:
             for edit in edits:
-                if not isinstance(edit, Slice):
+                if isinstance(edit, Slice):
+                    self._sliced = True
+                else:
                     self._owners = {}
                 _HANDLERS[type(edit)](self, edit)
         except BaseException:
@@ -164,9 +172,10 @@ class _Surgeon:
         self._forget()
 
     def _forget(self) -> None:
-        """Let modules drop what they computed from earlier weights and keep for evaluation."""
-        with eval_mode(self.root):
-            pass
+        """Let modules drop what they computed from weights of another size and keep for evaluation."""
+        if self._sliced:
+            with eval_mode(self.root, fresh=True):
+                pass
 
     def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule) -> Any:
         """The module that ``edit`` addresses."""
@@ -298,8 +307,7 @@ def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Paramete
 
 def _without_values(kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     """A layer whose weights are neither allocated nor initialised: that takes time, and draws random numbers."""
-    bare = type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
-    made: nn.Module = bare(*args, **kwargs, device="meta")
+    made = _BARE[kind](*args, **kwargs, device="meta")
     made.__class__ = kind
     return made
 
