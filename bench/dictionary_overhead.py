@@ -10,6 +10,7 @@ is taken off both.
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,7 +42,32 @@ class Timed:
         return score
 
 
-def measure(network: str, method: Scheme) -> tuple[object, ...]:
+@dataclass(frozen=True)
+class Row:
+    name: str
+    candidates: int
+    entries: int
+    plain: float
+    own: float
+    difference: float
+
+    @property
+    def cells(self) -> tuple[object, ...]:
+        ratio = f"{self.own / self.plain:.3f}"
+        return (
+            self.name, self.candidates, self.entries, f"{self.plain:.2f}", f"{self.own:.2f}", ratio,
+            f"{self.difference:.1e}",
+        )  # fmt: skip
+
+
+def total(rows: list[Row]) -> Row:
+    """All rows together."""
+    candidates, entries = sum(row.candidates for row in rows), sum(row.entries for row in rows)
+    plain, own = sum(row.plain for row in rows), sum(row.own for row in rows)
+    return Row("all", candidates, entries, plain, own, max(row.difference for row in rows))
+
+
+def measure(network: str, method: Scheme) -> Row:
     model, data = dense(network), load("validation")[:IMAGES]
 
     def evaluate(candidate: nn.Module) -> float:
@@ -64,16 +90,7 @@ def measure(network: str, method: Scheme) -> tuple[object, ...]:
         plain.append(time.perf_counter() - start - timed.seconds)
     difference = max(abs(score - entries[edit.module, edit.rank]) for edit, score in reference)
     own, other = sorted(ours)[REPEATS // 2], sorted(plain)[REPEATS // 2]
-    return (
-        network,
-        method,
-        len(reference),
-        len(entries),
-        f"{other:.2f}",
-        f"{own:.2f}",
-        f"{own / other:.3f}",
-        f"{difference:.1e}",
-    )
+    return Row(f"{network}, {method}", len(reference), len(entries), other, own, difference)
 
 
 def every_candidate(model: nn.Module, images: torch.Tensor, method: Scheme) -> list[Factorize]:
@@ -99,20 +116,19 @@ def plainly(model: nn.Module, edit: Factorize) -> nn.Module:
 
 def main() -> None:
     header = (
-        "network", "method", "candidates", "entries", "copy and factorize: seconds",
-        "gracile: seconds", "ratio", "largest difference",
+        "network and method", "candidates", "entries", "copy and factorize: seconds", "gracile: seconds", "ratio",
+        "largest difference",
     )  # fmt: skip
     rows = [measure(network, method) for network in ("vgg", "resnet20") for method in SCHEMES]
-    print(markdown(header, rows))
+    table = markdown(header, [row.cells for row in [*rows, total(rows)]])
+    print(table)
     text = (
         "# The evaluation dictionary's own time\n\n`python bench/dictionary_overhead.py`: seconds outside the "
         f"evaluation function (median of {REPEATS}), for the same candidates. *gracile* includes the fingerprint of "
         "the model, the store and the decompositions; *copy and factorize* copies the model and computes one singular "
         "value decomposition (torch, float64) for each candidate. Candidates of equal rank are one entry.\n"
     )
-    (HERE / "dictionary_overhead.md").write_text(
-        f"{text}\n{markdown(header, rows)}\n\nMachine: {machine()}; seed {SEED}.\n"
-    )
+    (HERE / "dictionary_overhead.md").write_text(f"{text}\n{table}\n\nMachine: {machine()}; seed {SEED}.\n")
 
 
 if __name__ == "__main__":
