@@ -70,7 +70,6 @@ def cut(model: nn.Module, graph: Graph, groups: ChannelGroups, removed: Mapping[
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
         PlanError: the cut model does not run or is wrong, and no group can be blamed.
-
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}

@@ -30,7 +30,6 @@ def oracle(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs | None = N
     Raises:
         InputError: the plan holds other Edits than slices and attributes.
         PlanError: the plan's slices do not cut whole channels.
-
     """
     kept = kept_by(plan, graph)
     groups = fitting(graph, kept)
@@ -51,7 +50,6 @@ def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
 
     Raises:
         InputError: the plan holds other Edits than slices and what goes with them.
-
     """
     kept: dict[tuple[str, int], tuple[int, ...]] = {}
     for edit in plan.edits:

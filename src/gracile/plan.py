@@ -67,7 +67,6 @@ class Factorize(_Edit):
 
         Raises:
             PlanError: there is no such layer, or the rank exceeds what its shape allows.
-
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -138,7 +137,6 @@ class AddBias(_Edit):
 
         Raises:
             PlanError: there is no such layer, or it has a bias.
-
         """
         weight, operations = self._priced(cost, graph)
         shape = operations[0].shape
@@ -184,7 +182,6 @@ class Slice(BaseModel):
 
         Raises:
             PlanError: the tensor has no such axis or index.
-
         """
         if self.axis >= len(before) or self.keep[-1] >= before[self.axis]:
             raise PlanError(f"{self}: it has the shape {list(before)}; was the plan made for another model?")
@@ -232,7 +229,6 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
-
         """
         try:
             return cls.model_validate_json(text)
@@ -252,7 +248,6 @@ class Plan(BaseModel):
 
         Raises:
             PlanError: an Edit does not fit.
-
         """
         cost = price(graph)
         for cutting, edits in groupby(

@@ -51,7 +51,6 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
     Raises:
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
-
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
@@ -78,7 +77,6 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
     Raises:
         PlanError: an Edit does not fit; nothing is changed then.
-
     """
     surgeon = _Surgeon(model, values or {})
     surgeon.operate(edits)
@@ -187,9 +185,7 @@ class _Surgeon:
     def value(self, name: str, like: Tensor, default: Callable[[], Tensor]) -> nn.Parameter:
         """A new parameter ``name`` with the dtype, device and requires_grad of ``like``."""
         value = self.values.get(name)
-        made = default() if value is None else value
-        made = made.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
-        return nn.Parameter(made, requires_grad=like.requires_grad)
+        return _parameter(default() if value is None else value, like)
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
         """Put ``new`` wherever ``old`` stands, under all of its names."""
@@ -298,11 +294,15 @@ def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Paramete
             bias=False,
             padding_mode=layer.padding_mode,
         )
-    like = layer.weight
-    value = weight.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
-    made.weight = nn.Parameter(value, requires_grad=like.requires_grad)
+    made.weight = _parameter(weight, layer.weight)
     made.register_parameter("bias", bias)
     return made
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    """A copy of ``value`` as a parameter with the dtype, device and requires_grad of ``like``."""
+    made = value.detach().to(device=like.device, dtype=like.dtype, copy=True).contiguous()
+    return nn.Parameter(made, requires_grad=like.requires_grad)
 
 
 def _without_values(kind: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:

@@ -45,7 +45,6 @@ def assert_equivalent(
         AssertionError: the outputs differ by more, or removing the channels changes nothing.
         PlanError: the plan's slices do not cut whole channels.
         CaptureError: the model cannot be captured.
-
     """
     found = equivalence(model, plan, example_inputs)
     limit = found.tolerance if tolerance is None else tolerance
@@ -66,7 +65,6 @@ def equivalence(model: nn.Module, plan: Plan, example_inputs: ExampleInputs) -> 
         InputError: the plan holds other Edits than slices and attributes.
         PlanError: the plan's slices do not cut whole channels.
         CaptureError: the model cannot be captured.
-
     """
     wide, inputs = in_double(model, Inputs.of(example_inputs))
     graph = capture(wide, inputs.kwargs or inputs.args)

@@ -47,7 +47,6 @@ def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "
 
     Raises:
         InputError: ``heads`` or ``grouped`` is unknown.
-
     """
     for name, value, known in (("heads", heads, get_args(Heads)), ("grouped", grouped, get_args(Grouped))):
         if value not in known:

@@ -67,7 +67,6 @@ class ChannelGroups:
 
         Raises:
             InputError: there is none.
-
         """
         for group in self.groups:
             if group.name == name:
@@ -96,7 +95,6 @@ class ChannelGroups:
 
         Raises:
             InputError: a group or channel does not exist, or nothing would be left of an axis.
-
         """
         gone: dict[Axis, list[Indices]] = {}
         for name, channels in removed.items():

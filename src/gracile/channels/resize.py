@@ -37,7 +37,6 @@ def fitting(graph: Graph, kept: Kept, names: Collection[str] | None = None) -> C
 
     Raises:
         PlanError: in no mode does ``kept`` cut whole channels.
-
     """
     problem = ""
     for heads, grouped in product(get_args(Heads), get_args(Grouped)):
@@ -69,7 +68,6 @@ def after_cutting(graph: Graph, kept: Kept, names: Collection[str] | None = None
 
     Raises:
         PlanError: ``kept`` does not cut whole channels.
-
     """
     if not kept:
         return graph
@@ -218,7 +216,6 @@ def demands(graph: Graph, groups: ChannelGroups, kept: Kept) -> list[Demand]:
 
     Raises:
         PlanError: ``kept`` does not cut whole channels.
-
     """
     smaller = after_cutting(graph, kept)
     stays = groups.remaining(kept)

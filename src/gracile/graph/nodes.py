@@ -126,6 +126,11 @@ class Graph:
         """The name under which ``tensors`` lists the tensor ``name``."""
         return self.ties.get(name, name)
 
+    def readers(self, name: str) -> list[str]:
+        """The nodes that take the value of the parameter or buffer ``name``, in order."""
+        name = self.canonical(name)
+        return [user for node in self.nodes.values() if node.op == name for user in self.users[node.name]]
+
     def source(self, ref: Any) -> str | None:
         """The parameter or buffer that an argument stands for, or None."""
         if not isinstance(ref, Ref):

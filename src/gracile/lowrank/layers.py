@@ -154,16 +154,15 @@ def _examine(name: str, module: nn.Module, graph: Graph, cost: Cost, scheme: Sch
     weight = graph.canonical(child(name, "weight"))
     if weight != child(name, "weight"):
         return f"its weight is tied to {weight}"
-    calls = {node.name: node for node in graph.calls}
     operations = tuple(o for o in cost.operations if o.weight == weight and o.shape is not None)
-    users = [user for node in graph.nodes.values() if node.op == weight for user in graph.users[node.name]]
+    users = graph.readers(weight)
     if not users:
         return "the model does not run it in evaluation mode"
     if {o.node for o in operations} != set(users) or any(o.module not in _paths(graph, name) for o in operations):
         return "its weight is used outside its own forward"
     shape = operations[0].shape
     assert shape is not None
-    normalised = all(_normalised(graph, calls[o.node]) for o in operations)
+    normalised = all(_normalised(graph, graph.nodes[o.node]) for o in operations)
     layer = Layer(
         name=name,
         scheme=scheme,

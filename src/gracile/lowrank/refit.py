@@ -87,7 +87,7 @@ class _Pairs:
             inputs: list[Tensor] = []
             wanted = {operation.node for operation in layer.operations}
             run(graph, original, batch, dict.fromkeys(wanted, _keep_output(targets)), partial=True)
-            nodes = _calls_of(small, child(layer.name, "1.weight"))
+            nodes = small.readers(child(layer.name, "1.weight"))
             run(small, compressed, batch, dict.fromkeys(nodes, _keep_input(inputs)), partial=True)
             yield from zip(inputs, targets, strict=True)
 
@@ -97,11 +97,6 @@ class _Pairs:
             self._original[key] = capture(self._models[0], batch)
             self._compressed[key] = capture(self._models[1], batch)
         return self._original[key], self._compressed[key]
-
-
-def _calls_of(graph: Graph, weight: str) -> list[str]:
-    name = graph.canonical(weight)
-    return [user for node in graph.nodes.values() if node.op == name for user in graph.users[node.name]]
 
 
 def _keep_output(found: list[Tensor]) -> Any:
