@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 CACHE = Path(__file__).parent / "cache"
-EPOCHS = {"vgg": 6, "resnet20": 5}
+EPOCHS = {"vgg": 6, "resnet20": 5, "mobilenetv2": 6}
 SEED = 0
 
 

@@ -1,4 +1,4 @@
-"""The models of `zoo.py`, by name, with inputs: torchvision, timm and transformers, weights random."""
+"""The models of `zoo.py`, by name, with inputs: torchvision, timm, transformers and our own, weights random."""
 
 # ruff: noqa: PLC0415 - only the zoo that is asked for has to be installed.
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from zoo_own import NETS
 
 _LIBRARIES: list[torch.library.Library] = []
 
@@ -20,14 +21,20 @@ def prepare(zoo: str) -> None:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)
     # Before the processes fork: the imports take longer than most models.
-    library_of = {"transformers": "transformers.modeling_utils"}
+    library_of = {"transformers": "transformers.modeling_utils", "own": "zoo_own"}
     for name in (library_of.get(zoo, zoo), "torch._dynamo", "torch.export._trace"):
         importlib.import_module(name)
 
 
 def build(name: str) -> tuple[nn.Module, Any]:
     zoo, _, key = name.partition("/")
-    return {"tv": _torchvision, "timm": _timm, "hf": _transformers}[zoo](key)
+    torch.manual_seed(0)
+    return {"tv": _torchvision, "timm": _timm, "hf": _transformers, "own": _own}[zoo](key)
+
+
+def _own(name: str) -> tuple[nn.Module, Any]:
+    make, inputs = NETS[name]
+    return make(), inputs()
 
 
 def torchvision_names() -> list[str]:
@@ -35,10 +42,8 @@ def torchvision_names() -> list[str]:
 
     classification = models.list_models(module=models)
     segmentation = models.list_models(module=models.segmentation)
-    large = ("vit_h", "vit_l", "regnet_y_128gf", "regnet_y_32gf", "regnet_x_32gf", "efficientnet_b7", "efficientnet_b6",
-             "efficientnet_v2_l", "convnext_large", "resnext101", "wide_resnet101", "efficientnet_b5",
-             "vgg19", "vgg16", "vgg13")  # fmt: skip
-    return [f"tv/{name}" for name in (*classification, *segmentation) if not name.startswith(large)]
+    # Too large for the machine's memory together with its copy in double precision.
+    return [f"tv/{name}" for name in (*classification, *segmentation) if name != "vit_h_14"]
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Any]:
@@ -85,58 +90,106 @@ _SMALL = ("atto", "femto", "nano", "xxs", "xx_small", "pico", "micro", "_ti", "t
 def _timm(name: str) -> tuple[nn.Module, Any]:
     import timm
 
-    model = timm.create_model(name, pretrained=False)
-    size = model.pretrained_cfg.get("input_size", (3, 224, 224))
-    return model, torch.randn(1, *size)
+    # Of the largest, some of the equal layers.
+    options = {"depth": 4} if name in ("deepseek_vit_412m", "gemma4_vit_167m", "naflexvit_base_patch16_siglip") else {}
+    model = timm.create_model(name, pretrained=False, **options)
+    channels, *size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    if size[0] > 384:
+        # The images of some would take minutes on one core.
+        size = [256, 256]
+        if "img_size" in signature(type(model).__init__).parameters:
+            side = next(side for side in (256, 252, 224) if _divisible(model, side))
+            size = [side, side]
+            model = timm.create_model(name, pretrained=False, img_size=side, **options)
+    return model, torch.randn(1, channels, *size)
 
 
-_TEXT = """
-    Bert Roberta DistilBert Albert Electra DebertaV2 MPNet XLMRoberta Camembert OPT Cohere Bart MBart GPT2 GPTNeo
-    GPTNeoX GPTJ Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Olmo2 Starcoder2 StableLm Granite SmolLM3 Phi Phi3 Mixtral
-    Falcon Bloom Mamba Mamba2 T5 ModernBert MobileBert Pegasus Marian
-"""
-_IMAGES = """
-    ViT DeiT Beit CLIPVision Segformer Swin PvtV2 Dinov2 SiglipVision Yolos Levit MobileViT ConvNext ResNet RegNet
-    PoolFormer
-"""
-_AUDIO = "Wav2Vec2 Hubert Whisper"
+def _divisible(model: nn.Module, side: int) -> bool:
+    """Whether patches fill an image of that size, windows of patches included."""
+    stride = next((module.stride[0] for module in model.modules() if isinstance(module, nn.Conv2d)), 16)
+    return side % stride == 0 and side // stride % 2 == 0
+
+
+# Kinds of heads -> architectures.
+_TEXT = {
+    "ForSequenceClassification": "Bert Roberta DistilBert Albert Electra DebertaV2 MPNet XLMRoberta Camembert "
+    "ModernBert MobileBert SqueezeBert ConvBert",
+    "ForCausalLM": "OPT Cohere GPTNeo GPTNeoX GPTJ Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Olmo2 Starcoder2 StableLm "
+    "Granite SmolLM3 Phi Phi3 Mixtral Falcon Bloom Mamba Mamba2",
+    "LMHeadModel": "GPT2",
+    "ForConditionalGeneration": "Bart MBart Pegasus T5",
+    "MTModel": "Marian",
+}
+_IMAGES = {
+    "ForImageClassification": "ViT DeiT Beit Segformer Swin PvtV2 Dinov2 Levit MobileViT ConvNext ConvNextV2 ResNet "
+    "RegNet PoolFormer CLIP Siglip",
+    "ForVideoClassification": "VideoMAE",
+    "ForObjectDetection": "Yolos",
+}
+_AUDIO = {"ForCTC": "Wav2Vec2 Hubert", "ForConditionalGeneration": "Whisper"}
 
 
 def transformers_names() -> list[str]:
-    return [f"hf/{name}" for name in (*_TEXT.split(), *_IMAGES.split(), *_AUDIO.split())]
+    return [f"hf/{name}" for kinds in (_TEXT, _IMAGES, _AUDIO) for names in kinds.values() for name in names.split()]
+
+
+def _head(name: str, kinds: dict[str, str]) -> str | None:
+    return next((head for head, names in kinds.items() if name in names.split()), None)
 
 
 def _transformers(name: str) -> tuple[nn.Module, Any]:
     import transformers
 
     config = getattr(transformers, f"{name}Config")()
-    _shrink(config)
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        if part is not None:
+            _shrink(part)
+    for key, value in _OPTIONS.get(name, {}).items():
+        setattr(config, key, value)
     config.use_cache = False
-    head = {"CLIPVision": "CLIPVisionModel", "SiglipVision": "SiglipVisionModel"}.get(name, f"{name}Model")
-    config._attn_implementation = "eager" if name in ("GPTNeoX",) else "sdpa"
+    head = _head(name, _TEXT) or _head(name, _IMAGES) or _head(name, _AUDIO)
+    kind = getattr(transformers, f"{name}{head}")
+    config._attn_implementation = "eager" if name == "GPTNeoX" else "sdpa"
     try:
-        model = getattr(transformers, head)(config)
+        model = kind(config)
     except ValueError:
         config._attn_implementation = "eager"
-        model = getattr(transformers, head)(config)
-    if name in _IMAGES.split():
-        side = getattr(config, "image_size", 64)
+        model = kind(config)
+    return model, _inputs(name, model, config)
+
+
+def _inputs(name: str, model: nn.Module, config: Any) -> Any:
+    if name == "VideoMAE":
+        return {"pixel_values": torch.randn(1, config.num_frames, 3, config.image_size, config.image_size)}
+    if _head(name, _IMAGES):
+        side = getattr(getattr(config, "vision_config", config), "image_size", 64)
         height, width = (side, side) if isinstance(side, int) else side
-        return model, {"pixel_values": torch.randn(1, 3, height, width)}
+        return {"pixel_values": torch.randn(1, 3, height, width)}
     if name in ("Wav2Vec2", "Hubert"):
-        return model, {"input_values": torch.randn(1, 2000)}
+        return {"input_values": torch.randn(1, 2000)}
     ids = torch.randint(3, config.vocab_size, (1, 12))
     if name == "Whisper":
-        return model, {
-            "input_features": torch.randn(1, config.num_mel_bins, 40),
-            "decoder_input_ids": ids,
-            "use_cache": False,
-        }
+        features = torch.randn(1, config.num_mel_bins, 40)
+        return {"input_features": features, "decoder_input_ids": ids, "use_cache": False}
     if getattr(config, "is_encoder_decoder", False):
-        return model, {"input_ids": ids, "decoder_input_ids": ids[:, :7], "use_cache": False}
-    return model, {"input_ids": ids} | (
-        {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
-    )
+        return {"input_ids": ids, "decoder_input_ids": ids[:, :7], "use_cache": False}
+    return {"input_ids": ids} | ({"use_cache": False} if "use_cache" in signature(model.forward).parameters else {})
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "Mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "expand": 2},
+    "Swin": {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 4},
+    "ConvNext": {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1], "num_stages": 4, "patch_size": 4},
+    "ConvNextV2": {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1], "num_stages": 4, "patch_size": 4},
+    "VideoMAE": {"num_frames": 4, "image_size": 32, "tubelet_size": 2},
+    "SqueezeBert": {"embedding_size": 64},
+    # Sequences of the example are shorter than what is masked in training by default.
+    "Wav2Vec2": {"mask_time_length": 2, "mask_time_prob": 0.3},
+    "Hubert": {"mask_time_length": 2, "mask_time_prob": 0.3},
+    # Experts as plain matrix products, not as an operator of the library's own.
+    "Mixtral": {"_experts_implementation": "batched_mm"},
+    "DebertaV2": {"pooler_hidden_size": 64},
+}
 
 
 _SIZES: dict[str, Any] = {
@@ -167,4 +220,5 @@ ZOOS: dict[str, Callable[[], list[str]]] = {
     "torchvision": torchvision_names,
     "timm": timm_names,
     "transformers": transformers_names,
+    "own": lambda: [f"own/{name}" for name in NETS],
 }

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from attention_nets import ComputedHeads, EncoderDecoder, FusedGroups, SharedConfiguration, Strided, Windows
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -248,6 +249,12 @@ TOPOLOGIES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "transformer_layer": lambda: (TransformerLayer(), sequences()),
     "lstm": lambda: (Recurrent(), sequences()),
     "gru": lambda: (Recurrent(nn.GRU), sequences()),
+    "computed_heads": lambda: (ComputedHeads(), sequences()),
+    "windows": lambda: (Windows(), images(8)),
+    "shared_configuration": lambda: (SharedConfiguration(), sequences()),
+    "fused_groups": lambda: (FusedGroups(), sequences()),
+    "encoder_decoder": lambda: (EncoderDecoder(), sequences()),
+    "strided": lambda: (Strided(), sequences()),
     "tied_embedding": lambda: (TiedEmbedding(), torch.randint(0, 20, (2, 7))),
 }  # fmt: skip
 

@@ -11,12 +11,13 @@ import torch
 from dependent_nets import TOPOLOGIES, randomised
 from torch import Tensor, nn
 
-from gracile.channels import ChannelGroups, channel_groups, rules_views
+from gracile.channels import ChannelGroups, after_cutting, channel_groups, rules_views, same_program
 from gracile.channels.fields import Field, Value, reshaped, single
 from gracile.channels.ties import Labels, Ties
 from gracile.cost import price
 from gracile.cutting import Cut, cut
 from gracile.graph import Graph, capture
+from gracile.oracle import kept_by
 from gracile.plan import Plan, Slice
 from gracile.surgery import apply
 from gracile.testing import assert_equivalent
@@ -72,6 +73,15 @@ def test_cost_is_that_of_the_result(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
+def test_the_program_has_the_expected_shapes(name: str) -> None:
+    model, inputs, graph, found = halved(name)
+    assert (
+        same_program(after_cutting(graph, kept_by(found.plan, graph)), capture(apply(model, found.plan), inputs))
+        is None
+    )
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
 def test_result_trains_copies_and_keeps_its_class(name: str) -> None:
     model, inputs, _, found = halved(name)
     small = apply(model, found.plan)
@@ -92,7 +102,7 @@ def test_sizes_in_code_are_patched() -> None:
 
 def test_torch_attention_is_replaced() -> None:
     _, _, _, found = halved("transformer_layer")
-    assert found.rungs == {"attributes": 2, "replaced": 1, "dropped": 0}
+    assert found.rungs == {"attributes": 2, "replaced": 1, "programs": 0, "dropped": 0}
 
 
 def test_key_value_groups_are_found() -> None:
@@ -152,6 +162,24 @@ def test_heads_that_run_in_training_only_follow() -> None:
     small = apply(model, found.plan).train()
     assert [tuple(item.shape) for item in small(inputs)] == [(2, 3), (2, 3)]
     assert small.extra.weight.shape == (3, 4, 1, 1)  # type: ignore[union-attr]
+
+
+class Uncapturable(Auxiliary):
+    """Training asks for values, which no capture can know."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.training and bool(x.sum() > 1e9):
+            raise ValueError("too bright")
+        return super().forward(x)
+
+
+def test_what_may_feed_heads_of_an_unknown_training_program_stays() -> None:
+    model, inputs = Uncapturable().double(), torch.randn(2, 3, 6, 6).double()
+    graph = capture(model, inputs)
+    assert graph.training is None
+    groups = channel_groups(graph)
+    assert not groups.groups
+    assert "may feed extra.weight, which only training reads" in groups.frozen["stem.weight", 0]
 
 
 def reversed_single(*arguments: Any) -> Labels:

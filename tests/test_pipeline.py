@@ -50,9 +50,9 @@ def _smallest_step(report, metric):
     """What one more rank would cost in the cheapest layer that still has fewer than all."""
     steps = []
     for layer in report.layers:
-        if layer.rank is not None:
+        if layer.size is not None:
             after, before = getattr(layer.after, metric), getattr(layer.before, metric)
-            steps.append(min(after // layer.rank + 1, before - after))
+            steps.append(min(after // layer.size + 1, before - after))
     return max(steps, default=0)
 
 
@@ -70,7 +70,7 @@ def test_the_original_is_not_touched():
 def test_calibration_data_makes_the_result_better(greedy):
     aware = job(calibration=CALIBRATION)
     assert aware.report.score_after > greedy.report.score_after
-    assert [record.name for record in aware.report.passes] == ["refit_factors", "batch_norm_reestimation"]
+    assert [record.name for record in aware.report.passes] == ["refit", "batch_norm_reestimation"]
 
 
 def test_labelled_batches_and_one_shot_iterators_calibrate_alike():
@@ -361,8 +361,8 @@ def test_training_between_layers_is_not_overwritten_by_repairs():
 def test_ratios_may_be_of_parameters():
     result = job(target=None, ratios={"*": 0.5}, ratios_metric="params")
     for layer in result.report.layers:
-        if layer.rank is not None:
-            assert layer.after.params <= 0.5 * layer.before.params or layer.rank == 1
+        if layer.size is not None:
+            assert layer.after.params <= 0.5 * layer.before.params or layer.size == 1
     assert result.report.bound is None
     assert result.report.metric == "params"
 

@@ -9,7 +9,7 @@ REPORT = Report(
     score_before=0.9, score_after=0.8, score_fine_tuned=0.85,
     layers=(
         LayerReport(
-            name="conv", asked=0.45, got=0.48, rank=3, max_rank=9,
+            name="conv", asked=0.45, got=0.48, size=3, full_size=9,
             before=Totals(macs=1000, params=100, bytes=400), after=Totals(macs=480, params=50, bytes=200),
         ),
         LayerReport(name="head", reason="too small: already rank 1 saves nothing"),

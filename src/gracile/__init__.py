@@ -2,13 +2,16 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank
+from gracile import lowrank, prune
+from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
 from gracile.pipeline import Result, compress
 from gracile.plan import Plan
+from gracile.prune.masks import mask
+from gracile.prune.planning import channel_groups
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
@@ -16,6 +19,7 @@ from gracile.surgery import applied_plan, apply
 __version__ = _version("gracile")
 
 __all__ = [
+    "ChannelGroups",
     "Cost",
     "GracileError",
     "Graph",
@@ -27,8 +31,11 @@ __all__ = [
     "applied_plan",
     "apply",
     "capture",
+    "channel_groups",
     "compress",
     "load",
     "lowrank",
+    "mask",
     "profile",
+    "prune",
 ]

@@ -12,7 +12,7 @@ training and calibration data agree (mean_o = m_o, var_o = v_o) it is plain re-e
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,17 @@ class _Statistics:
         variance, mean = torch.var_mean(data.float() if data.dtype.itemsize < 4 else data, axes, correction=0)
         return cls(mean, variance)
 
+    @classmethod
+    def noted(cls, module: Any, kept: Any) -> "_Statistics":
+        """The running statistics of a batch-norm."""
+        return cls(module.running_mean.clone(), module.running_var.clone()).of_channels(kept)
+
+    def of_channels(self, kept: Any) -> "_Statistics":
+        if kept is None:
+            return self
+        chosen = torch.as_tensor(kept, device=self.mean.device)
+        return _Statistics(self.mean[chosen], self.variance[chosen])
+
 
 def batch_norms(model: nn.Module) -> dict[str, Any]:
     """The batch-norm modules of ``model`` that keep running statistics, by name."""
@@ -50,28 +61,41 @@ def batch_norms(model: nn.Module) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def reestimate(original: nn.Module, model: nn.Module, example: Inputs, calibration: Iterable[Any]) -> Record:
+def reestimate(
+    original: nn.Module,
+    model: nn.Module,
+    example: Inputs,
+    calibration: Iterable[Any],
+    *,
+    kept: Mapping[str, Any] | None = None,
+    only: Collection[str] | None = None,
+) -> Record:
     """Fit the running statistics of every batch-norm of ``model`` to what now comes in; in place.
 
     Both models run in evaluation mode on each batch; the statistics are averaged over the batches.
 
     Args:
         original: the model before the change; batch-norms are paired by name.
+        kept: batch-norm -> the indices of the original's channels that ``model`` still has; all by default.
+        only: the batch-norms to fit; all by default.
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
     """
     sources = batch_norms(original)
     pairs = {name: (sources[name], module) for name, module in batch_norms(model).items() if name in sources}
+    if only is not None:
+        pairs = {name: pair for name, pair in pairs.items() if name in only}
+    wanted = {name: _Statistics.noted(source, (kept or {}).get(name)) for name, (source, _) in pairs.items()}
     seen: dict[str, deque[_Statistics]] = defaultdict(deque)
     found: dict[str, list[_Statistics]] = defaultdict(list)
-    saved = {name: _Statistics(m.running_mean.clone(), m.running_var.clone()) for name, (_, m) in pairs.items()}
+    saved = {name: _Statistics.noted(module, None) for name, (_, module) in pairs.items()}
     handles = [
         handle
         for name, (source, module) in pairs.items()
         for handle in (
-            source.register_forward_pre_hook(_remember(seen[name])),
-            module.register_forward_pre_hook(_follow(source, seen[name], found[name])),
+            source.register_forward_pre_hook(_remember(seen[name], (kept or {}).get(name))),
+            module.register_forward_pre_hook(_follow(wanted[name], seen[name], found[name])),
         )
     ]
     batches = 0
@@ -90,14 +114,16 @@ def reestimate(original: nn.Module, model: nn.Module, example: Inputs, calibrati
     return Record(name="batch_norm_reestimation", changed=tuple(saved), details={"batches": float(batches)})
 
 
-def _remember(seen: deque[_Statistics]) -> Callable[[nn.Module, Any], None]:
+def _remember(seen: deque[_Statistics], kept: Any) -> Callable[[nn.Module, Any], None]:
     def hook(_module: nn.Module, args: Any) -> None:
-        seen.append(_Statistics.of(args[0]))
+        seen.append(_Statistics.of(args[0]).of_channels(kept))
 
     return hook
 
 
-def _follow(source: Any, seen: deque[_Statistics], found: list[_Statistics]) -> Callable[[nn.Module, Any], None]:
+def _follow(
+    source: _Statistics, seen: deque[_Statistics], found: list[_Statistics]
+) -> Callable[[nn.Module, Any], None]:
     """Normalise each batch by its own matched statistics, so that later batch-norms see what they will see."""
 
     def hook(module: nn.Module, args: Any) -> None:
@@ -106,8 +132,8 @@ def _follow(source: Any, seen: deque[_Statistics], found: list[_Statistics]) -> 
         # A channel that was constant keeps its scale.
         ratio = torch.where(was.variance > tiny, now.variance / was.variance.clamp_min(tiny), 1.0)
         matched = _Statistics(
-            now.mean + (source.running_mean - was.mean) * ratio.sqrt(),
-            source.running_var * ratio,
+            now.mean + (source.mean - was.mean) * ratio.sqrt(),
+            source.variance * ratio,
         )
         found.append(matched)
         _set(module, matched)

@@ -6,8 +6,9 @@ channels only.  A pruned model must equal it.
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +25,40 @@ from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 EXACT, ROUNDED = 1e-9, 1e-4
 
 
-def oracle(model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs | None = None) -> Any:
+def oracle(
+    model: nn.Module, graph: Graph, plan: Plan, inputs: Inputs | None = None, *, groups: ChannelGroups | None = None
+) -> Any:
     """What ``model`` returns for ``inputs`` with the removed slices set to zero; for the graph's example by default.
+
+    Args:
+        groups: the channel groups that the plan cuts, where they are known.
 
     Raises:
         InputError: the plan holds other Edits than slices and attributes.
         PlanError: the plan's slices do not cut whole channels.
     """
     kept = kept_by(plan, graph)
-    groups = fitting(graph, kept)
-    zeroed = copy.deepcopy(model)
-    tensors = tensors_of(zeroed)
-    with torch.no_grad():
+    groups = fitting(graph, kept) if groups is None else groups
+    with _zeroed(model, kept), eval_mode(model, fresh=True):
+        return run(graph, model, inputs or graph.example, substitutes=_norms(graph, groups, kept))
+
+
+@contextmanager
+def _zeroed(model: nn.Module, kept: Mapping[tuple[str, int], tuple[int, ...]]) -> Iterator[None]:
+    """``model`` with zeros in all that is not kept; its own values again afterwards."""
+    tensors = tensors_of(model)
+    own = {name: tensors[name].data for name, _ in kept}
+    try:
         for (name, axis), keep in kept.items():
-            mask = torch.zeros(tensors[name].shape[axis], dtype=torch.bool)
-            mask[list(keep)] = True
-            shape = [-1 if place == axis else 1 for place in range(tensors[name].ndim)]
-            tensors[name].data.masked_fill_(~mask.reshape(shape), 0)
-    with eval_mode(zeroed, fresh=True):
-        return run(graph, zeroed, inputs or graph.example, substitutes=_norms(graph, groups, kept))
+            tensor = tensors[name]
+            mask = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+            mask[list(keep)] = False
+            shape = [-1 if place == axis else 1 for place in range(tensor.ndim)]
+            tensor.data = tensor.data.masked_fill(mask.reshape(shape), 0)
+        yield
+    finally:
+        for name, data in own.items():
+            tensors[name].data = data
 
 
 def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
@@ -106,7 +122,7 @@ def _over_kept(node: Node, site: NormSite, stays: Tensor) -> Substitute:
 
 def in_double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     """A copy of the model and inputs in float64; in their own precision where the model does not run in it."""
-    wide = copy.deepcopy(model).double()
+    wide = _copied_in_double(model)
     args, kwargs = pytree.tree_map_only(
         Tensor, lambda item: item.double() if item.is_floating_point() else item, (inputs.args, inputs.kwargs)
     )
@@ -120,6 +136,19 @@ def in_double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
         # Some models make float32 constants of their own, which do not multiply with float64.
         pass
     return copy.deepcopy(model), inputs
+
+
+def _copied_in_double(model: nn.Module) -> nn.Module:
+    """As ``copy.deepcopy(model).double()``, each tensor copied once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    wide = {
+        id(tensor): nn.Parameter(tensor.detach().double(), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter)
+        else tensor.detach().double()
+        for _, tensor in named
+        if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) and type(tensor) in (Tensor, nn.Parameter)
+    }
+    return copy.deepcopy(model, cast(dict[int, Any], wide)).double()
 
 
 def tolerance_of(graph: Graph, outputs: list[Tensor]) -> float:

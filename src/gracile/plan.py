@@ -7,7 +7,7 @@ after ``Factorize`` of "conv" there are "conv.0" and "conv.1".
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from gracile.channels import after_cutting
@@ -25,6 +26,7 @@ from gracile.cost import Cost, Operation, price, resized
 from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
+from gracile.program import Program
 
 VERSION: Literal[1] = 1
 
@@ -170,7 +172,7 @@ class Slice(BaseModel):
     @field_validator("keep")
     @classmethod
     def _increasing(cls, keep: tuple[int, ...]) -> tuple[int, ...]:
-        if any(left >= right for left, right in pairwise(keep)):
+        if list(keep) != sorted(set(keep)):
             raise ValueError("the indices to keep must be in increasing order, each once")
         return keep
 
@@ -192,6 +194,8 @@ class SetAttribute(_Edit):
     """Set a plain attribute of a module, such as the number of heads that its code reads."""
 
     edit: Literal["set_attribute"] = "set_attribute"
+    # With a dot: the attribute of an object that the module holds, such as a configuration that other modules share;
+    # the module gets a copy of it.
     name: str
     value: int | tuple[int, ...]
 
@@ -200,12 +204,25 @@ class SetAttribute(_Edit):
 
 
 class ReplaceModule(_Edit):
-    """Put gracile's own module, of the same parameters under the same names, where torch's cannot be cut."""
+    """Put gracile's own module, of the same parameters under the same names, where one cannot be cut.
+
+    "multihead_attention" stands for torch's; "program" for any module whose code computes sizes that must change: the
+    part of the captured program that its own code wrote, with the sizes as they must be.
+    """
 
     edit: Literal["replace_module"] = "replace_module"
-    by: Literal["multihead_attention"]
+    by: Literal["multihead_attention", "program"]
+    program: Program | None = None
+
+    @model_validator(mode="after")
+    def _has_program(self) -> Self:
+        if (self.by == "program") != (self.program is not None):
+            raise ValueError("a program is given exactly where a module is replaced by one")
+        return self
 
     def __str__(self) -> str:
+        if self.program is not None:
+            return f"replace {self.module or '(model)'} by its program of {len(self.program.steps)} steps"
         return f"replace {self.module or '(model)'} by gracile's {self.by}"
 
 

@@ -51,20 +51,40 @@ class Entry(_Frozen):
 
 
 class LayerReport(_Frozen):
-    """What became of one layer."""
+    """What became of one layer, or of one group of channels."""
 
     name: str
+    # The method that looked at it.
+    method: str = ""
     # The cost ratio asked for (by the search or by hand; None where the layer was not asked to shrink) and got,
     # in the target's metric.
     asked: float | None = None
     got: float = 1.0
-    # The rank, out of the largest possible; None where the layer stays as it is.
-    rank: int | None = None
-    max_rank: int | None = None
+    # The rank out of the largest possible, or the channels out of all; None where the layer stays as it is.
+    size: int | None = None
+    full_size: int | None = None
     before: Totals | None = None
     after: Totals | None = None
+    # Of a group of channels, the layers that read it and were refitted.
+    read_by: tuple[str, ...] = ()
     # Why the layer stays as it is.
     reason: str = ""
+
+
+class StageReport(_Frozen):
+    """One method of several that were carried out one after the other."""
+
+    method: str
+    search: str
+    # The bound on its own original's cost, in the metric's units.
+    bound: float | None
+    before: Totals
+    after: Totals
+    score_after: float
+    score_fine_tuned: float | None = None
+    # Largest difference between the cut model and the zeroed original, as a share of its largest output, before
+    # any compensation; None where nothing was cut.
+    equivalence: float | None = None
 
 
 class Environment(_Frozen):
@@ -95,6 +115,7 @@ class Report(_Frozen):
     score_before: float
     score_after: float
     score_fine_tuned: float | None = None
+    stages: tuple[StageReport, ...] = ()
     layers: tuple[LayerReport, ...]
     dictionary: tuple[Entry, ...] = ()
     # The score of the original in the units of the dictionary (`evaluate_search`).
@@ -144,6 +165,8 @@ class Report(_Frozen):
 
     def __str__(self) -> str:
         parts = [self._headline(), self._totals(), self._layers()]
+        if len(self.stages) > 1:
+            parts.insert(2, self._stages())
         if self.notes:
             parts.append("\n".join(f"note: {note}" for note in self.notes))
         parts.append("seconds: " + ", ".join(f"{phase} {taken:.1f}" for phase, taken in self.seconds.items()))
@@ -166,14 +189,27 @@ class Report(_Frozen):
             rows.append(("score, fine-tuned", "", f"{self.score_fine_tuned:.6g}", ""))
         return table(("", "before", "after", "ratio"), rows, right=(1, 2, 3))
 
+    def _stages(self) -> str:
+        rows = [
+            (
+                stage.method,
+                f"{stage.after.macs / max(1, stage.before.macs):.4f}",
+                f"{stage.after.params / max(1, stage.before.params):.4f}",
+                f"{stage.score_after:.6g}",
+                "" if stage.score_fine_tuned is None else f"{stage.score_fine_tuned:.6g}",
+            )
+            for stage in self.stages
+        ]
+        return table(("stage", "MACs", "parameters", "score", "fine-tuned"), rows, right=(1, 2, 3, 4))
+
     def _layers(self) -> str:
-        header = ("layer", "asked", "got", "rank", "MACs", "", "bytes", "", "why not")
+        header = ("layer", "asked", "got", "size", "MACs", "", "bytes", "", "why not")
         rows = [_layer_row(layer) for layer in self.layers]
         return table(header, rows, right=(1, 2, 3, 4, 5, 6, 7))
 
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:
-    rank = "" if layer.rank is None else f"{layer.rank}/{layer.max_rank}"
+    size = "" if layer.size is None else f"{layer.size}/{layer.full_size}"
     costs = ["", "", "", ""]
     if layer.before is not None:
         after = layer.after or layer.before
@@ -181,5 +217,5 @@ def _layer_row(layer: LayerReport) -> tuple[str, ...]:
             count(layer.before.macs), f"-> {count(after.macs)}", count(layer.before.bytes), f"-> {count(after.bytes)}"
         ]  # fmt: skip
     asked = "" if layer.asked is None else f"{layer.asked:.3f}"
-    got = f"{layer.got:.3f}" if layer.before is not None else ""
-    return (layer.name or "(model)", asked, got, rank, *costs, layer.reason)
+    got = "" if layer.before is None and layer.size is None else f"{layer.got:.3f}"
+    return (layer.name or "(model)", asked, got, size, *costs, layer.reason)

@@ -25,6 +25,7 @@ from gracile.maths.factorize import (
     matrix,
 )
 from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
+from gracile.program import ProgramModule
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # The same layers, without initial values.
@@ -189,7 +190,10 @@ class _Surgeon:
 
     def replace(self, old: nn.Module, new: nn.Module) -> None:
         """Put ``new`` wherever ``old`` stands, under all of its names."""
-        new.train(old.training)
+        if isinstance(new, ProgramModule):
+            new.training = old.training
+        else:
+            new.train(old.training)
         if old is self.root:
             self.root = new
             self._undo.append(lambda: setattr(self, "root", old))
@@ -337,13 +341,27 @@ def _slice(surgeon: _Surgeon, edit: Slice) -> None:
 
 def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
     module = surgeon.layer(edit)
-    if not hasattr(module, edit.name):
+    holder, _, name = edit.name.rpartition(".")
+    owner = getattr(module, holder, None) if holder else module
+    if not hasattr(owner, name):
         raise PlanError(f"{edit}: {type(module).__name__} has no attribute {edit.name!r}")
-    surgeon.set_attribute(module, edit.name, edit.value)
+    value = list(edit.value) if isinstance(getattr(owner, name), list) and isinstance(edit.value, tuple) else edit.value
+    if not holder:
+        surgeon.set_attribute(module, name, value)
+        return
+    if isinstance(owner, nn.Module):
+        raise PlanError(f"{edit}: {holder!r} is a module of its own; address it by its path")
+    # Other modules may hold the same object.
+    own = copy.copy(owner)
+    setattr(own, name, value)
+    surgeon.set_attribute(module, holder, own)
 
 
 def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
     module = surgeon.layer(edit)
+    if edit.program is not None:
+        surgeon.replace(module, ProgramModule(module, edit.program))
+        return
     if isinstance(module, CuttableAttention):
         return
     reason = CuttableAttention.unfit(module)

@@ -54,6 +54,8 @@ def test_members_have_positions() -> None:
         (lambda x: x[:, torch.tensor([5, 4, 3, 2, 1, 0])], "indexed by index"),
         (lambda x: x + x.sigmoid().sum(-1, keepdim=True), "sum over channels that do not vanish"),
         (lambda x: x.roll(1, -1), "reordered by roll"),
+        (lambda x: x.contiguous().as_strided((4, 6), (3, 1)), "as_strided: it is no plain view"),
+        (lambda x: x.t().as_strided((2, 6), (6, 1)), "as_strided: it is no plain view"),
     ],
 )
 def test_operations_that_need_all_channels_freeze_them(between: object, reason: str) -> None:
@@ -69,6 +71,7 @@ def test_operations_that_need_all_channels_freeze_them(between: object, reason: 
         lambda x: x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt(),
         lambda x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt(),
         lambda x: nn.functional.normalize(x, dim=-1),
+        lambda x: torch.cat([x, x[:, 6:]], -1),
     ],
 )
 def test_sums_of_what_vanishes_and_norms_do_not(between: object) -> None:

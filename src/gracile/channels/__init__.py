@@ -5,7 +5,8 @@ the program (``fields.py``, ``rules_*.py``), arithmetic ties them (``meeting.py`
 in the end goes together (``groups.py``).  Whatever has no rule is frozen, with the reason.
 """
 
-from gracile.channels.engine import channel_groups
+from gracile.channels.axes import axis_components
+from gracile.channels.engine import channel_groups, known_operators
 from gracile.channels.groups import ChannelGroup, ChannelGroups, Member
 from gracile.channels.resize import Demand, Difference, after_cutting, demands, fitting, kept_groups, same_program
 from gracile.channels.ties import Grouped, Heads
@@ -21,10 +22,12 @@ __all__ = [
     "Member",
     "NormSite",
     "after_cutting",
+    "axis_components",
     "channel_groups",
     "demands",
     "fitting",
     "kept_groups",
+    "known_operators",
     "operator",
     "same_program",
 ]

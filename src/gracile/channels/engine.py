@@ -1,7 +1,9 @@
 """`channel_groups`: labels for every tensor axis, one walk through the program, one answer."""
 
 import logging
+from itertools import product
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch.utils import _pytree as pytree
@@ -33,6 +35,15 @@ RULES: dict[str, Rule] = {
 }
 
 
+# What was found before; it lives as long as the graph.
+_FOUND: WeakKeyDictionary[Graph, dict[tuple[Heads, Grouped], ChannelGroups]] = WeakKeyDictionary()
+
+
+def known_operators() -> frozenset[str]:
+    """The names of the operators that have a rule."""
+    return frozenset(RULES)
+
+
 def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "position") -> ChannelGroups:
     """Find the channels of a captured model that must be cut together.
 
@@ -51,12 +62,28 @@ def channel_groups(graph: Graph, *, heads: Heads = "whole", grouped: Grouped = "
     for name, value, known in (("heads", heads, get_args(Heads)), ("grouped", grouped, get_args(Grouped))):
         if value not in known:
             raise InputError(f"{name} is {value!r}; it can be {' or '.join(map(repr, known))}")
+    found = _FOUND.setdefault(graph, {})
+    if (heads, grouped) not in found:
+        found[heads, grouped] = _find(graph, heads, grouped)
+    return found[heads, grouped]
+
+
+def modes_of(graph: Graph) -> list[tuple[Heads, Grouped]]:
+    """All modes; those whose groups are known come first."""
+    found = _FOUND.get(graph, {})
+    modes = list(product(get_args(Heads), get_args(Grouped)))
+    return sorted(modes, key=lambda mode: mode not in found)
+
+
+def _find(graph: Graph, heads: Heads, grouped: Grouped) -> ChannelGroups:
     ties = Ties()
     tensors = {name: _labelled(spec, ties) for name, spec in graph.tensors.items()}
     ties.end_of_tensors()
     walk = _walked(Walk(graph, ties, tensors, grouped))
     walks = [walk] if graph.training is None else [walk, _walked(Walk(graph.training, ties, tensors, grouped))]
     _freeze_unread(walks, tensors)
+    if graph.training is None:
+        _freeze_neighbours(walk)
     return collect(ties.settle(heads, grouped), tensors, walk.values, walk.norms)
 
 
@@ -90,6 +117,23 @@ def _freeze_unread(walks: list[Walk], tensors: dict[str, tuple[Labels, ...]]) ->
         if name not in read:
             for labels in axes:
                 walks[0].ties.freeze(labels, "not read when the model is evaluated")
+
+
+def _freeze_neighbours(walk: Walk) -> None:
+    """Keep what may feed parameters that only training reads, as nobody knows how it does."""
+    for name in walk.graph.unread:
+        shape = walk.graph.tensors[name].shape
+        if not shape or max(shape) == 1:
+            continue
+        # A weight's inputs, or the flattened form of them; a vector meets its like.
+        size = shape[1] if len(shape) > 1 else shape[0]
+        for value in walk.values.values():
+            for item in value if isinstance(value, tuple) else (value,):
+                for field in item.fields if isinstance(item, Value) else ():
+                    sizes = [field.labels.shape[axis] for axis in field.axes]
+                    if size in sizes or (len(shape) > 1 and any(size % other == 0 for other in sizes)):
+                        reason = f"may feed {name}, which only training reads, and training could not be captured"
+                        walk.ties.freeze(field.labels, reason)
 
 
 def _evaluated(walk: Walk, node: Node) -> Result:

@@ -171,9 +171,11 @@ def _bundled(
     for part in np.split(order, np.flatnonzero(np.diff(bundle_of[order])) + 1) if len(order) else []:
         members = []
         for entries in np.split(part, np.flatnonzero(np.diff(owner[part])) + 1):
-            channels, counts = np.unique(component[entries], return_counts=True)
+            # Sorted by component, each with as many positions.
+            sorted_by = component[entries]
+            channels = 1 + np.count_nonzero(sorted_by[1:] != sorted_by[:-1])
             tensor, axis = axes[owner[entries[0]]]
-            members.append(Member(tensor, axis, position[entries].reshape(len(channels), counts[0])))
+            members.append(Member(tensor, axis, position[entries].reshape(channels, -1)))
         groups.append((len(members[0].positions), tuple(members)))
     return _named(groups)
 

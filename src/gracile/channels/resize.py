@@ -1,31 +1,24 @@
 """The program after a cut: shapes and literals that follow from the channels that stay."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import product
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils import _pytree as pytree
 
-from gracile.channels.engine import channel_groups
+from gracile.channels.engine import channel_groups, modes_of
 from gracile.channels.fields import Value
 from gracile.channels.groups import Axis, ChannelGroups
-from gracile.channels.ties import Grouped, Heads
 from gracile.channels.walk import operator
 from gracile.errors import PlanError
 from gracile.graph import Graph, Node, Ref, Spec
 
 Stays = npt.NDArray[np.bool_]
 Kept = Mapping[Axis, Sequence[int]]
-
-
-@lru_cache(maxsize=8)
-def _groups(graph: Graph, heads: Heads, grouped: Grouped) -> ChannelGroups:
-    return channel_groups(graph, heads=heads, grouped=grouped)
 
 
 def fitting(graph: Graph, kept: Kept, names: Collection[str] | None = None) -> ChannelGroups:
@@ -39,8 +32,8 @@ def fitting(graph: Graph, kept: Kept, names: Collection[str] | None = None) -> C
         PlanError: in no mode does ``kept`` cut whole channels.
     """
     problem = ""
-    for heads, grouped in product(get_args(Heads), get_args(Grouped)):
-        groups = _groups(graph, heads, grouped)
+    for heads, grouped in modes_of(graph):
+        groups = channel_groups(graph, heads=heads, grouped=grouped)
         found = _misfit(groups, kept, names)
         if found is None:
             return groups
@@ -63,15 +56,20 @@ def _misfit(groups: ChannelGroups, kept: Kept, names: Collection[str] | None) ->
     return None
 
 
-def after_cutting(graph: Graph, kept: Kept, names: Collection[str] | None = None) -> Graph:
+def after_cutting(
+    graph: Graph, kept: Kept, names: Collection[str] | None = None, *, groups: ChannelGroups | None = None
+) -> Graph:
     """``graph`` with the shapes and literals that it has once only ``kept`` stays.
+
+    Args:
+        groups: the channel groups by which ``kept`` was chosen, where they are known; it is not checked then.
 
     Raises:
         PlanError: ``kept`` does not cut whole channels.
     """
     if not kept:
         return graph
-    groups = fitting(graph, kept, names)
+    groups = fitting(graph, kept, names) if groups is None else groups
     stays = groups.remaining(kept)
     outputs = {node.name: _output(node, groups.values.get(node.name), stays) for node in graph.nodes.values()}
     sized = {name: replace(node, output=outputs[name]) for name, node in graph.nodes.items()}
@@ -131,6 +129,10 @@ def _literals(node: Node, before: Graph, after: Mapping[str, Node], groups: Chan
             | "new_full"
         ):
             return _sizes(node, old)
+        case "as_strided":
+            assert isinstance(node.output, Spec)
+            shape = node.output.shape
+            return _with(_sizes(node, old), 2, [math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
         case "split_with_sizes":
             return _with(node, 1, [spec.shape[node.args[2] if len(node.args) > 2 else 0] for spec in node.output])
         case "split":
@@ -211,13 +213,8 @@ class Demand:
     removed: frozenset[int]
 
 
-def demands(graph: Graph, groups: ChannelGroups, kept: Kept) -> list[Demand]:
-    """The literals that a cut changes.
-
-    Raises:
-        PlanError: ``kept`` does not cut whole channels.
-    """
-    smaller = after_cutting(graph, kept)
+def demands(graph: Graph, groups: ChannelGroups, kept: Kept, smaller: Graph) -> list[Demand]:
+    """The literals that a cut changes; ``smaller`` is the graph after it."""
     stays = groups.remaining(kept)
     found = []
     for node in graph.calls:

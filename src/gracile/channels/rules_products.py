@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all, single
+from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all, mapped, single
 from gracile.channels.meeting import meet, product
 from gracile.channels.ties import Labels
 from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
@@ -124,9 +124,9 @@ def _einsum(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 def _attention(walk: Walk, node: Node, arguments: Arguments) -> Result:
     query, key, value = (walk.value(arguments[name]) for name in ("query", "key", "value"))
-    if arguments["enable_gqa"] and query.shape[-3] != key.shape[-3]:
-        raise NoRuleError("it repeats key and value heads")
     op, ties = place(node), walk.ties
+    if arguments["enable_gqa"]:
+        key, value = (_repeated(walk, item, query.shape[-3]) for item in (key, value))
     if arguments["scale"] is None:
         # The scale follows from the size of a head: that must stay.
         reason = f"the scale of {op} depends on it"
@@ -138,6 +138,18 @@ def _attention(walk: Walk, node: Node, arguments: Arguments) -> Result:
     scores = forbid_axes(scores, [-1], f"softmax in {op}", ties)
     weights = Value(scores.shape, tuple(Field(field.labels) for field in scores.fields))
     return product([weights, value], [batch + "xz", batch + "zy"], batch + "xy", op, ties)
+
+
+def _repeated(walk: Walk, value: Value, heads: int) -> Value:
+    """Keys or values with each head as often as there are query heads on it."""
+    axis, count = value.rank - 3, value.shape[-3]
+    if count == heads:
+        return value
+    shape = (*value.shape[:-3], heads, *value.shape[-2:])
+    if count == 1:
+        return walk.constant(Value(shape, value.fields), [axis])
+    times = heads // count
+    return mapped(value, shape, lambda labels: labels.repeat(times, axis) if labels.shape[axis] > 1 else labels)
 
 
 def _embedding(walk: Walk, node: Node, arguments: Arguments) -> Result:

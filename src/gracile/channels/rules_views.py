@@ -120,6 +120,9 @@ def _slice(walk: Walk, node: Node, arguments: Arguments) -> Result:
     dim %= value.rank
     span = slice(arguments["start"], arguments["end"], arguments["step"])
     start, stop, step = span.indices(value.shape[dim])
+    if stop <= start:
+        # Nothing is left along this axis, and the others are as they were.
+        return mapped(value, shape_of(node), lambda labels: labels.take([0], dim))
     if step != 1:
         value = forbid_axes(value, [dim], f"sliced in steps by {place(node)}", walk.ties)
         return Value(shape_of(node), value.fields)
@@ -172,8 +175,10 @@ def _getitem(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _cat(walk: Walk, node: Node, arguments: Arguments) -> Result:
     values = [walk.value(ref) for ref in arguments["tensors"]]
     shape = shape_of(node)
-    values = [value for value in values if value.rank == len(shape)]
-    return _joined(walk, node, values, arguments["dim"] % len(shape), shape)
+    dim = arguments["dim"] % len(shape)
+    # Empty parts, which code makes where a setting leaves nothing for them, add nothing.
+    values = [value for value in values if value.rank == len(shape) and value.shape[dim]]
+    return _joined(walk, node, values, dim, shape)
 
 
 def _stack(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -266,10 +271,20 @@ def _gather(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 
 def _strided(walk: Walk, node: Node, arguments: Arguments) -> Result:
-    if walk.value(arguments["self"]).fields:
-        raise NoRuleError("the tensor has channels")
-    return Value(shape_of(node))
+    """A view of what lies in memory, in order, is a plain one; others have no rule where there are channels."""
+    value, shape = walk.value(arguments["self"]), shape_of(node)
+    if not value.fields:
+        return Value(shape)
+    strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+    source = walk.graph.nodes[node.args[0].name]
+    in_order = operator(source) in _IN_ORDER and not source.kwargs and not arguments["storage_offset"]
+    if not in_order or tuple(arguments["stride"]) != strides or np.prod(shape) != np.prod(value.shape):
+        raise NoRuleError("it is no plain view")
+    return reshaped(value, shape, walk.ties)
 
+
+# Operators whose result lies in memory in the order of its axes.
+_IN_ORDER = {"contiguous", "linear", "embedding"}
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(

@@ -86,10 +86,21 @@ def place(node: Node) -> str:
     return f"{operator(node)} of {node.module}" if node.module else operator(node)
 
 
+def overload_of(node: Node) -> torch._ops.OpOverload:
+    """The operator itself, whatever the node runs it under.
+
+    Raises:
+        NoRuleError: it is none of torch's.
+    """
+    target = getattr(node.target, "target", node.target)
+    if not isinstance(target, torch._ops.OpOverload):
+        raise NoRuleError("it is no operator of torch's")
+    return target
+
+
 def arguments(node: Node) -> Arguments:
     """The node's arguments by the names of the operator's schema, defaults included."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    schema = node.target._schema.arguments
+    schema = overload_of(node)._schema.arguments
     bound = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
     bound |= {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
     return bound | dict(node.kwargs)
@@ -113,8 +124,9 @@ def silent(node: Node) -> Result:
 
 def mutated(node: Node) -> Ref | None:
     """The argument that an in-place operator writes to."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.args:
+    target = getattr(node.target, "target", node.target)
+    if not isinstance(target, torch._ops.OpOverload) or not node.args:
         return None
-    first = node.target._schema.arguments[0]
+    first = target._schema.arguments[0]
     written = first.alias_info is not None and first.alias_info.is_write
     return node.args[0] if written and isinstance(node.args[0], Ref) else None

@@ -4,10 +4,12 @@ Counted is every operation that multiplies by weights or multiplies activations 
 is listed in `Cost.uncounted`, so that silence never means zero.
 """
 
+from gracile.cost.counters import COUNTERS
 from gracile.cost.pricing import price, profile
 from gracile.cost.records import METRICS, Cost, LayerCost, Metric, Operation, Uncounted, resized
 
 __all__ = [
+    "COUNTERS",
     "METRICS",
     "Cost",
     "LayerCost",

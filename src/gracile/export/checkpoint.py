@@ -169,4 +169,6 @@ def _fill(model: nn.Module, values: dict[str, Tensor], file: Path) -> None:
     for name, tensor in named.items():
         if name in values:
             tensor.data = tensor.data.to(values[name].dtype)
-    model.load_state_dict(values)
+    # Into the model's own dictionary: it carries the versions that some modules ask for when they load.
+    own.update(values)
+    model.load_state_dict(own)

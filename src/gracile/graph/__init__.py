@@ -4,9 +4,9 @@ Only this package captures programs and reads their nodes.  `capture` makes a `G
 runs it on batches and shows each wanted node's inputs and output to a visitor.
 """
 
-from gracile.graph.capturing import capture
-from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name
-from gracile.graph.running import Substitute, Visitor, fingerprint, record, run
+from gracile.graph.capturing import capture, capture_training
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in
+from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run
 from gracile.graph.tensors import eval_mode, tensors_of
 
 __all__ = [
@@ -14,14 +14,17 @@ __all__ = [
     "Kind",
     "Node",
     "Ref",
+    "Run",
     "Spec",
     "Substitute",
     "Visitor",
     "bare_name",
     "capture",
+    "capture_training",
     "eval_mode",
     "fingerprint",
     "record",
+    "refs_in",
     "run",
     "tensors_of",
 ]

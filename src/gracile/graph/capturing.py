@@ -19,7 +19,13 @@ from gracile.inputs import ExampleInputs, Inputs
 log = logging.getLogger(__name__)
 
 
-def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False) -> Graph:
+def capture(
+    model: nn.Module,
+    example_inputs: ExampleInputs | Inputs | Graph,
+    *,
+    dynamic_batch: bool = False,
+    training: bool = True,
+) -> Graph:
     """Capture ``model`` in evaluation mode with ``torch.export``.
 
     Args:
@@ -28,6 +34,7 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *,
             a Graph is returned unchanged.
         dynamic_batch: ask for a program that accepts any batch size.  Where the model does not allow it, the
             program is captured for the batch size given, and ``graph.dynamic_batch`` is False.
+        training: also capture the training program where evaluation leaves parameters unread.
 
     Raises:
         InputError: ``model`` is no module, or ``example_inputs`` holds no tensor.
@@ -50,15 +57,17 @@ def capture(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *,
         graph = _graph(model, _export(model, inputs, None), inputs)
     except Exception as error:
         raise CaptureError(_refusal(model, inputs, error)) from error
-    return replace(graph, training=_training(model, inputs)) if graph.unread else graph
-
-
-def _training(model: nn.Module, inputs: Inputs) -> Graph | None:
-    """The program in training mode, where heads may run that evaluation leaves out; None where it has none."""
+    if not training or not graph.unread:
+        return graph
     # Batch statistics need more than one example.
     several = inputs.repeated(2) if inputs.batch_size == 1 else inputs
+    return replace(graph, training=capture_training(model, several))
+
+
+def capture_training(model: nn.Module, inputs: Inputs) -> Graph | None:
+    """The program in training mode, where heads may run that evaluation leaves out; None where it has none."""
     try:
-        return _graph(model, _export(model, several, None, training=True), several)
+        return _graph(model, _export(model, inputs, None, training=True), inputs)
     except Exception as error:
         log.info("%s is not captured in training mode: %s", type(model).__name__, _first_line(error))
         return None

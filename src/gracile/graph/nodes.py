@@ -80,7 +80,7 @@ class Node:
         return [ref.name for ref in refs_in((self.args, dict(self.kwargs)))]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)
 class Graph:
     """A captured model.  Made by `capture`; holds shapes and literals, and no weights."""
 

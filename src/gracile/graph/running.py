@@ -20,6 +20,78 @@ Visitor = Callable[[Node, tuple[Any, ...], Any], None]
 Substitute = Callable[..., Any]
 
 
+class Run:
+    """One pass through the program with the values of ``model``'s tensors, node by node.
+
+    ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
+    They stay as they are, though the model may work in place.  Values are dropped after their last use.
+    """
+
+    def __init__(
+        self, graph: Graph, model: nn.Module, inputs: Inputs, substitutes: Mapping[str, Substitute] | None = None
+    ) -> None:
+        self._graph = graph
+        self._substitutes = substitutes or {}
+        self._tensors = tensors_of(model)
+        self._given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
+        self._remaining = {name: len(users) for name, users in graph.users.items()}
+        self._values: dict[str, Any] = {}
+        self._waiting = iter(graph.nodes.values())
+        self._next = next(self._waiting, None)
+
+    @property
+    def next(self) -> Node | None:
+        """The node that `step` will run; None at the end."""
+        return self._next
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the next node, which is a call, as values."""
+        assert self._next is not None
+        found: tuple[tuple[Any, ...], dict[str, Any]] = _resolved(
+            (self._next.args, dict(self._next.kwargs)), self._values
+        )
+        return found
+
+    def step(self) -> tuple[Node, tuple[Any, ...], Any]:
+        """Run the next node; returns it, its positional arguments and its value."""
+        node = self._next
+        assert node is not None, "the program has ended"
+        args: tuple[Any, ...] = ()
+        match node.kind:
+            case "input":
+                value = next(self._given)
+                value = value.clone() if isinstance(value, Tensor) else value
+            case "constant":
+                value = self._graph.constants[node.name]
+            case "call":
+                args, kwargs = self.arguments()
+                assert node.target is not None
+                value = self._substitutes.get(node.name, node.target)(*args, **kwargs)
+            case _:
+                value = self._tensors[node.op]
+        self._values[node.name] = value
+        for name in set(node.refs):
+            self._remaining[name] -= 1
+            if not self._remaining[name]:
+                del self._values[name]
+        self._next = next(self._waiting, None)
+        return node, args, value
+
+    def to(self, name: str) -> None:
+        """Run everything before the node ``name``."""
+        while self._next is not None and self._next.name != name:
+            self.step()
+
+    def value(self, name: str) -> Any:
+        """The value of a node that has run and is still needed."""
+        return self._values[name]
+
+    @property
+    def result(self) -> Any:
+        """What the model returns; at the end."""
+        return _resolved(self._graph.result, self._values)
+
+
 @torch.no_grad()
 def run(
     graph: Graph,
@@ -30,42 +102,22 @@ def run(
     substitutes: Mapping[str, Substitute] | None = None,
     partial: bool = False,
 ) -> Any:
-    """Run the program with the values of ``model``'s tensors; returns what the model returns.
+    """Run the program, as `Run` says, and return what the model returns.
 
-    ``inputs`` must have the shapes that the Graph was captured with, the batch size apart where it is dynamic.
-    They stay as they are, though the model may work in place.
     ``substitutes`` are called in place of the operators of the nodes that they are listed under.
     With ``partial`` the run ends, and returns None, when every visitor has been called.
     """
     visitors = visitors or {}
-    substitutes = substitutes or {}
     waiting = len(visitors)
-    tensors = tensors_of(model)
-    given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
-    remaining = {name: len(users) for name, users in graph.users.items()}
-    values: dict[str, Any] = {}
-    for node in graph.nodes.values():
-        if node.kind == "input":
-            value = next(given)
-            values[node.name] = value.clone() if isinstance(value, Tensor) else value
-        elif node.kind == "constant":
-            values[node.name] = graph.constants[node.name]
-        elif node.kind != "call":
-            values[node.name] = tensors[node.op]
-        else:
-            args, kwargs = _resolved((node.args, dict(node.kwargs)), values)
-            assert node.target is not None
-            values[node.name] = substitutes.get(node.name, node.target)(*args, **kwargs)
-            if node.name in visitors:
-                visitors[node.name](node, args, values[node.name])
-                waiting -= 1
-                if partial and not waiting:
-                    return None
-            for name in set(node.refs):
-                remaining[name] -= 1
-                if not remaining[name]:
-                    del values[name]
-    return _resolved(graph.result, values)
+    steps = Run(graph, model, inputs, substitutes)
+    while steps.next is not None:
+        node, args, value = steps.step()
+        if node.kind == "call" and node.name in visitors:
+            visitors[node.name](node, args, value)
+            waiting -= 1
+            if partial and not waiting:
+                return None
+    return steps.result
 
 
 def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batches: Iterable[Any]) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gracile.graph import Graph, Node, record
 from gracile.lowrank.layers import Layer
+from gracile.maths.gram import Gram
 from gracile.maths.patches import as_batch, mean_patch, padded, vectors
 
 # Elements of one block of input vectors; larger batches are taken in parts.
@@ -46,9 +47,7 @@ class _Collector:
         self._layer = layer
         self._sizes = {operation.node: operation.size for operation in layer.operations}
         self._axes = range(1) if layer.scheme == "spatial_svd" else range(0)
-        self._outer: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._count = 0
+        self._gram = Gram()
         self._patch: Tensor | None = None
         self._examples = 0
 
@@ -63,17 +62,8 @@ class _Collector:
         self._examples += len(data)
         data = padded(data, shape, self._axes) if own_padding else data
         for part in torch.split(data, max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
-            self._add(vectors(part, shape, self._axes))
-
-    def _add(self, rows: Tensor) -> None:
-        outer, total = (rows.T @ rows).double(), rows.sum(0, dtype=torch.float64)
-        self._outer = outer if self._outer is None else self._outer.add_(outer)
-        self._sum = total if self._sum is None else self._sum.add_(total)
-        self._count += len(rows)
+            self._gram.add(vectors(part, shape, self._axes))
 
     def moments(self) -> Moments:
-        assert self._outer is not None
-        assert self._sum is not None
         assert self._patch is not None
-        mean = self._sum / self._count
-        return Moments(self._outer / self._count - torch.outer(mean, mean), self._patch / self._examples)
+        return Moments(self._gram.covariance, self._patch / self._examples)

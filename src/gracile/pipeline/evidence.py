@@ -1,14 +1,12 @@
 """What a job writes into its Report."""
 
-from collections.abc import Iterator
 from importlib.metadata import version
 
-from gracile.cost import METRICS, Cost
+from gracile.cost import Cost
 from gracile.graph import Graph
-from gracile.lowrank.layers import Found, Layer
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Selection
-from gracile.report import Environment, LayerReport, Record, Report, Totals
+from gracile.pipeline.running import Done
+from gracile.report import Environment, Report, Totals
 
 
 def report_of(
@@ -18,30 +16,35 @@ def report_of(
     graph: Graph,
     before: Cost,
     after: Cost,
-    found: Found,
-    selection: Selection,
-    passes: tuple[Record, ...],
-    scores: tuple[float, float, float | None],
+    score_before: float,
+    done: Done,
     seconds: dict[str, float],
 ) -> Report:
-    """The Report of a job whose scores are those of the original, the compressed and the fine-tuned model."""
-    score_before, score_after, score_fine_tuned = scores
+    """The Report of a job whose stages are ``done``."""
+    last = done.outcomes[-1]
+    selections = [outcome.selection for outcome in done.outcomes]
+    notes = [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
+    bound = request.bound(before)
+    missed = [] if bound is None or after[request.metric] <= bound else [_missed(request, after, bound)]
     return Report(
         model=model,
         method=request.method,
-        search="manual" if request.ratios is not None else request.search.kind,
+        search=last.report.search,
         metric=request.metric,
-        bound=request.bound(before),
+        bound=bound,
         before=Totals.of(before),
         after=Totals.of(after),
         score_before=score_before,
-        score_after=score_after,
-        score_fine_tuned=score_fine_tuned,
-        layers=tuple(_layer_reports(request, found, selection)),
-        dictionary=selection.dictionary,
-        dictionary_baseline=selection.baseline,
-        passes=passes,
-        notes=(*(f"exclude: {pattern!r} matches no layer" for pattern in found.unmatched), *selection.notes),
+        score_after=last.report.score_after,
+        score_fine_tuned=last.report.score_fine_tuned,
+        stages=tuple(outcome.report for outcome in done.outcomes),
+        layers=tuple(
+            row for outcome in done.outcomes for row in outcome.stage.layer_reports(outcome.selection, request.metric)
+        ),
+        dictionary=tuple(entry for selection in selections for entry in selection.dictionary),
+        dictionary_baseline=selections[0].baseline,
+        passes=tuple(record for outcome in done.outcomes for record in outcome.passes),
+        notes=(*dict.fromkeys(notes), *missed),
         seconds=seconds,
         environment=Environment(
             gracile=version("gracile"), device=str(graph.example.tensors[0].device), seed=request.seed
@@ -49,37 +52,8 @@ def report_of(
     )
 
 
-def _layer_reports(request: Request, found: Found, selection: Selection) -> Iterator[LayerReport]:
-    """One row a layer: first those that could be compressed, then the others with their reasons."""
-    for layer in found.layers:
-        rank = selection.ranks.get(layer.name)
-        before = _layer_totals(layer, None)
-        after = _layer_totals(layer, rank)
-        yield LayerReport(
-            name=layer.name,
-            asked=selection.asked.get(layer.name),
-            got=getattr(after, request.metric) / getattr(before, request.metric),
-            rank=rank,
-            max_rank=layer.max_rank,
-            before=before,
-            after=after,
-            reason="" if rank is not None else _unchanged(request, selection, layer),
-        )
-    for name, reason in found.skipped.items():
-        yield LayerReport(name=name, reason=reason)
-
-
-def _unchanged(request: Request, selection: Selection, layer: Layer) -> str:
-    if request.ratios is None:
-        cut = selection.asked[layer.name] < 1
-        return "the rest of the budget kept it whole" if cut else "worth more than it would save"
-    if layer.name not in selection.asked:
-        return "no ratio given"
-    if selection.asked[layer.name] >= 1:
-        return "ratio 1"
-    return f"no multiple of {request.round_to} saves anything"
-
-
-def _layer_totals(layer: Layer, rank: int | None) -> Totals:
-    costs = {m: layer.dense_cost(m) if rank is None else layer.cost(rank, m) for m in METRICS}
-    return Totals(macs=costs["macs"], params=costs["params"], bytes=costs["bytes"])
+def _missed(request: Request, after: Cost, bound: float) -> str:
+    return (
+        f"the target of {bound:.6g} {request.metric} was missed: {after[request.metric]:.6g} remain, as the model's "
+        "code does not follow some cuts (see the reasons by layer)"
+    )

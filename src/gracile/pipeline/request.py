@@ -1,21 +1,29 @@
 """The arguments of one `compress` call, checked before any work is done."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import InputError
-from gracile.lowrank.planning import require_multiple
-from gracile.maths.factorize import SCHEMES, Scheme
+from gracile.maths.factorize import SCHEMES
+from gracile.prune.planning import require_criterion
+from gracile.prune.scores import Criterion
+from gracile.prune.widths import Scope, require_widths
 from gracile.recipe import Search, SearchKind, Target
 from gracile.search.scoring import Evaluate
+from gracile.store import Store
 
 FineTune = Callable[[nn.Module], nn.Module | None]
 FineTuneLayer = Callable[[nn.Module, str], None]
+
+Pruning: TypeAlias = Literal["channel_pruning", "prune"]
+PRUNING: tuple[Pruning, ...] = get_args(Pruning)
+METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,31 +33,54 @@ class Request:
     evaluate: Evaluate
     evaluate_search: Evaluate
     target: Target | None
-    method: Scheme
+    # In the order in which they are carried out.
+    methods: tuple[str, ...]
     search: Search
+    criterion: str | Criterion
+    scope: Scope
     ratios: Mapping[str, float] | None
     ratios_metric: Metric
-    round_to: int
+    round_to: int | Literal["auto"]
+    max_sparsity: float
     exclude: Sequence[str]
     fine_tune: FineTune | None
     fine_tune_layer: FineTuneLayer | None
     store: str | Path | None
     seed: int
+    # A store in memory that the stages of one call share where no file is given.
+    _shared: list[Store] = field(default_factory=list, repr=False)
 
     @property
     def metric(self) -> Metric:
         return self.ratios_metric if self.target is None else self.target.metric
 
+    @property
+    def method(self) -> str:
+        return "+".join(self.methods)
+
     def bound(self, before: Cost) -> float | None:
         """The largest admissible cost; None where the ratios are set by hand."""
         return None if self.target is None else self.target.bound(before)
 
+    @contextmanager
+    def opened_store(self) -> Iterator[Store]:
+        """The store of the evaluations."""
+        if self.store is None:
+            if not self._shared:
+                self._shared.append(Store(None))
+            yield self._shared[0]
+            return
+        with Store(self.store) as store:
+            yield store
+
 
 def checked(
     *,
+    method: str,
     search: SearchKind | Search,
-    round_to: int | Literal["auto"],
+    criterion: str | Criterion,
     evaluate_search: Evaluate | None,
+    calibrated: bool,
     **arguments: Any,
 ) -> Request:
     """Everything that can be refused before any work is done."""
@@ -57,11 +88,40 @@ def checked(
         value = arguments[name]
         if not callable(value) and not (value is None and name != "evaluate"):
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
-    if arguments["method"] not in SCHEMES:
-        raise InputError(f"method is {arguments['method']!r}; it is one of {', '.join(SCHEMES)}")
-    if arguments["ratios_metric"] not in METRICS:
-        raise InputError(f"ratios_metric is {arguments['ratios_metric']!r}; it is one of {', '.join(METRICS)}")
-    target, ratios = arguments["target"], arguments["ratios"]
+    methods = _methods(method)
+    _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
+    if isinstance(arguments["exclude"], str):
+        raise InputError(
+            f"exclude is the text {arguments['exclude']!r}; give a list of patterns: [{arguments['exclude']!r}]"
+        )
+    chosen: str | Criterion = criterion
+    if criterion == "auto":
+        chosen = "elimination" if calibrated else "l2"
+    require_criterion(chosen, arguments["scope"], calibrated=calibrated)
+    require_widths(arguments["round_to"], arguments["max_sparsity"])
+    return Request(
+        methods=methods,
+        search=search if isinstance(search, Search) else Search(kind=search),
+        criterion=chosen,
+        evaluate_search=evaluate_search or arguments["evaluate"],
+        **arguments,
+    )
+
+
+def _methods(method: object) -> tuple[str, ...]:
+    parts = method.split("+") if isinstance(method, str) else [method]
+    unknown = [part for part in parts if part not in METHODS]
+    if unknown:
+        raise InputError(
+            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
+            "'spatial_svd+channel_pruning'"
+        )
+    return tuple(str(part) for part in parts)
+
+
+def _require_ratios(target: object, ratios: object, metric: object, methods: Sequence[str]) -> None:
+    if metric not in METRICS:
+        raise InputError(f"ratios_metric is {metric!r}; it is one of {', '.join(METRICS)}")
     if (target is None) == (ratios is None):
         raise InputError(
             "give either target (the ratios are found) or ratios (set by hand, as {'layer1.*': 0.5}), and not both"
@@ -70,15 +130,11 @@ def checked(
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(macs=0.5)")
-    if isinstance(arguments["exclude"], str):
+    if ratios is not None and len(methods) > 1:
         raise InputError(
-            f"exclude is the text {arguments['exclude']!r}; give a list of patterns: [{arguments['exclude']!r}]"
+            f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
         )
-    rounding = 1 if round_to == "auto" else round_to
-    require_multiple(rounding)
-    return Request(
-        search=search if isinstance(search, Search) else Search(kind=search),
-        round_to=rounding,
-        evaluate_search=evaluate_search or arguments["evaluate"],
-        **arguments,
-    )
+    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.metric), str):
+        raise InputError(
+            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as Target(macs=0.5)"
+        )

@@ -1,16 +1,14 @@
-"""From a target to the rank of each layer: candidates, evaluation dictionary, search."""
+"""From a target to the size of each part: candidates, evaluation dictionary, search."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
 
-import numpy as np
+from torch import nn
 
-from gracile.cost import Cost
-from gracile.graph import fingerprint
-from gracile.inputs import Calibration
-from gracile.lowrank.layers import Found, Layer
-from gracile.lowrank.method import LowRank
-from gracile.lowrank.planning import ratios_of
+from gracile.cost import Cost, Metric
+from gracile.graph import Graph
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.report import Entry
@@ -18,53 +16,62 @@ from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
 from gracile.search.scoring import score_of
 from gracile.search.select import SCORED, select
-from gracile.store import Store
+
+# The total cost of the model with parts at these sizes.
+JointCost = Callable[[Mapping[str, int]], int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The rank that each layer gets, and how it was found."""
+    """The size that each part gets, and how it was found."""
 
-    # Layer -> rank, for the layers that change.
-    ranks: dict[str, int]
-    # Layer -> the cost ratio that was asked for.
+    # Part -> size (a rank, a width), for the parts that change.
+    sizes: dict[str, int]
+    # Part -> the ratio that was asked for.
     asked: dict[str, float]
     dictionary: tuple[Entry, ...] = ()
     baseline: float | None = None
+    # Part -> why it could not be cut after all.
+    dropped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    by_hand: bool = False
 
 
-def by_hand(request: Request, found: Found, ratios: Mapping[str, float]) -> Selection:
-    """The ranks that the user's ratios mean.
+class Searchable(Protocol):
+    """What a search over the sizes of parts needs to know of a method."""
 
-    Raises:
-        InputError: a ratio is out of range, or no pattern matches a layer that can be compressed.
-    """
-    asked, unmatched = ratios_of(found, ratios)
-    ranks = {
-        layer.name: layer.rank(asked[layer.name], request.metric, request.round_to)
-        for layer in found.layers
-        if layer.name in asked
-    }
-    return Selection(
-        ranks={name: rank for name, rank in ranks.items() if rank is not None},
-        asked=asked,
-        notes=tuple(f"ratios: {pattern!r} matches no layer that can be factorized" for pattern in unmatched),
-    )
+    method: str
+    model: nn.Module
+    graph: Graph
+    # What the scores of its candidates depend on, evaluation function apart: model, data and method.
+    key: Mapping[str, str]
+
+    def columns(self, metric: Metric) -> tuple[Column, ...]:
+        """Sizes, costs and residuals of every part."""
+        ...
+
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:
+        """The levels of a column that candidate ratios mean."""
+        ...
+
+    def ratio(self, column: Column, level: int) -> float:
+        """The ratio that a level means, as the user would give it."""
+        ...
+
+    def joint_cost(self, metric: Metric) -> JointCost | None:
+        """The cost of all parts together, where it is no sum over them."""
+        ...
+
+    def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
+        """The model with only this part at this size inside the block."""
+        ...
 
 
-def by_search(
-    request: Request,
-    lowrank: LowRank,
-    before: Cost,
-    data: Calibration | None,
-    score_before: float,
-    clock: Clock,
-) -> Selection:
-    """The ranks that the search chooses.
+def by_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
+    """The sizes that the search chooses.
 
     Args:
-        before: cost of the original model.
+        before: cost of the stage's original.
         score_before: its score by ``request.evaluate``.
 
     Raises:
@@ -72,44 +79,34 @@ def by_search(
         EvaluationError: the evaluation function failed.
         StoreError: the store is damaged or belongs to another job.
     """
+    metric = request.metric
     with clock("decompose"):
-        columns = tuple(_column(request, lowrank, layer) for layer in lowrank.layers.values())
+        columns = stage.columns(metric)
     if request.search.kind in SCORED:
-        candidates = [_candidates(request, lowrank, column) for column in columns]
-        _problem(request, columns, before).require_reachable([min(levels) for levels in candidates])
+        candidates = [stage.candidates(column, request.search.ratios, metric) for column in columns]
+        _problem(stage, request, columns, before).require_reachable([min(levels) for levels in candidates])
         with clock("evaluation dictionary"):
-            columns = _scored(request, lowrank, columns, candidates, data, score_before)
+            columns = _scored(stage, request, columns, candidates, score_before)
     with clock("select"):
-        selected, final = select(_problem(request, columns, before), request.search.kind)
+        selected, final = select(_problem(stage, request, columns, before), request.search.kind)
     levels = list(zip(columns, selected.levels, final.levels, strict=True))
     return Selection(
-        ranks={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
-        asked={column.layer: float(column.costs[level] / column.costs[-1]) for column, level, _ in levels},
-        dictionary=tuple(entry for column in columns for entry in _entries(column)),
+        sizes={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
+        asked={column.layer: stage.ratio(column, level) for column, level, _ in levels},
+        dictionary=tuple(entry for column in columns for entry in _entries(stage, column)),
         baseline=columns[0].baseline if request.search.kind in SCORED else None,
         notes=final.notes,
     )
 
 
-def _column(request: Request, lowrank: LowRank, layer: Layer) -> Column:
-    ranks, costs = lowrank.levels(layer.name, request.metric, request.round_to)
-    return Column(
-        layer=layer.name,
-        sizes=np.array(ranks),
-        costs=np.array(costs),
-        residuals=lowrank.residuals(layer.name, ranks),
-    )
-
-
-def _candidates(request: Request, lowrank: LowRank, column: Column) -> list[int]:
-    """The levels of the candidate ratios; ratios that come to the same rank share one."""
-    layer = lowrank.layers[column.layer]
-    ranks = [layer.rank(ratio, request.metric, request.round_to) for ratio in request.search.ratios]
-    return sorted({column.dense if rank is None else column.level_of(rank) for rank in ranks})
-
-
-def _problem(request: Request, columns: tuple[Column, ...], before: Cost) -> Problem:
+def _problem(stage: Searchable, request: Request, columns: tuple[Column, ...], before: Cost) -> Problem:
     assert request.target is not None
+    joint = stage.joint_cost(request.metric)
+
+    def total(levels: Sequence[int]) -> int:
+        assert joint is not None
+        return joint({c.layer: int(c.sizes[level]) for c, level in zip(columns, levels, strict=True)})
+
     return Problem(
         columns=columns,
         fixed=before[request.metric] - sum(int(column.costs[-1]) for column in columns),
@@ -117,37 +114,27 @@ def _problem(request: Request, columns: tuple[Column, ...], before: Cost) -> Pro
         total=before[request.metric],
         metric=request.metric,
         monotonic=request.search.monotonic,
+        joint=None if joint is None else total,
     )
 
 
 def _scored(
+    stage: Searchable,
     request: Request,
-    lowrank: LowRank,
     columns: tuple[Column, ...],
     candidates: list[list[int]],
-    data: Calibration | None,
     score_before: float,
 ) -> tuple[Column, ...]:
     baseline = score_before
     if request.evaluate_search is not request.evaluate:
-        baseline = score_of(request.evaluate_search, lowrank.model, "the original model")
-    key = {
-        "model": fingerprint(lowrank.graph, lowrank.model),
-        "data": "none" if data is None else data.fingerprint,
-        "method": request.method,
-    }
-    with Store(request.store) as store:
-        job = store.job(key, baseline)
-        return evaluate_columns(columns, candidates, lowrank.trial, request.evaluate_search, job)
+        baseline = score_of(request.evaluate_search, stage.model, "the original model")
+    with request.opened_store() as store:
+        job = store.job(stage.key, baseline)
+        return evaluate_columns(columns, candidates, stage.trial, request.evaluate_search, job)
 
 
-def _entries(column: Column) -> list[Entry]:
+def _entries(stage: Searchable, column: Column) -> list[Entry]:
     return [
-        Entry(
-            layer=column.layer,
-            ratio=float(column.costs[level] / column.costs[-1]),
-            size=int(column.sizes[level]),
-            score=score,
-        )
+        Entry(layer=column.layer, ratio=stage.ratio(column, level), size=int(column.sizes[level]), score=score)
         for level, score in zip(column.evaluated, column.scores, strict=True)
     ]

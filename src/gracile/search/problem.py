@@ -1,6 +1,6 @@
 """The problem that every search over layers solves: one level a layer, the total cost within a bound."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,28 +59,54 @@ class Problem:
     """All columns, the cost of everything else, and the bound on the total."""
 
     columns: tuple[Column, ...]
+    # The cost of everything else.
     fixed: int
     bound: float
     # The cost of the whole original model, and the name of its unit, for messages.
     total: int
     metric: str
     monotonic: bool = False
+    # Where the columns' costs depend on one another (a layer's MACs are a product of two widths): the total cost of
+    # all levels together.  The columns' own costs are then those with all others as they are.
+    joint: Callable[[Sequence[int]], int] | None = None
 
     def cost(self, levels: Sequence[int]) -> int:
         """Total cost with each column at its level."""
+        if self.joint is not None:
+            return self.joint(levels)
         return self.fixed + sum(int(column.costs[level]) for column, level in zip(self.columns, levels, strict=True))
+
+    def around(self, levels: Sequence[int]) -> tuple[Ints, ...]:
+        """What each level of each column adds to the total, the other columns at ``levels``."""
+        if self.joint is None:
+            return tuple(column.costs for column in self.columns)
+        return tuple(self._around(list(levels), index) for index in range(len(self.columns)))
+
+    def _around(self, levels: list[int], index: int) -> Ints:
+        """Total costs through three levels of one column: a size occurs in a product at most twice."""
+        assert self.joint is not None
+        column = self.columns[index]
+        places = sorted({0, column.dense // 2, column.dense})
+        totals = [self.joint([*levels[:index], place, *levels[index + 1 :]]) for place in places]
+        curve = np.polyfit(column.sizes[places], totals, len(places) - 1)
+        found: Ints = np.rint(np.polyval(curve, column.sizes)).astype(np.int64)
+        return found
 
     def require_reachable(self, floors: Sequence[int]) -> None:
         """Raises TargetError where even the lowest levels cost more than the bound."""
         lowest = self.cost(floors)
         if lowest <= self.bound:
             return
+        rest = (
+            ""
+            if self.joint
+            else f", of which {self.fixed / self.total:.3g} lie in layers that cannot be compressed or are excluded"
+        )
         raise TargetError(
             f"the target of {self.bound:.6g} {self.metric} ({self.bound / self.total:.3g} of the original) "
-            f"cannot be reached: with every layer at its lowest candidate {lowest / self.total:.3g} remain, of which "
-            f"{self.fixed / self.total:.3g} lie in layers that cannot be compressed or are excluded. Ways out: "
-            "a higher target, fewer excluded layers, lower candidates (Search(candidates=(0.02, 0.05, ...))), "
-            "another method"
+            f"cannot be reached: with every layer at its lowest candidate {lowest / self.total:.3g} remain{rest}. "
+            "Ways out: a higher target, fewer excluded layers, lower candidates "
+            "(Search(candidates=(0.02, 0.05, ...))), another method"
         )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gracile.search.problem import Choice, Column, Floats, Problem
+from gracile.search.problem import Choice, Column, Floats, Ints, Problem
 
 
 def spend(problem: Problem, choice: Choice) -> Choice:
@@ -13,27 +13,35 @@ def spend(problem: Problem, choice: Choice) -> Choice:
     """
     levels = list(choice.levels)
     curves = [column.curve(problem.monotonic) if column.evaluated else None for column in problem.columns]
-    left = problem.bound - problem.cost(levels)
+    stuck: set[int] = set()
     while True:
+        left = problem.bound - problem.cost(levels)
+        costs = problem.around(levels)
         moves = [
-            _best_move(column, curve, level, left)
-            for column, curve, level in zip(problem.columns, curves, levels, strict=True)
+            None if index in stuck else _best_move(column, row, curve, levels[index], left)
+            for index, (column, row, curve) in enumerate(zip(problem.columns, costs, curves, strict=True))
         ]
         open_moves = [(move[:2], index, move[2]) for index, move in enumerate(moves) if move is not None]
         if not open_moves:
             return Choice(tuple(levels), choice.notes)
         # Of equal gains the first layer's.
         _, index, level = max(open_moves, key=lambda found: (found[0], -found[1]))
-        column = problem.columns[index]
-        left -= int(column.costs[level] - column.costs[levels[index]])
-        levels[index] = level
+        raised = [*levels[:index], level, *levels[index + 1 :]]
+        if problem.cost(raised) <= problem.bound:
+            levels = raised
+        else:
+            # Costs between the levels that were priced are rounded.
+            stuck.add(index)
 
 
-def _best_move(column: Column, curve: Floats | None, level: int, left: float) -> tuple[float, float, int] | None:
+def _best_move(
+    column: Column, costs: Ints, curve: Floats | None, level: int, left: float
+) -> tuple[float, float, int] | None:
     """(gain in score per cost, fall of the squared residual per cost, level) of the best higher level that fits."""
     higher = np.arange(level + 1, len(column.sizes))
-    extra = column.costs[higher] - column.costs[level]
-    higher, extra = higher[extra <= left], extra[extra <= left]
+    extra = costs[higher] - costs[level]
+    fits = (extra <= left) & (extra > 0)
+    higher, extra = higher[fits], extra[fits]
     if not len(higher):
         return None
     energy = column.residuals**2

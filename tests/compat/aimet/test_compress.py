@@ -173,7 +173,7 @@ def test_ratios_are_those_that_were_achieved(model):
     """Asked for 1 % a layer has rank one at the least, and the statistics say what that comes to."""
     _, stats = run(model, by_hand((model.conv2, 0.01)))
     [layer] = [layer for layer in stats.report.layers if layer.name == "conv2"]
-    assert layer.rank == 1
+    assert layer.size == 1
     assert stats.per_layer_stats[0].compression_ratio == layer.after.macs / layer.before.macs > 0.01
 
 
@@ -185,7 +185,7 @@ def test_cost_metrics_in_both_modes(model, metric, name):
     _, stats = run(model, by_hand((model.conv2, 0.5)), metric=metric)
     # A strided spatial SVD runs its first factor at more positions: 96 of 1152 multiplications a rank, where of the
     # 1168 parameters, bias included, a rank takes 72.
-    assert [layer.rank for layer in stats.report.layers if layer.rank] == [{"macs": 6, "params": 7}[name]]
+    assert [layer.size for layer in stats.report.layers if layer.size] == [{"macs": 6, "params": 7}[name]]
     assert 0.4 < stats.per_layer_stats[0].compression_ratio <= 0.5
 
 
@@ -302,7 +302,7 @@ class TestSavedDictionary:
         small, again = run(model, parameters, callback, metric=CostMetric.memory)
         assert callback.iterations == [None, None]
         assert 0.7 < float(again.memory_compression_ratio) <= 0.8
-        assert all(layer.rank % 2 == 0 for layer in again.report.layers if layer.rank)
+        assert all(layer.size % 2 == 0 for layer in again.report.layers if layer.size)
         fresh, _ = run(model, spatial(target_comp_ratio=0.8, multiplicity=2), metric=CostMetric.memory)
         assert gracile.profile(fresh, DATA[:2]).params == pytest.approx(
             gracile.profile(small, DATA[:2]).params, rel=0.1
@@ -366,7 +366,7 @@ class TestTar:
     def test_every_layer_takes_its_lowest_rank_within_the_residual(self, model):
         _, stats = run(model, self.parameters())
         allowed = stats.compression_ratio_selection_stats.selected.residual
-        [rank] = [layer.rank for layer in stats.report.layers if layer.name == "fc"]
+        [rank] = [layer.size for layer in stats.report.layers if layer.name == "fc"]
         energy = torch.linalg.svdvals(model.fc.weight.detach()).square()
         left = [float((energy[kept:].sum() / energy.sum()).sqrt()) for kept in (rank, rank - 1)]
         assert left[0] <= allowed < left[1]
@@ -375,7 +375,7 @@ class TestTar:
         tar = SpatialSvdParameters.AutoModeParams(TarRankSelectionParameters(3))
         _, stats = run(model, spatial(tar, multiplicity=2), metric=CostMetric.memory)
         assert stats.report.metric == "params"
-        assert all(layer.rank % 2 == 0 for layer in stats.report.layers if layer.rank)
+        assert all(layer.size % 2 == 0 for layer in stats.report.layers if layer.size)
 
     def test_scores_below_zero_and_zero(self, model):
         callback = Callback(model)
@@ -441,12 +441,6 @@ class TestInputs:
 
 
 class TestRefusals:
-    def test_channel_pruning(self, model):
-        with pytest.raises(InputError, match=r"channel_pruning is not there yet.*spatial_svd"):
-            ModelCompressor.compress_model(
-                model, Callback(model), 1, (1, 3, 6, 6), CompressionScheme.channel_pruning, CostMetric.mac, spatial()
-            )
-
     @pytest.mark.parametrize("modules", [[nn.Conv2d(3, 8, 3)], ["conv1"]])
     def test_modules_of_another_model(self, model, modules):
         with pytest.raises(InputError, match=r"modules_to_ignore.*(Conv2d\(3, 8.*not part of this Net|'conv1')"):
@@ -506,6 +500,7 @@ class TestRefusals:
             ("compress_scheme is 'spatial_svd'", {"compress_scheme": "spatial_svd"}),
             ("cost_metric is 'mac'", {"cost_metric": "mac"}),
             ("spatial_svd takes SpatialSvdParameters", {"parameters": weight(greedy)}),
+            ("takes ChannelPruningParameters", {"compress_scheme": CompressionScheme.channel_pruning}),
             ("mode is 'auto'", {"parameters": SpatialSvdParameters("auto", manual)}),
             ("in auto mode", {"parameters": SpatialSvdParameters(SpatialSvdParameters.Mode.auto, manual)}),
             ("selection parameters are a float", {"parameters": spatial(SpatialSvdParameters.AutoModeParams(0.5))}),

@@ -43,6 +43,7 @@ def test_round_trip(folder):
     assert read(file) == Evaluations(
         scheme="weight_svd", model="m", baseline=0.875, scores={"conv": {3: 0.5, 7: 0.75}, "": {2: 0.25}}
     )
+    assert "candidates" not in file.read_text()
     written(folder, [("other", 1, 0.5)])
     assert read(file).scores == {"other": {1: 0.5}}
     assert [path.name for path in folder.iterdir()] == [FILE]
@@ -63,6 +64,7 @@ def test_pickles_are_refused_with_the_reason(name, folder):
         (b'{"conv": {"0.5": 0.9}}', "no evaluation dictionary"),
         (b'{"version": 2, "scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {}}', "version"),
         (b'{"scheme": "weight_svd", "model": "m", "baseline": NaN, "scores": {}}', "baseline"),
+        (b'{"scheme": "pruning", "model": "m", "baseline": 1, "scores": {"conv": {"1": 0.5}}}', "scheme"),
         (b'{"scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {"conv": {}}}', "scores.conv"),
         (b'{"scheme": "weight_svd", "model": "m", "baseline": 1, "scores": {"conv": {"0": 0.5}}}', "scores.conv"),
     ],

@@ -70,6 +70,39 @@ compressed_model, stats = ModelCompressor.compress_model(
 assert compressed_model.fc[0].out_features % 8 == 0
 """
 
+PRUNING = """
+from torch.utils.data import DataLoader, TensorDataset
+
+from {torch}.defs import ChannelPruningParameters
+from {torch}.winnow.winnow import winnow_model
+
+greedy_params = GreedySelectionParameters(target_comp_ratio=Decimal(0.6), num_comp_ratio_candidates=4)
+auto_params = ChannelPruningParameters.AutoModeParams(greedy_params, modules_to_ignore=[model.conv1])
+params = ChannelPruningParameters(
+    data_loader=DataLoader(TensorDataset(data, labels), batch_size=4),
+    num_reconstruction_samples=100,
+    allow_custom_downsample_ops=False,
+    mode=ChannelPruningParameters.Mode.auto,
+    params=auto_params,
+)
+compressed_model, stats = ModelCompressor.compress_model(
+    model=model,
+    eval_callback=evaluate_model,
+    eval_iterations=1,
+    input_shape=(1, 3, 8, 8),
+    compress_scheme=CompressionScheme.channel_pruning,
+    cost_metric=CostMetric.mac,
+    parameters=params,
+)
+assert 0.4 < float(stats.mac_compression_ratio) <= 0.6, stats.mac_compression_ratio
+assert [layer.name for layer in stats.per_layer_stats] == ["conv2"]
+winnowed_model, winnowed_modules = winnow_model(
+    model, (1, 3, 8, 8), [(model.conv2, [1, 6])], reshape=True, in_place=False, verbose=False
+)
+assert winnowed_model.conv1.out_channels == 6
+assert [name for name, _ in winnowed_modules] == ["conv1", "conv2"]
+"""
+
 AFTER = """
 print(stats)
 assert compressed_model(data).shape == (16, 10)
@@ -82,8 +115,9 @@ def test_scripts_run_and_leave_nothing_in_the_working_folder(tmp_path):
     work.mkdir()
     names = {"torch": "gracile.compat.aimet", "common": "gracile.compat.aimet.common"}
     environment = {key: value for key, value in os.environ.items() if key != "GRACILE_DATA"}
+    script = COMMON.format(**names) + AUTO + AFTER + MANUAL + AFTER + PRUNING.format(**names) + AFTER
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMMON.format(**names) + AUTO + AFTER + MANUAL + AFTER],
+        [sys.executable, "-W", "error", "-c", script],
         cwd=work,
         env={**environment, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
@@ -91,7 +125,7 @@ def test_scripts_run_and_leave_nothing_in_the_working_folder(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("MAC ratio") == 2
+    assert done.stdout.count("MAC ratio") == 3
     assert list(work.iterdir()) == []
     kept = [path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()]
     assert kept == ["gracile/greedy_selection_eval_scores_dict.json"]

@@ -21,6 +21,7 @@ from gracile.compat.aimet.defs import (
     SpatialSvdParameters,
     WeightSvdParameters,
 )
+from gracile.compat.aimet.winnow.winnow import winnow_model
 
 __all__ = [
     "ChannelPruningParameters",
@@ -37,4 +38,5 @@ __all__ = [
     "TarCompressionRatioSelectionStats",
     "TarRankSelectionParameters",
     "WeightSvdParameters",
+    "winnow_model",
 ]

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +21,10 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that has just been factorized."""
+    """A layer that has just been compressed."""
 
     name: str
-    # What stands in the model now: both factors, one after the other.
+    # What stands in the model now: both factors, one after the other, or the layer with fewer channels.
     module: nn.Module
 
 
@@ -63,14 +63,20 @@ def announce(trainer: Trainer | None, model: nn.Module) -> None:
 
 
 def layer_training(
-    trainer: Trainer | None, before: Callable[[], object] = lambda: None
+    trainer: Trainer | None, before: Callable[[], object] = lambda: None, layers: Mapping[str, str] | None = None
 ) -> Callable[[nn.Module, str], None] | None:
-    """What trains the model after each layer that changed, ``before`` called first; None without a trainer."""
+    """What trains the model after each part that changed; None without a trainer.
+
+    Args:
+        before: called before each training.
+        layers: part -> the layer that stands for it; parts that are not listed are layers.
+    """
     if trainer is None:
         return None
 
-    def train(model: nn.Module, name: str) -> None:
+    def train(model: nn.Module, part: str) -> None:
         before()
+        name = (layers or {}).get(part, part)
         trainer.train_model(model, Layer(name, model.get_submodule(name)))
 
     return train

@@ -2,22 +2,19 @@
 
 import copy
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from decimal import Decimal
 from glob import escape
 from typing import Any
 
 from torch import nn
 
-from gracile.compat.aimet.callbacks import Trainer, announce, layer_training, scorer
+from gracile.compat.aimet.call import Call, Compressed, by_layer, searched, with_ratios, with_selection
+from gracile.compat.aimet.callbacks import Trainer, announce, scorer
 from gracile.compat.aimet.common.defs import (
     CompressionScheme,
     CompressionStats,
     CostMetric,
     EvalFunction,
     GreedyCompressionRatioSelectionStats,
-    GreedySelectionParameters,
     TarCompressionRatioSelectionStats,
     TarRankSelectionParameters,
 )
@@ -28,22 +25,15 @@ from gracile.compat.aimet.defs import (
     WeightSvdParameters,
 )
 from gracile.compat.aimet.dummy_inputs import captured
-from gracile.compat.aimet.evaluations import scratch_store, write
-from gracile.compat.aimet.job import Job, parse
+from gracile.compat.aimet.job import parse
+from gracile.compat.aimet.pruning import pruned
 from gracile.compat.aimet.selection import by_tar, from_saved
 from gracile.errors import InputError
-from gracile.graph import Graph
 from gracile.lowrank.layers import find_layers, require_layers
-from gracile.pipeline import Result, compress
-from gracile.recipe import Search, Target
-from gracile.report import Entry
-from gracile.search.scoring import Evaluate
 
 __all__ = ["ModelCompressor"]
 
 log = logging.getLogger(__name__)
-
-Compressed = tuple[nn.Module, CompressionStats]
 
 
 class ModelCompressor:
@@ -79,7 +69,7 @@ class ModelCompressor:
             visualization_url: has no effect; the report stands in the statistics.
 
         Raises:
-            InputError: an argument is wrong, no layer can be compressed, or the scheme is channel pruning.
+            InputError: an argument is wrong, or no layer can be compressed.
             CaptureError: the model cannot be captured.
             TargetError: the target cannot be reached.
             EvaluationError: the callback failed, or returned no finite number.
@@ -94,64 +84,45 @@ class ModelCompressor:
         if visualization_url is not None:
             log.info("visualization_url %s is not used: print the statistics or their report", visualization_url)
         announce(trainer, model)
-        graph = captured(model, input_shape)
-        call = _Call(model, graph, job, evaluate, evaluate_search, trainer)
-        if isinstance(job.select, GreedySelectionParameters) and job.saved is None:
-            return _searched(call, job.select)
-        return _by_hand(call) if job.select is None else _selected(call, job.select)
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """The checked arguments of one call."""
-
-    model: nn.Module
-    graph: Graph
-    job: Job
-    evaluate: Evaluate
-    evaluate_search: Evaluate
-    trainer: Trainer | None
-
-
-def _searched(call: _Call, greedy: GreedySelectionParameters) -> Compressed:
-    """By greedy selection with new evaluations."""
-    job, ratio = call.job, float(greedy.target_comp_ratio)
-    with scratch_store() as store:
-        result = compress(
-            call.model,
-            call.graph,
-            evaluate=call.evaluate,
-            evaluate_search=call.evaluate_search,
-            target=Target(macs=ratio) if job.metric == "macs" else Target(params=ratio),
-            method=job.scheme,
-            search=Search(
-                kind="greedy", candidates=greedy.num_comp_ratio_candidates, monotonic=greedy.use_monotonic_fit
-            ),
-            round_to=job.round_to,
-            exclude=job.exclude,
-            # Written before the user's training runs, so that a failure in it loses no evaluation.
-            fine_tune_layer=layer_training(call.trainer, before=lambda: write(store, job.scheme)),
-            store=store,
+        call = Call(
+            model=model,
+            graph=captured(model, input_shape),
+            job=job,
+            evaluate=evaluate,
+            evaluate_search=evaluate_search,
+            trainer=trainer,
+            excluded=job.ignored,
         )
-        file = write(store, job.scheme)
-    log.info("the evaluation dictionary is in %s", file)
-    return _handed_over(result, GreedyCompressionRatioSelectionStats(_by_layer(result.report.dictionary), file))
+        return pruned(call) if job.method == "channel_pruning" else _factorized(call)
 
 
-def _by_hand(call: _Call) -> Compressed:
+def _factorized(call: Call) -> Compressed:
+    select = call.job.select
+    if select is None:
+        return _by_hand(call)
+    if isinstance(select, TarRankSelectionParameters) or call.job.saved is not None:
+        return _selected(call, select)
+    result, file = searched(call, select)
+    return result.model, CompressionStats.of(
+        result.report, GreedyCompressionRatioSelectionStats(by_layer(result.report.dictionary), file)
+    )
+
+
+def _by_hand(call: Call) -> Compressed:
     found = find_layers(copy.deepcopy(call.model), call.graph, call.job.scheme)
     layers = {layer.name for layer in found.layers}
     for name in call.job.ratios:
         if name not in layers:
             reason = found.skipped.get(name, "it is neither a convolution nor a linear layer")
             raise InputError(f"{name or 'the model'} cannot be compressed by {call.job.scheme}: {reason}")
-    return _handed_over(_with_ratios(call, call.job.ratios), None)
+    result = with_ratios(call, call.job.ratios)
+    return result.model, CompressionStats.of(result.report, None)
 
 
-def _selected(call: _Call, select: SelectParams) -> Compressed:
+def _selected(call: Call, select: SelectParams) -> Compressed:
     """By TAR, or by greedy selection on saved evaluations: the ratios first, then one call with them."""
     job, work = call.job, copy.deepcopy(call.model)
-    found = find_layers(work, call.graph, job.scheme, job.exclude)
+    found = find_layers(work, call.graph, job.scheme, [escape(name) for name in call.excluded])
     require_layers(found)
     selection: GreedyCompressionRatioSelectionStats | TarCompressionRatioSelectionStats
     if isinstance(select, TarRankSelectionParameters):
@@ -159,44 +130,6 @@ def _selected(call: _Call, select: SelectParams) -> Compressed:
         selection = TarCompressionRatioSelectionStats(chosen.rank_indices)
     else:
         chosen = from_saved(work, call.graph, found, job, select)
-        selection = GreedyCompressionRatioSelectionStats(_by_layer(chosen.dictionary), job.saved_file)
-    result = _with_ratios(call, chosen.ratios)
-    for note in chosen.notes:
-        log.warning("%s", note)
-    report = result.report.model_copy(
-        update={
-            "search": chosen.search,
-            "bound": chosen.bound,
-            "dictionary": chosen.dictionary,
-            "dictionary_baseline": chosen.baseline,
-            "notes": (*result.report.notes, *chosen.notes),
-        }
-    )
-    return _handed_over(replace(result, report=report), selection)
-
-
-def _with_ratios(call: _Call, ratios: Mapping[str, float]) -> Result:
-    return compress(
-        call.model,
-        call.graph,
-        evaluate=call.evaluate,
-        method=call.job.scheme,
-        ratios={escape(name): ratio for name, ratio in ratios.items()},
-        ratios_metric=call.job.metric,
-        round_to=call.job.round_to,
-        exclude=call.job.exclude,
-        fine_tune_layer=layer_training(call.trainer),
-    )
-
-
-def _handed_over(
-    result: Result, selection: GreedyCompressionRatioSelectionStats | TarCompressionRatioSelectionStats | None
-) -> Compressed:
+        selection = GreedyCompressionRatioSelectionStats(by_layer(chosen.dictionary), job.saved_file)
+    result = with_selection(with_ratios(call, chosen.ratios), chosen)
     return result.model, CompressionStats.of(result.report, selection)
-
-
-def _by_layer(dictionary: tuple[Entry, ...]) -> dict[str, dict[Decimal, float]]:
-    scores: dict[str, dict[Decimal, float]] = {}
-    for entry in dictionary:
-        scores.setdefault(entry.layer, {})[Decimal(f"{entry.ratio:.6f}")] = entry.score
-    return scores

@@ -29,7 +29,9 @@ SelectParams: TypeAlias = GreedySelectionParameters | TarRankSelectionParameters
 
 @dataclass
 class ModuleCompRatioPair:
-    """A module of the model, and the share of its cost that remains; None leaves it as it is."""
+    """A module of the model, and the share of its cost that remains, or for channel pruning that of the channels that
+    it reads; None leaves it as it is.
+    """
 
     module: nn.Module
     comp_ratio: Ratio | None
@@ -44,7 +46,10 @@ class CompressionMode(Enum):
 
 @dataclass
 class ManualRatios:
-    """Layers that are compressed, each with its ratio; all others stay as they are."""
+    """Layers that are compressed, each with its ratio; all others stay as they are.
+
+    Channels that a layer shall read no longer go from all that writes and reads them.
+    """
 
     list_of_module_comp_ratio_pairs: list[ModuleCompRatioPair]
 
@@ -101,15 +106,20 @@ class WeightSvdParameters:
 
 @dataclass
 class ChannelPruningParameters:
-    """Parameters of channel pruning, so that scripts import; `ModelCompressor.compress_model` refuses them."""
+    """Channel pruning: the share of the channels that convolutions read, with the readers rebuilt by least squares."""
 
     Mode = CompressionMode
     ManualModeParams = ManualRatios
     AutoModeParams = SelectedRatios
 
+    # Batches, alone or as (inputs, labels); neither a length nor a batch size is asked for.
     data_loader: Iterable[Any]
+    # AIMET draws ten output pixels of each image: N stands for N / 10 images, and for 128 of them at the least, as
+    # far as the loader has so many.  All their pixels are used.
     num_reconstruction_samples: int
+    # Has no effect: what belongs together is cut together, so that no index operation is ever needed.
     allow_custom_downsample_ops: bool
     mode: CompressionMode
     params: ManualRatios | SelectedRatios
+    # The numbers of channels land on multiples of this.
     multiplicity: int = 1

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
@@ -14,25 +14,31 @@ from gracile.errors import FileError, InputError
 from gracile.maths.factorize import Scheme
 from gracile.store import Store
 
+# What sizes are of: ranks of layers, or widths of channel groups.
+Method: TypeAlias = Scheme | Literal["channel_pruning"]
+
 # AIMET's name, with the ending that tells what is inside.
 FILE = "greedy_selection_eval_scores_dict.json"
 
 
 class Evaluations(BaseModel):
-    """The score of the model with one layer at one rank, for all layers and candidates.
+    """The score of the model with one layer at one rank, or one channel group at one width, for all of them and all
+    candidates.
 
-    Ranks and not ratios, so that it serves another cost metric or multiplicity as well.
+    Sizes and not ratios, so that it serves another cost metric or multiplicity as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    scheme: Scheme
+    scheme: Method
     # Fingerprint of the model and its program.
     model: str
     # The score of the original, by the same function.
     baseline: FiniteFloat
-    # Layer -> rank -> score.
+    # Of channel pruning, which candidates were evaluated: 1/N ... (N-1)/N of the channels.
+    candidates: PositiveInt | None = None
+    # Layer or group -> rank or width -> score.
     scores: dict[str, Annotated[dict[PositiveInt, FiniteFloat], Field(min_length=1)]]
 
 
@@ -70,8 +76,8 @@ def scratch_store() -> Iterator[Path]:
         yield Path(path) / "evaluations.db"
 
 
-def write(store: Path, scheme: Scheme) -> Path:
-    """Write the only job of ``store`` as Evaluations into the data folder; the file is complete or as it was.
+def write(store: Path, scheme: Method, candidates: int | None = None) -> Path:
+    """Write the first job of ``store`` as Evaluations into the data folder; the file is complete or as it was.
 
     Raises:
         FileError: the data folder cannot be written.
@@ -79,14 +85,16 @@ def write(store: Path, scheme: Scheme) -> Path:
     with Store(store) as opened:
         job = json.loads(opened.to_json())["jobs"][0]
     scores: dict[str, dict[int, float]] = {}
-    for layer, rank, score in job["scores"]:
-        scores.setdefault(layer, {})[rank] = score
-    evaluations = Evaluations(scheme=scheme, model=job["key"]["model"], baseline=job["baseline"], scores=scores)
+    for part, size, score in job["scores"]:
+        scores.setdefault(part, {})[size] = score
+    evaluations = Evaluations(
+        scheme=scheme, model=job["key"]["model"], baseline=job["baseline"], candidates=candidates, scores=scores
+    )
     file = data_folder() / FILE
     beside = file.with_name(f".{FILE}.{os.getpid()}")
     try:
         try:
-            beside.write_text(evaluations.model_dump_json(indent=1), encoding="utf-8")
+            beside.write_text(evaluations.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
             beside.replace(file)
         finally:
             beside.unlink(missing_ok=True)

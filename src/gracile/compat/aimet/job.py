@@ -1,6 +1,6 @@
 """AIMET's parameters, read and checked, in gracile's words."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gracile.compat.aimet.common.defs import (
     ratio_of,
 )
 from gracile.compat.aimet.defs import (
+    ChannelPruningParameters,
     CompressionMode,
     ManualRatios,
     ModuleCompRatioPair,
@@ -22,15 +23,17 @@ from gracile.compat.aimet.defs import (
     SpatialSvdParameters,
     WeightSvdParameters,
 )
-from gracile.compat.aimet.evaluations import Evaluations, read
+from gracile.compat.aimet.evaluations import Evaluations, Method, read
 from gracile.compat.aimet.module_names import ModuleNames
+from gracile.compat.aimet.samples import Samples
 from gracile.cost import Metric
 from gracile.errors import InputError
 from gracile.maths.factorize import Scheme
 
-_SCHEMES: dict[CompressionScheme, tuple[Scheme, type[Any]]] = {
+_SCHEMES: dict[CompressionScheme, tuple[Method, type[Any]]] = {
     CompressionScheme.weight_svd: ("weight_svd", WeightSvdParameters),
     CompressionScheme.spatial_svd: ("spatial_svd", SpatialSvdParameters),
+    CompressionScheme.channel_pruning: ("channel_pruning", ChannelPruningParameters),
 }
 _METRICS: dict[CostMetric, Metric] = {CostMetric.mac: "macs", CostMetric.memory: "params"}
 _SELECTIONS: dict[RankSelectScheme, type[Any]] = {
@@ -43,17 +46,25 @@ _SELECTIONS: dict[RankSelectScheme, type[Any]] = {
 class Job:
     """What one call asks for."""
 
-    scheme: Scheme
+    method: Method
     metric: Metric
     round_to: int
-    # Patterns of the modules to ignore.
-    exclude: tuple[str, ...] = ()
+    # The names of the modules to ignore.
+    ignored: tuple[str, ...] = ()
     # None in manual mode, which has ratios by layer name instead.
     select: SelectParams | None = None
     ratios: dict[str, float] = field(default_factory=dict)
     # What an earlier greedy selection has evaluated, and where that stands.
     saved: Evaluations | None = None
     saved_file: Path | None = None
+    # What channel pruning rebuilds layers with.
+    data: Samples | None = None
+
+    @property
+    def scheme(self) -> Scheme:
+        """The method, which is no channel pruning."""
+        assert self.method != "channel_pruning"
+        return self.method
 
 
 def parse(model: nn.Module, compress_scheme: Any, cost_metric: Any, parameters: Any) -> Job:
@@ -61,40 +72,44 @@ def parse(model: nn.Module, compress_scheme: Any, cost_metric: Any, parameters: 
 
     Raises:
         InputError: one is of the wrong type or range, does not go with another, or names a module that is not
-            part of ``model``; channel pruning is refused.
+            part of ``model``.
         FileError: the saved evaluation dictionary cannot be read.
     """
-    if compress_scheme is CompressionScheme.channel_pruning:
-        raise InputError(
-            "channel_pruning is not there yet; CompressionScheme.spatial_svd and weight_svd are, with the same "
-            "cost_metric and selection parameters"
-        )
     if compress_scheme not in _SCHEMES:
         raise InputError(f"compress_scheme is {compress_scheme!r}; it is a member of CompressionScheme")
     if cost_metric not in _METRICS:
         raise InputError(f"cost_metric is {cost_metric!r}; it is CostMetric.mac or CostMetric.memory")
-    scheme, wanted = _SCHEMES[compress_scheme]
+    method, wanted = _SCHEMES[compress_scheme]
     if not isinstance(parameters, wanted):
         raise InputError(f"parameters is a {type(parameters).__name__}; {compress_scheme.name} takes {wanted.__name__}")
     multiplicity = parameters.multiplicity
     if isinstance(multiplicity, bool) or not isinstance(multiplicity, int) or multiplicity < 1:
-        raise InputError(f"multiplicity is {multiplicity!r}; ranks land on its multiples, so it is an integer from 1")
+        raise InputError(f"multiplicity is {multiplicity!r}; sizes land on its multiples, so it is an integer from 1")
     names = ModuleNames(model)
-    metric = _METRICS[cost_metric]
     params = _params(parameters)
+    job = Job(method=method, metric=_METRICS[cost_metric], round_to=multiplicity, data=_data(parameters))
     if isinstance(params, ManualRatios):
-        return Job(scheme=scheme, metric=metric, round_to=multiplicity, ratios=_ratios(names, params))
+        return replace(job, ratios=_ratios(names, params))
     select = _select(params)
+    if isinstance(select, TarRankSelectionParameters) and method == "channel_pruning":
+        raise InputError(
+            "TarRankSelectionParameters select ranks, and channel pruning has none: give GreedySelectionParameters, "
+            "or call gracile.compress(method='channel_pruning', search='tar', target=...)"
+        )
     path = getattr(select, "saved_eval_scores_dict", None)
-    return Job(
-        scheme=scheme,
-        metric=metric,
-        round_to=multiplicity,
-        exclude=names.patterns(params.modules_to_ignore or (), "modules_to_ignore"),
+    return replace(
+        job,
+        ignored=tuple(names.name(module, "modules_to_ignore") for module in params.modules_to_ignore or ()),
         select=select,
         saved=None if path is None else read(path),
         saved_file=None if path is None else Path(path),
     )
+
+
+def _data(parameters: Any) -> Samples | None:
+    if not isinstance(parameters, ChannelPruningParameters):
+        return None
+    return Samples(parameters.data_loader, parameters.num_reconstruction_samples)
 
 
 def _params(parameters: Any) -> Any:

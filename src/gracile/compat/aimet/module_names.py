@@ -1,8 +1,5 @@
 """AIMET points at layers by module objects, gracile by names."""
 
-from collections.abc import Iterable
-from glob import escape
-
 from torch import nn
 
 from gracile.errors import InputError
@@ -25,11 +22,3 @@ class ModuleNames:
                 "model that is passed, not from a copy or an earlier instance of it"
             )
         return self._names[id(module)]
-
-    def patterns(self, modules: Iterable[nn.Module], where: str) -> tuple[str, ...]:
-        """Patterns that match exactly these modules.
-
-        Raises:
-            InputError: a module is not part of the model.
-        """
-        return tuple(escape(self.name(module, where)) for module in modules)

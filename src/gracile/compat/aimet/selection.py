@@ -1,7 +1,7 @@
 """Ratios found without new evaluations of single layers: from a saved dictionary, or by TAR."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,7 +51,14 @@ def from_saved(work: nn.Module, graph: Graph, found: Found, job: Job, greedy: Gr
     """
     saved = job.saved
     assert saved is not None
-    _require_fit(found, job, saved)
+    layers = {layer.name: layer for layer in found.layers}
+    require_fit(
+        saved,
+        job,
+        largest={name: layer.max_rank for name, layer in layers.items()},
+        needed=[name for name, layer in layers.items() if layer.break_even(job.metric) >= job.round_to],
+        others=found.skipped,
+    )
     lowrank = LowRank(work, graph, found.layers)
     columns = [
         _scored(column, lowrank.layers[column.layer], job, saved) if column.dense else column
@@ -75,7 +82,7 @@ def from_saved(work: nn.Module, graph: Graph, found: Found, job: Job, greedy: Gr
         ratios=_ratios(columns, final.levels),
         dictionary=entries,
         baseline=saved.baseline,
-        notes=(*_foreign(saved, graph, work), *final.notes),
+        notes=(*foreign(saved, graph, work), *final.notes),
     )
 
 
@@ -165,25 +172,32 @@ def _joint_score(lowrank: LowRank, columns: Sequence[Column], levels: Sequence[i
         return score_of(evaluate, model, "the model with all layers compressed")
 
 
-def _require_fit(found: Found, job: Job, saved: Evaluations) -> None:
-    if saved.scheme != job.scheme:
+def require_fit(
+    saved: Evaluations, job: Job, *, largest: Mapping[str, int], needed: Iterable[str], others: Container[str]
+) -> None:
+    """Check that scores belong to a model.
+
+    Args:
+        largest: layer or channel group -> its largest size.
+        needed: which of these must have scores.
+        others: those that this call ignores, or that cannot be compressed; they may have been scored in their time.
+
+    Raises:
+        FileError: the scores are of other layers, or of another scheme.
+    """
+    if saved.scheme != job.method:
         raise FileError(
-            f"saved_eval_scores_dict holds scores of {saved.scheme}, and this call asks for {job.scheme}: they do not "
+            f"saved_eval_scores_dict holds scores of {saved.scheme}, and this call asks for {job.method}: they do not "
             "carry over; run once without it"
         )
-    layers = {layer.name: layer for layer in found.layers}
-    # Layers that this call ignores, or that cannot be compressed, may have been scored in their time.
-    unknown = sorted(saved.scores.keys() - layers.keys() - found.skipped.keys())
-    missing = sorted(
-        name
-        for name, layer in layers.items()
-        if name not in saved.scores and layer.break_even(job.metric) >= job.round_to
-    )
-    too_high = sorted(name for name, layer in layers.items() if max(saved.scores.get(name, [0])) > layer.max_rank)
+    unknown = sorted(name for name in saved.scores if name not in largest and name not in others)
+    missing = sorted(name for name in needed if name not in saved.scores)
+    too_high = sorted(name for name, size in largest.items() if max(saved.scores.get(name, [0])) > size)
+    parts, sizes = ("channel groups", "widths") if job.method == "channel_pruning" else ("layers", "ranks")
     complaints: Mapping[str, list[str]] = {
         "it has no scores of": missing,
-        "it has scores of layers that the model has not": unknown,
-        "its ranks are too high for": too_high,
+        f"it has scores of {parts} that the model has not": unknown,
+        f"its {sizes} are too high for": too_high,
     }
     wrong = [f"{what} {', '.join(names[:5])}" for what, names in complaints.items() if names]
     if wrong:
@@ -193,7 +207,7 @@ def _require_fit(found: Found, job: Job, saved: Evaluations) -> None:
         )
 
 
-def _foreign(saved: Evaluations, graph: Graph, model: nn.Module) -> tuple[str, ...]:
+def foreign(saved: Evaluations, graph: Graph, model: nn.Module) -> tuple[str, ...]:
     """Says so where the scores fit by their layers, and yet are not this model's: a note, as weights change a little
     between training and compression, and the scores may still be good enough.
     """

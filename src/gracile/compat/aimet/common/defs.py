@@ -47,7 +47,6 @@ class CompressionScheme(Enum):
 
     weight_svd = 1
     spatial_svd = 2
-    # Known by name only: `ModelCompressor.compress_model` refuses it.
     channel_pruning = 3
 
 

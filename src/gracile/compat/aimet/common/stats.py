@@ -1,5 +1,6 @@
 """What AIMET calls compression statistics, drawn from gracile's Report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +13,8 @@ from gracile.text import table
 class GreedyCompressionRatioSelectionStats:
     """The evaluation dictionary of a greedy selection."""
 
-    # Layer -> ratio that the layer really came to -> score of the model with only this layer compressed.
+    # Layer -> ratio that the layer really came to -> score of the model with only this layer compressed; of channel
+    # pruning with only the channels gone that it reads, for all layers that read the same ones alike.
     eval_scores_dictionary: dict[str, dict[Decimal, float]]
     # The JSON file that holds it, to be given as ``saved_eval_scores_dict``.
     eval_scores_file: Path | None = None
@@ -68,7 +70,8 @@ class CompressionStats:
         """What became of one layer."""
 
         name: str
-        # Cost of the two factors / cost of the layer, in the metric of the call; None where the layer stays as it is.
+        # Cost of the two factors / cost of the layer, in the metric of the call; of a pruned layer the share of its
+        # inputs that is left.  None where the layer stays as it is.
         compression_ratio: float | None
 
     baseline_model_accuracy: str
@@ -76,7 +79,8 @@ class CompressionStats:
     # Parameters after / before, and multiply-accumulates after / before, of the whole model.
     memory_compression_ratio: str
     mac_compression_ratio: str
-    # The layers that took part: in manual mode those that were given, otherwise all that can be compressed.
+    # The layers that took part: in manual mode those that were given, otherwise all that can be compressed; in both
+    # those that lost channels with others.
     per_layer_stats: list[LayerStats]
     # None in manual mode.
     compression_ratio_selection_stats: GreedyCompressionRatioSelectionStats | TarCompressionRatioSelectionStats | None
@@ -88,17 +92,21 @@ class CompressionStats:
         cls,
         report: Report,
         selection: GreedyCompressionRatioSelectionStats | TarCompressionRatioSelectionStats | None,
+        layers: "Sequence[LayerStats] | None" = None,
     ) -> "CompressionStats":
+        """Args: ``layers`` in place of the parts of the report, where these are no layers."""
+        if layers is None:
+            layers = [
+                cls.LayerStats(layer.name, None if layer.size is None else layer.got)
+                for layer in report.layers
+                if layer.asked is not None
+            ]
         return cls(
             baseline_model_accuracy=f"{report.score_before:.6f}",
             compressed_model_accuracy=f"{report.score_after:.6f}",
             memory_compression_ratio=f"{report.ratio('params'):.6f}",
             mac_compression_ratio=f"{report.ratio('macs'):.6f}",
-            per_layer_stats=[
-                cls.LayerStats(layer.name, None if layer.rank is None else layer.got)
-                for layer in report.layers
-                if layer.asked is not None
-            ],
+            per_layer_stats=list(layers),
             compression_ratio_selection_stats=selection,
             report=report,
         )

@@ -1,0 +1,153 @@
+"""Low-rank factorization as a stage of the pipeline; its parts are layers, their sizes are ranks."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+from torch import nn
+
+from gracile.batch_norm import reestimate
+from gracile.cost import METRICS, Cost, Metric
+from gracile.graph import Graph, fingerprint
+from gracile.inputs import Calibration
+from gracile.lowrank.layers import Layer, find_layers, require_layers
+from gracile.lowrank.method import LowRank
+from gracile.lowrank.moments import collect
+from gracile.lowrank.planning import ratios_of
+from gracile.lowrank.refit import refit_factors
+from gracile.maths.factorize import Scheme
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.request import FineTuneLayer, Request
+from gracile.pipeline.selection import JointCost, Selection, by_search
+from gracile.plan import Plan
+from gracile.report import LayerReport, Record, Totals
+from gracile.search.problem import Column
+from gracile.surgery import apply
+
+
+class Factorizing:
+    """See `gracile.pipeline.stage.Stage`."""
+
+    def __init__(
+        self, scheme: Scheme, request: Request, model: nn.Module, graph: Graph, data: Calibration | None, clock: Clock
+    ) -> None:
+        self.method: str = scheme
+        self.equivalence: float | None = None
+        self.model = copy.deepcopy(model)
+        self.graph = graph
+        self.data = "none" if data is None else data.fingerprint
+        self.key: Mapping[str, str] = {
+            "model": fingerprint(graph, self.model),
+            "data": self.data,
+            "method": self.method,
+        }
+        self._round_to = 1 if request.round_to == "auto" else request.round_to
+        self._calibration = data
+        with clock("capture"):
+            self._found = find_layers(self.model, graph, scheme, request.exclude, calibrated=data is not None)
+        require_layers(self._found)
+        self.notes = tuple(f"exclude: {pattern!r} matches no layer" for pattern in self._found.unmatched)
+        with clock("calibrate"):
+            moments = None if data is None else collect(self.model, graph, self._found.layers, data)[0]
+        self._lowrank = LowRank(self.model, graph, self._found.layers, moments)
+
+    def columns(self, metric: Metric) -> tuple[Column, ...]:
+        return tuple(self._column(name, metric) for name in self._lowrank.layers)
+
+    def _column(self, name: str, metric: Metric) -> Column:
+        ranks, costs = self._lowrank.levels(name, metric, self._round_to)
+        residuals = self._lowrank.residuals(name, ranks)
+        return Column(layer=name, sizes=np.array(ranks), costs=np.array(costs), residuals=residuals)
+
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:
+        """Ratios that come to the same rank share a level."""
+        layer = self._lowrank.layers[column.layer]
+        ranks = [layer.rank(ratio, metric, self._round_to) for ratio in ratios]
+        return sorted({column.dense if rank is None else column.level_of(rank) for rank in ranks})
+
+    def ratio(self, column: Column, level: int) -> float:
+        return float(column.costs[level] / column.costs[-1])
+
+    def joint_cost(self, metric: Metric) -> JointCost | None:  # noqa: ARG002 - factors do not depend on one another
+        return None
+
+    def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
+        return self._lowrank.trial(name, size)
+
+    def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
+        if request.ratios is not None:
+            return self._by_hand(request, request.ratios)
+        return by_search(self, request, before, score_before, clock)
+
+    def _by_hand(self, request: Request, ratios: Mapping[str, float]) -> Selection:
+        asked, unmatched = ratios_of(self._found, ratios)
+        ranks = {
+            layer.name: layer.rank(asked[layer.name], request.metric, self._round_to)
+            for layer in self._found.layers
+            if layer.name in asked
+        }
+        return Selection(
+            sizes={name: rank for name, rank in ranks.items() if rank is not None},
+            asked=asked,
+            notes=tuple(f"ratios: {pattern!r} matches no layer that can be factorized" for pattern in unmatched),
+            by_hand=True,
+        )
+
+    def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
+        for name, rank in selection.sizes.items():
+            if fine_tune_layer is not None:
+                # Training the layers before has moved this one's weight.
+                self._lowrank.forget(name)
+            change = self._lowrank.change(name, rank, final=True)
+            plan = Plan(edits=change.edits)
+            self._lowrank.model = apply(self._lowrank.model, plan, inplace=True, values=change.values)
+            if fine_tune_layer is not None:
+                modes = [(module, module.training) for module in self._lowrank.model.modules()]
+                fine_tune_layer(self._lowrank.model, name)
+                for module, training in modes:
+                    module.training = training
+        self.model = self._lowrank.model
+        return self.model
+
+    def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
+        if self._calibration is None or not selection.sizes:
+            return ()
+        changed = [self._lowrank.layers[name] for name in selection.sizes]
+        return (
+            refit_factors(original, self.graph, self.model, changed, self._calibration),
+            reestimate(original, self.model, self.graph.example, self._calibration),
+        )
+
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
+        for layer in self._found.layers:
+            rank = selection.sizes.get(layer.name)
+            before, after = _totals(layer, None), _totals(layer, rank)
+            yield LayerReport(
+                name=layer.name,
+                method=self.method,
+                asked=selection.asked.get(layer.name),
+                got=getattr(after, metric) / getattr(before, metric),
+                size=rank,
+                full_size=layer.max_rank,
+                before=before,
+                after=after,
+                reason="" if rank is not None else self._unchanged(selection, layer),
+            )
+        for name, reason in self._found.skipped.items():
+            yield LayerReport(name=name, method=self.method, reason=reason)
+
+    def _unchanged(self, selection: Selection, layer: Layer) -> str:
+        if not selection.by_hand:
+            cut = selection.asked[layer.name] < 1
+            return "the rest of the budget kept it whole" if cut else "worth more than it would save"
+        if layer.name not in selection.asked:
+            return "no ratio given"
+        if selection.asked[layer.name] >= 1:
+            return "ratio 1"
+        return f"no multiple of {self._round_to} saves anything"
+
+
+def _totals(layer: Layer, rank: int | None) -> Totals:
+    costs = {m: layer.dense_cost(m) if rank is None else layer.cost(rank, m) for m in METRICS}
+    return Totals(macs=costs["macs"], params=costs["params"], bytes=costs["bytes"])

@@ -1,0 +1,234 @@
+"""Pruning as a stage of the pipeline; its parts are channel groups, their sizes the channels that they keep.
+
+"channel_pruning" finds the width of each group by a search over an evaluation dictionary, "prune" by the worth of the
+channels alone.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from gracile.cost import Cost, Metric
+from gracile.errors import InputError
+from gracile.graph import Graph, fingerprint
+from gracile.inputs import Calibration
+from gracile.patterns import matching
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.request import FineTuneLayer, Pruning, Request
+from gracile.pipeline.selection import JointCost, Selection, by_search
+from gracile.progress import bar
+from gracile.prune.method import ChannelPruning, Pruned
+from gracile.prune.planning import Chooser, find_groups
+from gracile.report import LayerReport, Record
+from gracile.search.problem import Column
+from gracile.search.scoring import score_of
+from gracile.search.select import SCORED
+
+# How far from equal shares towards what the search found.
+_BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class PruningStage:
+    """See `gracile.pipeline.stage.Stage`."""
+
+    def __init__(
+        self, method: Pruning, request: Request, model: nn.Module, graph: Graph, data: Calibration | None, clock: Clock
+    ) -> None:
+        self.method: str = method
+        self.model = copy.deepcopy(model)
+        self.graph = graph
+        criterion = request.criterion if isinstance(request.criterion, str) else request.criterion.__qualname__
+        self.data = f"{criterion} {'none' if data is None else data.fingerprint}"
+        self.key: Mapping[str, str] = {
+            "model": fingerprint(graph, self.model),
+            "data": self.data,
+            "method": self.method,
+        }
+        with clock("capture"):
+            self._prunable = find_groups(graph, exclude=request.exclude)
+        self._require_groups()
+        self.notes = self._prunable.notes
+        with clock("calibrate"):
+            self._pruning = ChannelPruning(self.model, graph, self._prunable, data, request.criterion, request.seed)
+        if method == "channel_pruning":
+            self._keep_whole_without_readers()
+        self._chooser = Chooser(
+            graph, self._prunable, self._pruning.rankings, request.scope, request.round_to, request.max_sparsity
+        )
+        self.equivalence: float | None = None
+        self._pruned: Pruned | None = None
+        self._original = model
+
+    def _require_groups(self) -> None:
+        if not self._prunable.groups:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._prunable.skipped.items())
+            frozen = "; ".join(dict.fromkeys(self._prunable.found.frozen.values()))
+            raise InputError(f"no channels can be removed by this method ({reasons or frozen or 'no layers'})")
+
+    def _keep_whole_without_readers(self) -> None:
+        without = dict.fromkeys(self._pruning.unread, "no layer that reads it can be rebuilt")
+        self._prunable = self._prunable.skipping(without)
+        self._require_groups()
+
+    def columns(self, metric: Metric) -> tuple[Column, ...]:
+        return tuple(self._column(group.name, metric) for group in self._prunable.groups)
+
+    def _column(self, name: str, metric: Metric) -> Column:
+        widths = self._chooser.choices[name].widths.tolist()
+        price = self._chooser.price
+        return Column(
+            layer=name,
+            sizes=np.array(widths),
+            costs=np.array([price({name: width}, metric) for width in widths]),
+            residuals=self._pruning.residuals(name, widths),
+        )
+
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:  # noqa: ARG002
+        """Ratios are shares of the channels; those that come to the same width share a level."""
+        choice = self._chooser.choices[column.layer]
+        return sorted({column.level_of(choice.below(ratio * choice.group.channels)) for ratio in ratios})
+
+    def ratio(self, column: Column, level: int) -> float:
+        return float(column.sizes[level] / column.sizes[-1])
+
+    def joint_cost(self, metric: Metric) -> JointCost | None:
+        return lambda widths: self._chooser.price(widths, metric)
+
+    def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
+        return self._pruning.trial(name, size)
+
+    def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
+        if request.ratios is not None:
+            return self._by_hand(request.ratios)
+        if self.method == "channel_pruning":
+            found = by_search(self, request, before, score_before, clock)
+            return self._jointly(request, found, before, clock) if request.search.kind in SCORED else found
+        with clock("select"):
+            return self._selection(self._chooser.widths(None, request.target))
+
+    def _jointly(self, request: Request, found: Selection, before: Cost, clock: Clock) -> Selection:
+        """The best of several blends of what the search found with equal shares, each carried out and scored.
+
+        Scores of single groups do not add up where many are cut at once: groups that can do without much each, alone,
+        make up for one another.  Equal shares are safe from that, and the truth lies between.
+        """
+        assert request.target is not None
+        bound, metric = request.target.bound(before), request.metric
+        blends = {
+            blend: self._chooser.blended(found.sizes, blend, lambda widths: self._chooser.price(widths, metric), bound)
+            for blend in _BLENDS
+        }
+        with (
+            clock("joint evaluations"),
+            request.opened_store() as store,
+            bar("joint evaluations", len(blends)) as progress,
+        ):
+            job = store.job({**self.key, "widths": "joint"}, found.baseline or 0.0)
+            scores = {}
+            for blend, widths in blends.items():
+                known = job.scores()
+                name = " ".join(f"{group}={width}" for group, width in sorted(widths.items()))
+                if (name, 0) not in known:
+                    job.put(name, 0, self._joint_score(request, widths))
+                scores[blend] = job.scores()[name, 0]
+                progress.advance()
+        best = max(scores, key=lambda blend: (scores[blend], blend))
+        text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
+        note = f"blends of equal shares (0) and the search's widths (1), scored together: {text}; taken: {best:g}"
+        return replace(found, sizes=blends[best] if best < 1 else found.sizes, notes=(*found.notes, note))
+
+    def _joint_score(self, request: Request, widths: Mapping[str, int]) -> float:
+        pruned = self._pruning.carried_out(dict(widths))
+        self._pruning.repair(self._original, pruned)
+        return score_of(request.evaluate_search, pruned.model, "the model with all groups cut")
+
+    def _by_hand(self, ratios: Mapping[str, float]) -> Selection:
+        for pattern, ratio in ratios.items():
+            if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+                raise InputError(
+                    f"ratios[{pattern!r}] is {ratio!r}; it is the share of the channels that stays, in (0, 1]"
+                )
+        names = self._pruning.names()
+        matched = matching(ratios, [name for group in self._prunable.groups for name in names[group.name]])
+        if not matched.names:
+            raise InputError(
+                f"ratios: {list(ratios)} match no channel group, nor a layer that reads one; the groups are "
+                f"{', '.join(group.name for group in self._prunable.groups)}"
+            )
+        widths, asked = {}, {}
+        for group in self._prunable.groups:
+            hits = [matched.names[name] for name in names[group.name] if name in matched.names]
+            if group.name in matched.names:
+                # A layer that reads the group may have the name of another group, whose ratio that is.
+                hits = [matched.names[group.name]]
+            if hits:
+                # Of several layers that read the group the one that asks for the most decides.
+                asked[group.name] = max(ratios[pattern] for pattern in hits)
+                widths[group.name] = self._chooser.choices[group.name].below(asked[group.name] * group.channels)
+        notes = tuple(f"ratios: {pattern!r} matches no channel group" for pattern in matched.unmatched)
+        return self._selection(widths, asked, notes, by_hand=True)
+
+    def _selection(
+        self,
+        widths: Mapping[str, int],
+        asked: Mapping[str, float] | None = None,
+        notes: tuple[str, ...] = (),
+        *,
+        by_hand: bool = False,
+    ) -> Selection:
+        full = {group.name: group.channels for group in self._prunable.groups}
+        shares = {name: width / full[name] for name, width in widths.items()}
+        return Selection(
+            sizes={name: width for name, width in widths.items() if width < full[name]},
+            asked=dict(asked or shares),
+            notes=notes,
+            by_hand=by_hand,
+        )
+
+    def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
+        self._pruned = self._pruning.carried_out(selection.sizes)
+        self.model, self.equivalence = self._pruned.model, self._pruned.error
+        selection.dropped.update(self._pruned.dropped)
+        for name in selection.sizes if fine_tune_layer is not None else ():
+            assert fine_tune_layer is not None
+            modes = [(module, module.training) for module in self.model.modules()]
+            fine_tune_layer(self.model, name)
+            for module, training in modes:
+                module.training = training
+        return self.model
+
+    def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:  # noqa: ARG002
+        assert self._pruned is not None
+        return self._pruning.repair(original, self._pruned)
+
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
+        names = self._pruning.names()
+        for group in self._prunable.groups:
+            width = None if group.name in selection.dropped else selection.sizes.get(group.name)
+            yield LayerReport(
+                name=group.name,
+                method=self.method,
+                asked=selection.asked.get(group.name),
+                got=1.0 if width is None else width / group.channels,
+                size=width,
+                full_size=group.channels,
+                read_by=names[group.name][1:],
+                reason="" if width is not None else self._unchanged(selection, group.name),
+            )
+        for name, reason in self._prunable.skipped.items():
+            yield LayerReport(name=name, method=self.method, reason=reason)
+        for reason in dict.fromkeys(self._prunable.found.frozen.values()):
+            axes = [f"{t}[{a}]" for (t, a), why in self._prunable.found.frozen.items() if why == reason]
+            yield LayerReport(name=", ".join(axes[:3]) + (f" and {len(axes) - 3} more" if len(axes) > 3 else ""),
+                              method=self.method, reason=f"frozen: {reason}")  # fmt: skip
+
+    def _unchanged(self, selection: Selection, name: str) -> str:
+        if name in selection.dropped:
+            return selection.dropped[name]
+        if selection.by_hand:
+            return "no ratio given" if name not in selection.asked else "ratio 1"
+        return "worth more than it would save"

@@ -1,0 +1,187 @@
+"""The stages of one job, one after the other, with fine-tuning between."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from gracile.cost import Cost, price
+from gracile.errors import InputError
+from gracile.graph import Graph, capture
+from gracile.inputs import Calibration
+from gracile.maths.factorize import SCHEMES
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.factorizing import Factorizing
+from gracile.pipeline.pruning import PruningStage
+from gracile.pipeline.request import FineTune, Request
+from gracile.pipeline.selection import Selection
+from gracile.pipeline.stage import Stage
+from gracile.recipe import Target
+from gracile.report import Record, StageReport, Totals
+from gracile.search.scoring import score_of
+from gracile.surgery import applied_plan
+
+log = logging.getLogger(__name__)
+
+# How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
+_SPLITS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one stage has done."""
+
+    stage: Stage
+    selection: Selection
+    passes: Sequence[Record]
+    report: StageReport
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The model at the end, and what led there."""
+
+    model: nn.Module
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What the stages of one call have in common."""
+
+    request: Request
+    data: Calibration | None
+    clock: Clock
+
+    def first_stage(self, model: nn.Module, graph: Graph) -> Stage:
+        return self.stage(self.request.methods[0], model, graph)
+
+    def stage(self, method: str, model: nn.Module, graph: Graph) -> Stage:
+        """The method at work on a copy of ``model``.
+
+        Raises:
+            InputError: nothing can be compressed by it.
+        """
+        for scheme in SCHEMES:
+            if method == scheme:
+                return Factorizing(scheme, self.request, model, graph, self.data, self.clock)
+        assert method in ("prune", "channel_pruning")
+        return PruningStage("prune" if method == "prune" else "channel_pruning", self.request, model, graph, self.data,
+                            self.clock)  # fmt: skip
+
+
+def run_stages(job: Job, first: Stage, model: nn.Module, score_before: float) -> Done:
+    """Carry out all methods of ``job``; a target of several is split among them.
+
+    Args:
+        first: the first method's stage, made already.
+        model: the original.
+
+    Raises:
+        TargetError, EvaluationError, StoreError: as `gracile.compress`.
+    """
+    request = job.request
+    if len(request.methods) == 1:
+        outcome = _carried_out(job, request, first, model, score_before)
+        return Done(outcome.stage.model, (outcome,))
+    assert request.target is not None
+    total = float(getattr(request.target, request.metric))
+    split = _best_split(job, first, model, score_before, total)
+    return _chained(job, first, model, score_before, total, split, tune=True)
+
+
+def _best_split(job: Job, first: Stage, model: nn.Module, score_before: float, total: float) -> float:
+    """The split with the best score of the search before any fine-tuning."""
+    scores: dict[float, float] = {}
+    for split in _SPLITS:
+        done = _chained(job, first, model, score_before, total, split, tune=False)
+        with job.clock("evaluate"):
+            scores[split] = score_of(job.request.evaluate_search, done.model, f"the model of the split {split}")
+        log.info("the first method leaves %.3f of the cost: score %.6g", total**split, scores[split])
+    return max(scores, key=lambda split: (scores[split], -split))
+
+
+def _chained(
+    job: Job, first: Stage, model: nn.Module, score_before: float, total: float, split: float, *, tune: bool
+) -> Done:
+    """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
+    request = job.request
+    start = price(first.graph)[request.metric]
+    outcomes: list[Outcome] = []
+    current, score = model, score_before
+    graph = first.graph
+    for place, method in enumerate(request.methods):
+        last = place == len(request.methods) - 1
+        reached = price(graph)[request.metric] / start
+        stage = job.stage(method, current, graph)
+        share = min(1.0, total / reached if last else (total / reached) ** split)
+        part = replace(
+            request,
+            target=Target(**{request.metric: share}),
+            fine_tune=request.fine_tune if tune else None,
+        )
+        outcome = _carried_out(job, part, stage, current, score)
+        outcomes.append(outcome)
+        current = outcome.stage.model
+        report = outcome.report
+        score = report.score_after if report.score_fine_tuned is None else report.score_fine_tuned
+        with job.clock("capture"):
+            graph = capture(current, graph.example)
+    return Done(current, tuple(outcomes))
+
+
+def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, score_before: float) -> Outcome:
+    """One stage from its selection to its score."""
+    clock = job.clock
+    before = price(stage.graph)
+    selection = stage.select(request, before, score_before, clock)
+    with clock("apply"):
+        stage.carry_out(selection, request.fine_tune_layer)
+    with clock("repair"):
+        # Training between the layers has moved the model away from the original: nothing to fit it to.
+        passes = () if request.fine_tune_layer else tuple(stage.repair(original, selection))
+    with clock("evaluate"):
+        score_after = score_of(request.evaluate, stage.model, "the compressed model")
+    tuned = None
+    if request.fine_tune is not None:
+        with clock("fine-tune"):
+            stage.model = _fine_tuned(request.fine_tune, stage.model)
+        with clock("evaluate"):
+            tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
+    report = StageReport(
+        method=stage.method,
+        search="manual" if selection.by_hand else request.search.kind,
+        bound=request.bound(before),
+        before=Totals.of(before),
+        after=Totals.of(_cost_after(stage, original)),
+        score_after=score_after,
+        score_fine_tuned=tuned,
+        equivalence=stage.equivalence,
+    )
+    return Outcome(stage, selection, passes, report)
+
+
+def _cost_after(stage: Stage, original: nn.Module) -> Cost:
+    """The cost of the stage's model, by its plan."""
+    plan, earlier = applied_plan(stage.model), applied_plan(original)
+    added = type(plan)(edits=plan.edits[len(earlier.edits) :])
+    return added.cost(stage.graph)
+
+
+def _fine_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
+    """The model after ``fine_tune``, which may train it in place or return another; modes as before."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    plan = applied_plan(model)
+    tuned = fine_tune(model)
+    if tuned is None:
+        tuned = model
+    if not isinstance(tuned, nn.Module):
+        raise InputError(
+            f"fine_tune returned a {type(tuned).__name__}; return the model, or None after training in place"
+        )
+    if applied_plan(tuned) != plan:
+        raise InputError("fine_tune returned a model that is not the compressed one; train the model that it is given")
+    for name, module in tuned.named_modules():
+        module.training = modes.get(name, module.training)
+    return tuned

@@ -1,0 +1,50 @@
+"""One method of compression, as the pipeline drives it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import nn
+
+from gracile.cost import Cost, Metric
+from gracile.graph import Graph
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.request import FineTuneLayer, Request
+from gracile.pipeline.selection import Searchable, Selection
+from gracile.report import LayerReport, Record
+
+
+class Stage(Searchable, Protocol):
+    """A method at work on one model.
+
+    What it makes smaller are parts: layers that get a rank, or channel groups that get a width.
+    """
+
+    # What the method is called in the report.
+    method: str
+    # A copy of the stage's original, which it compresses; and the original's program.
+    model: nn.Module
+    graph: Graph
+    # What the user should know before anything is done.
+    notes: tuple[str, ...]
+    # Error of the cut against the zeroed original, once it is carried out; None for methods that do not cut.
+    equivalence: float | None
+
+    def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
+        """The size of each part.
+
+        Raises:
+            TargetError: the target cannot be reached.
+        """
+        ...
+
+    def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
+        """The model with every part at its size; `model` is that from then on."""
+        ...
+
+    def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
+        """Passes over the values of `model`, where there is data for them."""
+        ...
+
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
+        """One row a part: first those that could be compressed, then the others with their reasons."""
+        ...

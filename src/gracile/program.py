@@ -1,0 +1,313 @@
+"""A module's forward as data: the part of the captured program that computes it, in JSON.
+
+`Program` is what a Plan holds of it; `ProgramModule` runs it with the module's own tensors and children.
+"""
+
+import copy
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue
+from torch import Tensor, nn
+
+from gracile.channels import known_operators
+from gracile.errors import InputError, PlanError
+from gracile.graph import bare_name
+
+# Where an input stands in a call: a position or a keyword, then keys inside of it.
+Where: TypeAlias = tuple[int | str, ...]
+
+GETITEM = "getitem"
+
+
+class Step(BaseModel):
+    """One operator, or one call of a child module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    # An operator such as "aten.view.default"; None for a call of ``child``.
+    op: str | None = None
+    # The path of a child module, seen from the module; it is called with the only argument.
+    child: str | None = None
+    # Values as `encoded` writes them.
+    args: tuple[JsonValue, ...] = ()
+    kwargs: dict[str, JsonValue] = {}
+
+
+class Constant(BaseModel):
+    """A small tensor that the code makes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: str
+    shape: tuple[int, ...]
+    # As `encoded` writes them.
+    values: tuple[JsonValue, ...]
+
+
+class Program(BaseModel):
+    """What a module's forward computes, for inputs of one shape, the batch size apart where ``batch`` is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: dict[str, Where]
+    # The shapes of inputs; None for sizes that grow with the batch.
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    constants: dict[str, Constant] = {}
+    steps: tuple[Step, ...]
+    # What it returns, as `encoded` writes it.
+    result: JsonValue
+    # The input that grows with the batch, the axis along which it does, and its size in the program.
+    batch: tuple[str, int, int] | None = None
+
+
+def encoded(value: Any) -> JsonValue:
+    """An argument of an operator as JSON: references by name, torch's own constants by theirs.
+
+    Raises:
+        PlanError: it is something else.
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if abs(value) < float("inf") else {"float": str(value)}
+        case list():
+            return [encoded(item) for item in value]
+        case tuple():
+            return {"tuple": [encoded(item) for item in value]}
+        case Mapping() if type(value) is dict and all(isinstance(key, str) for key in value):
+            return {"dict": {key: encoded(item) for key, item in value.items()}}
+        case torch.dtype():
+            return {"dtype": str(value).removeprefix("torch.")}
+        case torch.device():
+            # Follows the inputs.
+            return {"device": "input"}
+        case torch.memory_format():
+            return {"memory_format": str(value).removeprefix("torch.")}
+        case torch.layout() if value is torch.strided:
+            return {"layout": "strided"}
+    raise PlanError(f"a {type(value).__name__} cannot be written into a program")
+
+
+def reference(name: str) -> JsonValue:
+    """The value of a step, an input, a constant."""
+    return {"ref": name}
+
+
+def tensor_named(name: str) -> JsonValue:
+    """The module's parameter or buffer of that name."""
+    return {"tensor": name}
+
+
+def by_batch(size: int) -> JsonValue:
+    """A size that grows with the batch."""
+    return {"batch": size}
+
+
+def by_mode(evaluation: Any, training: Any) -> JsonValue:
+    """A value that depends on the module's mode."""
+    return {"eval": evaluation, "train": training}
+
+
+class ProgramModule(nn.Module):
+    """Computes a `Program` with the parameters, buffers and children of a module, under the same names.
+
+    Keeps the module's plain attributes, hooks and mode; dropout, and whatever else depends on it, follows the mode.
+    """
+
+    def __init__(self, original: nn.Module, program: Program) -> None:
+        super().__init__()
+        for name, value in original.__dict__.items():
+            # Containers are copied, what they hold is shared.
+            shared = isinstance(value, dict | set) and name.startswith("_")
+            self.__dict__[name] = copy.copy(value) if shared else value
+        self.__dict__.pop("forward", None)
+        self.program = program
+        for name, constant in program.constants.items():
+            self.register_buffer(_constant(name), _tensor(constant), persistent=False)
+        self._steps = _compiled(program)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Operators are found again by name.
+        return {name: value for name, value in self.__dict__.items() if name != "_steps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._steps = _compiled(self.program)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.program.steps)} steps"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original module returned, for inputs of the same shape.
+
+        Raises:
+            InputError: they have another shape.
+        """
+        values: dict[str, Any] = {name: _input(where, args, kwargs) for name, where in self.program.inputs.items()}
+        self._require_shapes(values)
+        for name in self.program.constants:
+            values[name] = getattr(self, _constant(name))
+        call = _Call(self, values)
+        for name, target, child, given, named in self._steps:
+            if target is not None:
+                positional = [call.decoded(item) for item in given]
+                values[name] = target(*positional, **{key: call.decoded(item) for key, item in named})
+            elif child is not None:
+                values[name] = self.get_submodule(child)(call.decoded(given[0]))
+        return call.decoded(self.program.result)
+
+    def _require_shapes(self, values: Mapping[str, Any]) -> None:
+        for name, shape in self.program.shapes.items():
+            given = values[name].shape
+            fits = len(given) == len(shape)
+            if not fits or any(size is not None and size != given[axis] for axis, size in enumerate(shape)):
+                sizes = ", ".join("any" if size is None else str(size) for size in shape)
+                raise InputError(
+                    f"this module runs as the program that was captured for inputs of the shape [{sizes}], and gets "
+                    f"{list(given)}; make the plan with example inputs of the size that the model is used with"
+                )
+
+
+class _Call:
+    """The values of one call."""
+
+    def __init__(self, module: ProgramModule, values: dict[str, Any]) -> None:
+        self._module = module
+        self._values = values
+        self._growth = (1, 1)
+        if module.program.batch is not None:
+            name, axis, size = module.program.batch
+            self._growth = values[name].shape[axis], size
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return next(self._tensors()).device
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return next(item.dtype for item in self._tensors() if item.is_floating_point())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        inputs = (self._values[name] for name in self._module.program.inputs)
+        yield from (*self._module.parameters(), *inputs)
+
+    def decoded(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self.decoded(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        [kind] = value.keys() if len(value) == 1 else ["eval"]
+        inner = value[kind]
+        if kind == "ref":
+            return self._values[inner]
+        if kind == "tensor":
+            return _attribute(self._module, inner)
+        if kind == "batch":
+            return inner * self._growth[0] // self._growth[1]
+        if kind == "eval":
+            return self.decoded(value["train" if self._module.training else "eval"])
+        if kind == "tuple":
+            return tuple(self.decoded(item) for item in inner)
+        if kind == "dict":
+            return {key: self.decoded(item) for key, item in inner.items()}
+        if kind == "float":
+            return float(inner)
+        if kind == "device":
+            return self._device
+        if kind == "dtype" and inner == "input":
+            return self._dtype
+        return getattr(torch, inner)
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    path, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(path), leaf)
+
+
+def _input(where: Where, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value: Any = args[where[0]] if isinstance(where[0], int) else kwargs[where[0]]
+    for key in where[1:]:
+        value = value[key]
+    return value
+
+
+def _constant(name: str) -> str:
+    return f"_gracile_{name}"
+
+
+def _tensor(constant: Constant) -> Tensor:
+    values = [float(str(next(iter(item.values())))) if isinstance(item, dict) else item for item in constant.values]
+    return torch.tensor(values, dtype=_torch_named(constant.dtype, torch.dtype)).reshape(constant.shape)
+
+
+def _torch_named(name: str, kind: type) -> Any:
+    found = getattr(torch, name, None)
+    if not isinstance(found, kind):
+        raise PlanError(f"{name!r} is no torch.{kind.__name__}")
+    return found
+
+
+_Compiled: TypeAlias = tuple[
+    tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]], ...
+]
+
+
+def _compiled(program: Program) -> _Compiled:
+    """The steps with their operators; only those that gracile has a rule for are looked up.
+
+    Raises:
+        PlanError: an operator is unknown, or a value malformed.
+    """
+    for step in program.steps:
+        for value in (*step.args, *step.kwargs.values()):
+            _check(value)
+    _check(program.result)
+    return tuple(
+        (step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())) for step in program.steps
+    )
+
+
+_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "float", "device", "dtype", "memory_format", "layout"}
+_NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _check(item)
+    elif isinstance(value, dict):
+        if set(value) == {"eval", "train"}:
+            _check(value["eval"])
+            _check(value["train"])
+            return
+        kind = next(iter(value), None)
+        if len(value) != 1 or kind not in _KINDS:
+            raise PlanError(f"a program holds the unknown value {value!r}")
+        if kind in _NAMED and value != {"dtype": "input"}:
+            _torch_named(str(value[kind]), _NAMED[kind])
+        elif kind in ("tuple", "dict"):
+            inner = value[kind]
+            _check(list(inner.values()) if isinstance(inner, dict) else inner)
+
+
+def _target(step: Step) -> Callable[..., Any] | None:
+    if step.op is None:
+        if step.child is None or len(step.args) != 1:
+            raise PlanError(f"the step {step.name!r} of a program is neither an operator nor a call of one value")
+        return None
+    if step.op == GETITEM:
+        return operator.getitem
+    library, _, rest = step.op.partition(".")
+    name, _, overload = rest.partition(".")
+    if library != "aten" or bare_name(step.op) not in known_operators():
+        raise PlanError(f"a program asks for the operator {step.op!r}, which gracile does not know")
+    try:
+        return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
+    except AttributeError as error:
+        raise PlanError(f"this version of torch has no operator {step.op!r}") from error

@@ -1,0 +1,249 @@
+"""A Plan as zeros in place: masked models, which train and evaluate as the pruned ones will, and can be restored.
+
+A mask covers the whole channel group.  Parameters get a parametrization of ``torch.nn.utils.parametrize`` that puts
+zeros where the Plan cuts, so that gradients there are zero, too, and the original values stay below.  Buffers, such
+as the running statistics of batch-norms, are zeroed in place and their values kept: a parametrized buffer would not
+learn.  Whatever they become in training, nothing reads those channels.
+
+The masked model computes what the pruned one does, except for layer, group and RMS norms whose channels are cut: they
+see the zeros, and take them into their mean and variance.  Only the pruned model computes over what is kept.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gracile.errors import InputError, PlanError
+from gracile.graph import eval_mode, tensors_of
+from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
+
+# The attribute of a masked model that holds what its buffers were.
+_BUFFERS = "_gracile_masked_buffers"
+
+
+class Masked(nn.Module):
+    """Zeros where channels are removed; as a parametrization of one parameter."""
+
+    def __init__(self, removed: Tensor, order: tuple[str, ...]) -> None:
+        super().__init__()
+        # True where zeros belong; of size 1 along axes that are not cut.  Not part of the state_dict.
+        self.removed: Tensor
+        self.register_buffer("removed", removed, persistent=False)
+        # The names of the module's parameters, in their order without masks.
+        self.order = order
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.masked_fill(self.removed, 0)
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        """What is assigned to the parameter is stored as it is."""
+        return tensor
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """What a buffer was before the mask."""
+
+    values: Tensor
+    removed: Tensor
+
+
+def mask(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
+    """A copy of ``model`` with zeros in all that ``plan`` would cut; the model itself with ``inplace=True``.
+
+    Of the Plan only the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
+    away, and ``gracile.apply(unmask(masked), plan)`` makes the small model.
+
+    Raises:
+        InputError: the plan holds Edits that no mask stands for, or the model is masked already.
+        PlanError: a slice does not fit the model.
+    """
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
+    if _is_masked(model):
+        raise InputError("the model is masked already; take the masks away first with gracile.prune.unmask(model)")
+    _require_slices(plan)
+    masked = model if inplace else copy.deepcopy(model)
+    removed = _removed(masked, plan)
+    buffers = {}
+    for name, (tensor, cut) in removed.items():
+        if not isinstance(tensor, nn.Parameter):
+            buffers[name] = _Buffer(tensor.detach().clone(), cut)
+            tensor.data.masked_fill_(cut, 0)
+    cuts = {id(tensor): cut for tensor, cut in removed.values()}
+    for module in list(masked.modules()):
+        _parametrize(module, cuts)
+    setattr(masked, _BUFFERS, buffers)
+    # Modules may keep what they computed from the values before.
+    with eval_mode(masked, fresh=True):
+        pass
+    return masked
+
+
+def unmask(model: nn.Module, *, keep_zeros: bool = True, inplace: bool = False) -> nn.Module:
+    """A copy of ``model`` without masks, its state_dict keyed as before; the model itself with ``inplace=True``.
+
+    Args:
+        keep_zeros: the zeros become values of the tensors; otherwise what the masks hid stands there again, buffers
+            as they were when the mask was made.
+
+    Raises:
+        InputError: the model holds no masks of `mask`, or a masked parameter has got further parametrizations.
+    """
+    if not isinstance(model, nn.Module) or not _is_masked(model):
+        raise InputError("the model holds no masks; give what gracile.mask returned")
+    for path, module in model.named_modules():
+        for name in _masked_names(module):
+            if len(module.parametrizations[name]) != 1:
+                raise InputError(
+                    f"{f'{path}.{name}'.removeprefix('.')} has parametrizations besides its mask; remove them first "
+                    "with torch.nn.utils.parametrize.remove_parametrizations"
+                )
+    plain = model if inplace else copy.deepcopy(model)
+    for module in list(plain.modules()):
+        _plain(module, keep_zeros)
+    buffers: Mapping[str, _Buffer] = getattr(plain, _BUFFERS)
+    tensors = tensors_of(plain)
+    for name, kept in buffers.items() if not keep_zeros else ():
+        tensor = tensors[name]
+        cut, values = kept.removed.to(tensor.device), kept.values.to(tensor.device, tensor.dtype)
+        tensor.data.copy_(torch.where(cut, values, tensor.data))
+    delattr(plain, _BUFFERS)
+    with eval_mode(plain, fresh=True):
+        pass
+    return plain
+
+
+def _is_masked(model: nn.Module) -> bool:
+    return hasattr(model, _BUFFERS)
+
+
+def _require_slices(plan: Plan) -> None:
+    for place, edit in enumerate(plan.edits):
+        if not isinstance(edit, Slice | SetAttribute | ReplaceModule):
+            raise InputError(
+                f"{edit}: a mask stands for slices, and not for this Edit; apply the plan's first {place + 1} edits "
+                "with gracile.apply, and mask the result by the others"
+            )
+
+
+def _removed(model: nn.Module, plan: Plan) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> the tensor, once each, and where the plan's slices cut it: of size 1 along whole axes.
+
+    Raises:
+        PlanError: a slice does not fit.
+    """
+    tensors = tensors_of(model)
+    refused = _parametrized(model)
+    names: dict[int, str] = {}
+    kept: dict[tuple[str, int], tuple[int, ...]] = {}
+    for edit in plan.edits:
+        if not isinstance(edit, Slice):
+            continue
+        tensor = tensors.get(edit.tensor)
+        if tensor is None:
+            raise PlanError(f"{edit}: the model has no parameter or buffer of that name")
+        if id(tensor) in refused:
+            raise PlanError(
+                f"{edit}: it is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        name = names.setdefault(id(tensor), edit.tensor)
+        # A later slice counts what earlier ones left.
+        sizes = [len(kept.get((name, axis), range(size))) for axis, size in enumerate(tensor.shape)]
+        edit.shape(tuple(sizes))
+        left = kept.get((name, edit.axis), range(tensor.shape[edit.axis]))
+        kept[name, edit.axis] = tuple(left[index] for index in edit.keep)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for (name, axis), keep in kept.items():
+        tensor = tensors[name]
+        shape = [1] * tensor.ndim
+        shape[axis] = tensor.shape[axis]
+        gone = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+        gone[list(keep)] = False
+        before = found.get(name)
+        gone = gone.reshape(shape)
+        found[name] = tensor, gone if before is None else before[1] | gone
+    return found
+
+
+def _parametrized(model: nn.Module) -> frozenset[int]:
+    """The tensors that lie below a parametrization."""
+    lists = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    return frozenset(id(tensor) for module in lists for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:
+    """Put masks on the parameters of ``module`` itself that are cut."""
+    order = tuple(module._parameters)
+    names = [name for name, parameter in module._parameters.items() if parameter is not None and id(parameter) in cuts]
+    if not names:
+        return
+    _take_own_class(module)
+    for name in names:
+        parametrize.register_parametrization(module, name, Masked(cuts[id(module._parameters[name])], order))
+    if isinstance(module, nn.RNNBase):
+        module.register_forward_pre_hook(_read_masked)
+        module.register_forward_hook(_read_plain, always_call=True)
+
+
+def _plain(module: nn.Module, keep_zeros: bool) -> None:
+    """Take the masks from the parameters of ``module`` itself."""
+    names = list(_masked_names(module))
+    if not names:
+        return
+    order = module.parametrizations[names[0]][0].order  # type: ignore[index, union-attr]
+    _take_own_class(module)
+    for name in names:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=keep_zeros)
+    # Optimizers and `parameters()` go by the order.
+    places = {name: place for place, name in enumerate(order)}
+    ordered = sorted(module._parameters.items(), key=lambda item: places.get(item[0], len(places)))
+    module._parameters.clear()
+    module._parameters.update(ordered)
+    if isinstance(module, nn.RNNBase):
+        _drop_hooks(module)
+        _read_plain(module)
+
+
+def _take_own_class(module: nn.Module) -> None:
+    """Let a parametrized module share its class with no copy of it.
+
+    torch makes a class for each and puts properties there; a copy has the same class, and would lose or gain them too.
+    """
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(shared.__name__, shared.__bases__, own)
+
+
+def _masked_names(module: nn.Module) -> Iterator[str]:
+    if parametrize.is_parametrized(module):
+        for name, found in module.parametrizations.items():  # type: ignore[union-attr, operator]
+            if any(isinstance(item, Masked) for item in found):
+                yield name
+
+
+# torch's recurrent modules run on a list of their parameters that they made beforehand: it holds the masked ones
+# during the forward, and the plain ones otherwise, which can be copied.
+def _read_masked(module: Any, *_arguments: Any) -> None:
+    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _read_plain(module: Any, *_arguments: Any) -> None:
+    masked = set(_masked_names(module))
+    module._flat_weights = [
+        module.parametrizations[name].original if name in masked else getattr(module, name)
+        for name in module._flat_weights_names
+    ]
+
+
+def _drop_hooks(module: Any) -> None:
+    for hooks, function in ((module._forward_pre_hooks, _read_masked), (module._forward_hooks, _read_plain)):
+        for key in [key for key, hook in hooks.items() if hook is function]:
+            del hooks[key]
+            module._forward_hooks_always_called.pop(key, None)

@@ -1,0 +1,163 @@
+"""Pruning with reconstruction: what every width of a group costs, loses and looks like.
+
+Channels go by block-wise optimal brain elimination, LASSO or magnitude; the layers that read them are refitted by
+least squares, first each on its own (`trial`), in the end one after the other with the inputs that the cut model
+really gives them (`repair`).  With data this is channel pruning (He et al. 2017, arXiv:1707.06168), carried out on
+whole channel groups: below an addition, a concatenation or a split all layers that read the channels are refitted.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gracile.batch_norm import batch_norms, reestimate
+from gracile.cutting import cut
+from gracile.graph import Graph, tensors_of
+from gracile.inputs import Calibration
+from gracile.plan import child
+from gracile.prune.consumers import Consumer, consumers_of
+from gracile.prune.planning import Prunable
+from gracile.prune.ranking import Ranking, rank
+from gracile.prune.scores import Criterion
+from gracile.prune.statistics import Statistics
+from gracile.prune.widths import Widths
+from gracile.reconstruct import Site, free_layers, refit_sites, valued
+from gracile.report import Record
+from gracile.surgery import apply
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A model after its cut."""
+
+    model: nn.Module
+    # The width of each group that was cut.
+    widths: Widths
+    # The error against the zeroed original, before any compensation.
+    error: float
+    # Groups that the model's code would not follow -> why.
+    dropped: Mapping[str, str]
+
+
+class ChannelPruning:
+    """All widths of a model's channel groups, with the statistics that rebuild the layers that read them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        prunable: Prunable,
+        calibration: Calibration | None,
+        criterion: str | Criterion,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.prunable = prunable
+        self.groups = {group.name: group for group in prunable.groups}
+        self._calibration = calibration
+        self._layers = free_layers(graph)
+        self._consumers = {name: consumers_of(group, self._layers) for name, group in self.groups.items()}
+        read = {c.layer.weight: c.layer for consumers in self._consumers.values() for c in consumers}
+        self.statistics = None if calibration is None else Statistics(model, graph, read.values(), calibration)
+        self.rankings: dict[str, Ranking] = rank(
+            model, graph, prunable.groups, criterion, statistics=self.statistics, layers=self._layers, seed=seed
+        )
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Groups without a reader that could be refitted."""
+        return tuple(name for name, consumers in self._consumers.items() if not consumers)
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Each group's name, and those of the layers that read it."""
+        return {
+            name: (name, *dict.fromkeys(consumer.layer.module for consumer in consumers))
+            for name, consumers in self._consumers.items()
+        }
+
+    def residuals(self, name: str, widths: list[int]) -> np.ndarray:
+        """Relative residual at each width: of the consumers' outputs with data, of the group's worth without."""
+        ranking = self.rankings[name]
+        losses = ranking.losses
+        if losses is None:
+            losses = np.concatenate([[0.0], np.cumsum(ranking.scores)]) / (ranking.scores.sum() or 1.0)
+        found: np.ndarray = np.sqrt(losses[self.groups[name].channels - np.asarray(widths)])
+        return found
+
+    def removed(self, widths: Widths) -> dict[str, list[int]]:
+        """The channels that go when each group keeps so many."""
+        return {
+            name: self.rankings[name].removed[: self.groups[name].channels - width].tolist()
+            for name, width in widths.items()
+            if width < self.groups[name].channels
+        }
+
+    @contextmanager
+    def trial(self, name: str, width: int) -> Iterator[nn.Module]:
+        """The model with only this group at ``width`` inside the block: zeros where channels are gone.
+
+        Layer, group and RMS norms over the group see the zeros; the cut model does not.
+        """
+        removed = self.removed({name: width})
+        with valued(self.model, self._zeros(removed) | self._refitted(removed)) as model:
+            yield model
+
+    def _zeros(self, removed: Mapping[str, list[int]]) -> dict[str, Tensor]:
+        """The tensors of the groups, zero where channels are gone."""
+        tensors = tensors_of(self.model)
+        values: dict[str, Tensor] = {}
+        for name, channels in removed.items():
+            for member in self.groups[name].members:
+                value = values.setdefault(member.tensor, tensors[member.tensor].detach().clone())
+                gone = torch.from_numpy(member.positions[channels].ravel()).to(value.device)
+                value.index_fill_(member.axis, gone, 0)
+        return values
+
+    def _refitted(self, removed: Mapping[str, list[int]]) -> dict[str, Tensor]:
+        """The tensors of the layers that read the groups, each refitted on its own."""
+        if self.statistics is None:
+            return {}
+        gone: dict[str, list[np.ndarray]] = {}
+        layers: dict[str, Consumer] = {}
+        for name, channels in removed.items():
+            for consumer in self._consumers[name]:
+                gone.setdefault(consumer.layer.weight, []).append(consumer.blocks[channels].ravel())
+                layers[consumer.layer.weight] = consumer
+        values: dict[str, Tensor] = {}
+        for weight, columns in gone.items():
+            values |= self.statistics.without(layers[weight].layer, np.concatenate(columns))
+        return values
+
+    def carried_out(self, widths: Widths) -> Pruned:
+        """A copy of the model cut for good; the layers that read the groups are refitted, each on its own, before."""
+        removed = self.removed(widths)
+        found = cut(self.model, self.graph, self.prunable.found, removed)
+        left = {name: width for name, width in widths.items() if name not in found.dropped}
+        with valued(self.model, self._refitted(self.removed(left))):
+            return Pruned(apply(self.model, found.plan), left, found.error, found.dropped)
+
+    def repair(self, original: nn.Module, pruned: Pruned) -> tuple[Record, ...]:
+        """Refit all layers that read what was cut, in the order of execution, and re-estimate the batch-norms that none
+        of them feeds.
+        """
+        if self._calibration is None or not pruned.widths:
+            return ()
+        kept = self.prunable.found.kept(self.removed(pruned.widths))
+        read = {c.layer.weight: c.layer for name in pruned.widths for c in self._consumers[name]}
+        sites = [
+            Site(weight, tuple(operation.node for operation in layer.operations), kept.get((weight, 0)))
+            for weight, layer in read.items()
+        ]
+        record = refit_sites(original, self.graph, pruned.model, sites, self._calibration)
+        fed = {layer.running_mean for layer in read.values()}
+        others = [name for name in batch_norms(pruned.model) if child(name, "running_mean") not in fed]
+        norms = {
+            name.rpartition(".")[0]: indices for (name, _), indices in kept.items() if name.endswith("running_mean")
+        }
+        again = reestimate(original, pruned.model, self.graph.example, self._calibration, kept=norms, only=others)
+        return (record, again)
