@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
-from gracile.plan import Plan
+from gracile.plan import Plan, Slice
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
 
@@ -78,7 +78,9 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     plan = _read_plan(folder / PLAN)
     values = _read_weights(folder / WEIGHTS)
     try:
-        loaded = apply(copy.deepcopy(model), plan, inplace=True, values=values)
+        # Saved values spare a factorization; where slices follow it they have another shape, and are filled in later.
+        sliced = any(isinstance(edit, Slice) for edit in plan.edits)
+        loaded = apply(copy.deepcopy(model), plan, inplace=True, values=None if sliced else values)
     except PlanError as error:
         raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
     _fill(loaded, values, folder / WEIGHTS)

@@ -65,7 +65,8 @@ class ModelCompressor:
                 biases and whatever is no convolution or linear layer.
             trainer: its ``train_model(model, layer)`` is called after each layer that changed, with the model so
                 far and an object of the layer's name and module; before everything else it is called once with a
-                copy of the model and ``train_flag=False``.
+                copy of the model and ``train_flag=False``.  Channels are all cut before the first training, and each
+                group of them counts as one layer, the first that reads it.
             visualization_url: has no effect; the report stands in the statistics.
 
         Raises:
