@@ -10,6 +10,7 @@ from nets import SmallNet, agreement, images, trained_like
 from torch import nn
 
 import gracile
+from gracile.channels import channel_groups
 from gracile.compat.aimet import (
     ChannelPruningParameters,
     CompressionScheme,
@@ -23,6 +24,7 @@ from gracile.compat.aimet import (
 )
 from gracile.compat.aimet.samples import Samples
 from gracile.errors import FileError, InputError, TargetError
+from gracile.graph import capture
 
 DATA = images(64)
 LOADER = [(DATA[start : start + 16], torch.zeros(16)) for start in range(0, 64, 16)]
@@ -45,6 +47,20 @@ def folder(tmp_path, monkeypatch):
 def model():
     torch.manual_seed(0)
     return trained_like(SmallNet(8))
+
+
+class Parts(nn.Module):
+    """Its first layer writes two groups, one of them named after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.left, self.right = nn.Conv2d(6, 8, 1), nn.Conv2d(10, 4, 1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        left, right = torch.relu(self.first(x)).split((6, self.right.in_channels), 1)
+        return self.last(torch.relu(self.left(left))), self.right(right)
 
 
 class Callback:
@@ -159,7 +175,10 @@ class TestManual:
         assert small.wide.in_channels == small.depthwise.groups == small.block.conv2.out_channels == 2
         assert ratios(stats) == {"block.conv2": 0.5, "wide": 0.25, "stem": None}
         assert stats.compression_ratio_selection_stats is None
-        assert not any("keeps" in note for note in stats.report.notes)
+        assert not stats.report.notes
+        # What stays whole is not even ranked.
+        reasons = {row.name: row.reason for row in stats.report.layers}
+        assert reasons["stem"] == "excluded by 'stem'"
 
     def test_neighbours_have_ratios_of_their_own(self, model):
         """Each name is that of a layer, and that of the group which it writes."""
@@ -207,6 +226,18 @@ class TestManual:
     def test_one_channel_may_be_all_that_stays(self, model):
         small, _ = run(model, by_hand((model.wide, 0.01)))
         assert small.wide.in_channels == 1
+
+    def test_parts_of_one_layer(self):
+        """Either can be cut without the other."""
+        model = Parts().eval()
+        groups = channel_groups(capture(model, torch.rand(SHAPE))).groups
+        assert [group.name for group in groups] == ["first", "left", "first#2"]
+        small, stats = ModelCompressor.compress_model(
+            model, lambda m, i, c: 0.0, 1, SHAPE, CompressionScheme.channel_pruning, CostMetric.mac,
+            by_hand((model.right, 0.5)),
+        )  # fmt: skip
+        assert (small.left.in_channels, small.right.in_channels) == (6, 5)
+        assert ratios(stats) == {"right": 0.5}
 
     def test_below_a_concatenation(self):
         class Two(nn.Module):
@@ -324,6 +355,17 @@ class TestSavedDictionary:
         parameters = auto(saved_eval_scores_dict=file)
         _, again = run(model, parameters, lambda m, i, c: callback(m, i, c) + 1e-3 * next(noise))
         assert float(again.mac_compression_ratio) <= 0.6
+
+    def test_parts_of_one_layer(self):
+        model = Parts().eval()
+
+        def callback(model, iterations, use_cuda):
+            return float(model(DATA)[0].mean())
+
+        _, stats = run(model, auto(0.95, ignore=[model.left]), callback)
+        file = stats.compression_ratio_selection_stats.eval_scores_file
+        _, again = run(model, auto(0.95, ignore=[model.left], saved_eval_scores_dict=file), callback)
+        assert again.per_layer_stats == stats.per_layer_stats
 
     def test_other_weights_are_noted(self, model, caplog):
         _, stats = run(model, auto())

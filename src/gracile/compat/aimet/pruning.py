@@ -6,6 +6,7 @@ from all that writes and reads it.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from glob import escape
 
 from gracile.channels import ChannelGroups, channel_groups
 from gracile.compat.aimet.call import Call, Compressed, by_layer, noted, searched, with_ratios
@@ -20,6 +21,7 @@ from gracile.graph import Graph, Ref
 from gracile.pipeline import Result
 from gracile.plan import Slice, child
 from gracile.prune.consumers import consumers_of
+from gracile.prune.planning import find_groups
 from gracile.reconstruct import FreeLayer, free_layers
 from gracile.surgery import applied_plan
 
@@ -41,7 +43,8 @@ def pruned(call: Call) -> Compressed:
         result, file = searched(call, select)
     else:
         assert call.job.saved_file is not None
-        groups = {name: readers.found[name] for name in readers.layers if name not in left}
+        skipped = find_groups(call.graph, exclude=[escape(group) for group in left]).skipped
+        groups = {name: readers.found[name] for name in readers.layers if name not in skipped}
         others = [group.name for group in readers.found.groups if group.name not in groups]
         result, file = pruned_by_saved(call, select, groups, others), call.job.saved_file
     scores = by_layer(result.report.dictionary, readers.names())
@@ -151,10 +154,21 @@ def _by_hand(call: Call, readers: Readers) -> Compressed:
         group: max((wanted[layer] for layer in layers if layer in wanted), default=1.0)
         for group, layers in readers.layers.items()
     }
-    call = replace(call, trained_as=readers.stand_ins(wanted))
-    result = with_ratios(call, shares)
+    call = replace(call, excluded=_whole(call.graph, shares), trained_as=readers.stand_ins(wanted))
+    result = with_ratios(call, {group: share for group, share in shares.items() if group not in call.excluded})
     result = noted(result, _shortfalls(result, call, readers, wanted))
     return result.model, CompressionStats.of(result.report, None, _layer_stats(call, readers, result, wanted))
+
+
+def _whole(graph: Graph, shares: Mapping[str, float]) -> list[str]:
+    """The groups that stay whole, to be excluded: their channels then need no ranking, which takes long.
+
+    None where that would exclude others: names of groups may be those of layers that write several.
+    """
+    cut = {group for group, share in shares.items() if share < 1}
+    whole = [group for group in shares if group not in cut]
+    prunable = find_groups(graph, exclude=[escape(group) for group in whole])
+    return whole if cut and not cut.intersection(prunable.skipped) else []
 
 
 def _shortfalls(result: Result, call: Call, readers: Readers, wanted: Mapping[str, float]) -> list[str]:

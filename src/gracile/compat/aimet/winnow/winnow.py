@@ -57,6 +57,7 @@ def winnow_model(
         InputError: nothing is listed, a module is of another kind, the first of the model, or not part of it, or its
             channels are none, all, or not there.
         CaptureError: the model cannot be captured.
+        PlanError: the cut model would be wrong, and no channels can be blamed; ``model`` is then as it was.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
