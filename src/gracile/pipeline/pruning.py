@@ -29,7 +29,7 @@ from gracile.search.scoring import score_of
 from gracile.search.select import SCORED
 
 # How far from equal shares towards what the search found.
-_BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_BLENDS = (0.0, 0.25, 0.5, 0.75)
 
 
 class PruningStage:
@@ -121,7 +121,7 @@ class PruningStage:
         blends = {
             blend: self._chooser.blended(found.sizes, blend, lambda widths: self._chooser.price(widths, metric), bound)
             for blend in _BLENDS
-        }
+        } | {1.0: found.sizes}
         with (
             clock("joint evaluations"),
             request.opened_store() as store,
@@ -139,7 +139,7 @@ class PruningStage:
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
         note = f"blends of equal shares (0) and the search's widths (1), scored together: {text}; taken: {best:g}"
-        return replace(found, sizes=blends[best] if best < 1 else found.sizes, notes=(*found.notes, note))
+        return replace(found, sizes=blends[best], notes=(*found.notes, note))
 
     def _joint_score(self, request: Request, widths: Mapping[str, int]) -> float:
         pruned = self._pruning.carried_out(dict(widths))

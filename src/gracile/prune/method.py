@@ -137,13 +137,15 @@ class ChannelPruning:
         """A copy of the model cut for good; the layers that read the groups are refitted, each on its own, before."""
         removed = self.removed(widths)
         found = cut(self.model, self.graph, self.prunable.found, removed)
-        left = {name: width for name, width in widths.items() if name not in found.dropped}
+        left = {name: widths[name] for name in removed if name not in found.dropped}
         with valued(self.model, self._refitted(self.removed(left))):
             return Pruned(apply(self.model, found.plan), left, found.error, found.dropped)
 
     def repair(self, original: nn.Module, pruned: Pruned) -> tuple[Record, ...]:
-        """Refit all layers that read what was cut, in the order of execution, and re-estimate the batch-norms that none
-        of them feeds.
+        """Refit all layers that read what was cut, in the order of execution.
+
+        Before that the batch-norms that none of them feeds are re-estimated: afterwards that would change what the
+        refits have seen.
         """
         if self._calibration is None or not pruned.widths:
             return ()
@@ -153,11 +155,12 @@ class ChannelPruning:
             Site(weight, tuple(operation.node for operation in layer.operations), kept.get((weight, 0)))
             for weight, layer in read.items()
         ]
-        record = refit_sites(original, self.graph, pruned.model, sites, self._calibration)
         fed = {layer.running_mean for layer in read.values()}
         others = [name for name in batch_norms(pruned.model) if child(name, "running_mean") not in fed]
         norms = {
             name.rpartition(".")[0]: indices for (name, _), indices in kept.items() if name.endswith("running_mean")
         }
-        again = reestimate(original, pruned.model, self.graph.example, self._calibration, kept=norms, only=others)
-        return (record, again)
+        return (
+            reestimate(original, pruned.model, self.graph.example, self._calibration, kept=norms, only=others),
+            refit_sites(original, self.graph, pruned.model, sites, self._calibration),
+        )
