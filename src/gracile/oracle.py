@@ -167,6 +167,13 @@ def outputs_of(result: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
+@torch.no_grad()
+def returned_by(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The floating-point tensors that ``model`` returns in evaluation mode; the inputs stay as they are."""
+    with eval_mode(model, fresh=True):
+        return outputs_of(copy.deepcopy(inputs).call(model))
+
+
 def largest(outputs: list[Tensor]) -> float:
     """The largest magnitude; 1 where all are zero, to divide by."""
     return max((float(item.abs().max()) for item in outputs if item.numel()), default=0.0) or 1.0

@@ -69,6 +69,11 @@ def applied_plan(model: nn.Module) -> Plan:
     return plan
 
 
+def applied_since(model: nn.Module, original: nn.Module) -> Plan:
+    """What `apply` has done to ``model`` since it was ``original``."""
+    return Plan(edits=applied_plan(model).edits[len(applied_plan(original).edits) :])
+
+
 @contextmanager
 def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = None) -> Iterator[nn.Module]:
     """The model with ``edits`` inside the block, exactly as before afterwards, exceptions included.

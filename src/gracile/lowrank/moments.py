@@ -10,10 +10,7 @@ from torch import Tensor
 from gracile.graph import Graph, Node, record
 from gracile.lowrank.layers import Layer
 from gracile.maths.gram import Gram
-from gracile.maths.patches import as_batch, mean_patch, padded, vectors
-
-# Elements of one block of input vectors; larger batches are taken in parts.
-_BLOCK = 1 << 24
+from gracile.maths.patches import BLOCK, mean_patch, padded_batch, vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +50,13 @@ class _Collector:
 
     def __call__(self, node: Node, args: tuple[Any, ...], _output: Any) -> None:
         shape = self._layer.shape
-        data = as_batch(args[0].detach(), shape)
-        # A module with another padding_mode than zeros has padded already.
-        own_padding = tuple(data.shape[2:]) == self._sizes[node.name]
-        everything = padded(data, shape, range(len(shape.kernel))) if own_padding else data
-        patch = mean_patch(everything, shape) * len(data)
+        size = self._sizes[node.name]
+        everything = padded_batch(args[0].detach(), shape, size, range(len(shape.kernel)))
+        patch = mean_patch(everything, shape) * len(everything)
         self._patch = patch if self._patch is None else self._patch + patch
-        self._examples += len(data)
-        data = padded(data, shape, self._axes) if own_padding else data
-        for part in torch.split(data, max(1, _BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
+        self._examples += len(everything)
+        data = padded_batch(args[0].detach(), shape, size, self._axes)
+        for part in torch.split(data, max(1, BLOCK // (data[:1].numel() * max(shape.kernel, default=1)))):
             self._gram.add(vectors(part, shape, self._axes))
 
     def moments(self) -> Moments:

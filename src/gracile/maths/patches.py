@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from gracile.maths.factorize import LayerShape
 
+# Elements of one block of patches: larger batches are laid out in parts.
+BLOCK = 1 << 24
+
 
 def padded(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> Tensor:
     """[N, m, *size] with the zeros that the layer adds along ``axes``."""
@@ -18,6 +21,16 @@ def padded(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> Tensor:
     if not any(map(sum, pairs)):
         return data
     return F.pad(data, [amount for pair in reversed(pairs) for amount in pair])
+
+
+def padded_batch(data: Tensor, shape: LayerShape, size: tuple[int, ...], axes: Iterable[int]) -> Tensor:
+    """A layer's input as [N, m, *size], with the zeros that the layer adds along ``axes``.
+
+    Args:
+        size: the layer's input size before padding; a module with another padding_mode than zeros has padded already.
+    """
+    batch = as_batch(data, shape)
+    return padded(batch, shape, axes) if tuple(batch.shape[2:]) == size else batch
 
 
 def taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from gracile.batch_norm import reestimate
 from gracile.cost import METRICS, Cost, Metric
-from gracile.graph import Graph, fingerprint
+from gracile.graph import Graph
 from gracile.inputs import Calibration
 from gracile.lowrank.layers import Layer, find_layers, require_layers
 from gracile.lowrank.method import LowRank
@@ -18,8 +18,9 @@ from gracile.lowrank.planning import ratios_of
 from gracile.lowrank.refit import refit_factors
 from gracile.maths.factorize import Scheme
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.request import FineTuneLayer, Request
-from gracile.pipeline.selection import JointCost, Selection, by_search
+from gracile.pipeline.request import Request
+from gracile.pipeline.selection import JointCost, Selection, by_search, store_key
+from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Plan
 from gracile.report import LayerReport, Record, Totals
 from gracile.search.problem import Column
@@ -36,12 +37,7 @@ class Factorizing:
         self.equivalence: float | None = None
         self.model = copy.deepcopy(model)
         self.graph = graph
-        self.data = "none" if data is None else data.fingerprint
-        self.key: Mapping[str, str] = {
-            "model": fingerprint(graph, self.model),
-            "data": self.data,
-            "method": self.method,
-        }
+        self.key = store_key(graph, self.model, scheme, data)
         self._round_to = 1 if request.round_to == "auto" else request.round_to
         self._calibration = data
         with clock("capture"):
@@ -103,10 +99,7 @@ class Factorizing:
             plan = Plan(edits=change.edits)
             self._lowrank.model = apply(self._lowrank.model, plan, inplace=True, values=change.values)
             if fine_tune_layer is not None:
-                modes = [(module, module.training) for module in self._lowrank.model.modules()]
-                fine_tune_layer(self._lowrank.model, name)
-                for module, training in modes:
-                    module.training = training
+                tune_parts(fine_tune_layer, self._lowrank.model, [name])
         self.model = self._lowrank.model
         return self.model
 

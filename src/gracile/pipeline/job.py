@@ -14,15 +14,16 @@ from gracile.graph import Graph, capture
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
-from gracile.pipeline.request import FineTune, FineTuneLayer, checked
+from gracile.pipeline.request import checked
 from gracile.pipeline.running import Job, run_stages
+from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
 from gracile.report import Report
 from gracile.search.scoring import Evaluate, score_of
-from gracile.surgery import applied_plan
+from gracile.surgery import applied_plan, applied_since
 
 log = logging.getLogger(__name__)
 
@@ -128,22 +129,16 @@ def compress(
     with clock("evaluate"):
         score_before = score_of(request.evaluate, first.model, "the original model")
     done = run_stages(job, first, model, score_before)
-    plan = applied_plan(done.model)
     report = report_of(
         model=type(model).__name__,
         request=request,
         graph=graph,
         before=before,
-        after=_added(plan, applied_plan(model)).cost(graph),
+        after=applied_since(done.model, model).cost(graph),
         score_before=score_before,
         done=done,
         seconds=clock.seconds,
     )
     for note in report.notes:
         log.warning("%s", note)
-    return Result(done.model, plan, report)
-
-
-def _added(plan: Plan, earlier: Plan) -> Plan:
-    """The Edits of this job, without those that the model came with."""
-    return Plan(edits=plan.edits[len(earlier.edits) :])
+    return Result(done.model, applied_plan(done.model), report)

@@ -14,12 +14,13 @@ from torch import nn
 
 from gracile.cost import Cost, Metric
 from gracile.errors import InputError
-from gracile.graph import Graph, fingerprint
+from gracile.graph import Graph
 from gracile.inputs import Calibration
 from gracile.patterns import matching
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.request import FineTuneLayer, Pruning, Request
-from gracile.pipeline.selection import JointCost, Selection, by_search
+from gracile.pipeline.request import Pruning, Request
+from gracile.pipeline.selection import JointCost, Selection, by_search, store_key
+from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
@@ -41,13 +42,7 @@ class PruningStage:
         self.method: str = method
         self.model = copy.deepcopy(model)
         self.graph = graph
-        criterion = request.criterion if isinstance(request.criterion, str) else request.criterion.__qualname__
-        self.data = f"{criterion} {'none' if data is None else data.fingerprint}"
-        self.key: Mapping[str, str] = {
-            "model": fingerprint(graph, self.model),
-            "data": self.data,
-            "method": self.method,
-        }
+        self.key = store_key(graph, self.model, method, data, request.criterion)
         with clock("capture"):
             self._prunable = find_groups(graph, exclude=request.exclude)
         self._require_groups()
@@ -128,13 +123,13 @@ class PruningStage:
             bar("joint evaluations", len(blends)) as progress,
         ):
             job = store.job({**self.key, "widths": "joint"}, found.baseline or 0.0)
-            scores = {}
+            known, scores = job.scores(), {}
             for blend, widths in blends.items():
-                known = job.scores()
                 name = " ".join(f"{group}={width}" for group, width in sorted(widths.items()))
                 if (name, 0) not in known:
-                    job.put(name, 0, self._joint_score(request, widths))
-                scores[blend] = job.scores()[name, 0]
+                    known[name, 0] = self._joint_score(request, widths)
+                    job.put(name, 0, known[name, 0])
+                scores[blend] = known[name, 0]
                 progress.advance()
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
@@ -192,13 +187,8 @@ class PruningStage:
     def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
         self._pruned = self._pruning.carried_out(selection.sizes)
         self.model, self.equivalence = self._pruned.model, self._pruned.error
-        selection.dropped.update(self._pruned.dropped)
-        for name in selection.sizes if fine_tune_layer is not None else ():
-            assert fine_tune_layer is not None
-            modes = [(module, module.training) for module in self.model.modules()]
-            fine_tune_layer(self.model, name)
-            for module, training in modes:
-                module.training = training
+        if fine_tune_layer is not None:
+            tune_parts(fine_tune_layer, self.model, selection.sizes)
         return self.model
 
     def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:  # noqa: ARG002
@@ -207,8 +197,9 @@ class PruningStage:
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
         names = self._pruning.names()
+        dropped = self._pruned.dropped if self._pruned is not None else {}
         for group in self._prunable.groups:
-            width = None if group.name in selection.dropped else selection.sizes.get(group.name)
+            width = None if group.name in dropped else selection.sizes.get(group.name)
             yield LayerReport(
                 name=group.name,
                 method=self.method,
@@ -217,7 +208,7 @@ class PruningStage:
                 size=width,
                 full_size=group.channels,
                 read_by=names[group.name][1:],
-                reason="" if width is not None else self._unchanged(selection, group.name),
+                reason="" if width is not None else dropped.get(group.name, self._unchanged(selection, group.name)),
             )
         for name, reason in self._prunable.skipped.items():
             yield LayerReport(name=name, method=self.method, reason=reason)
@@ -227,8 +218,6 @@ class PruningStage:
                               method=self.method, reason=f"frozen: {reason}")  # fmt: skip
 
     def _unchanged(self, selection: Selection, name: str) -> str:
-        if name in selection.dropped:
-            return selection.dropped[name]
         if selection.by_hand:
             return "no ratio given" if name not in selection.asked else "ratio 1"
         return "worth more than it would save"

@@ -1,25 +1,21 @@
 """The arguments of one `compress` call, checked before any work is done."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from torch import nn
-
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import InputError
 from gracile.maths.factorize import SCHEMES
+from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import Scope, require_widths
 from gracile.recipe import Search, SearchKind, Target
 from gracile.search.scoring import Evaluate
 from gracile.store import Store
-
-FineTune = Callable[[nn.Module], nn.Module | None]
-FineTuneLayer = Callable[[nn.Module, str], None]
 
 Pruning: TypeAlias = Literal["channel_pruning", "prune"]
 PRUNING: tuple[Pruning, ...] = get_args(Pruning)

@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gracile.cost import Cost, price
-from gracile.errors import InputError
+from gracile.cost import price
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.factorizing import Factorizing
 from gracile.pipeline.pruning import PruningStage
-from gracile.pipeline.request import FineTune, Request
+from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
+from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
 from gracile.report import Record, StageReport, Totals
 from gracile.search.scoring import score_of
-from gracile.surgery import applied_plan
+from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
     tuned = None
     if request.fine_tune is not None:
         with clock("fine-tune"):
-            stage.model = _fine_tuned(request.fine_tune, stage.model)
+            stage.model = fine_tuned(request.fine_tune, stage.model)
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
     report = StageReport(
@@ -154,34 +154,9 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
         search="manual" if selection.by_hand else request.search.kind,
         bound=request.bound(before),
         before=Totals.of(before),
-        after=Totals.of(_cost_after(stage, original)),
+        after=Totals.of(applied_since(stage.model, original).cost(stage.graph)),
         score_after=score_after,
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
     )
     return Outcome(stage, selection, passes, report)
-
-
-def _cost_after(stage: Stage, original: nn.Module) -> Cost:
-    """The cost of the stage's model, by its plan."""
-    plan, earlier = applied_plan(stage.model), applied_plan(original)
-    added = type(plan)(edits=plan.edits[len(earlier.edits) :])
-    return added.cost(stage.graph)
-
-
-def _fine_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
-    """The model after ``fine_tune``, which may train it in place or return another; modes as before."""
-    modes = {name: module.training for name, module in model.named_modules()}
-    plan = applied_plan(model)
-    tuned = fine_tune(model)
-    if tuned is None:
-        tuned = model
-    if not isinstance(tuned, nn.Module):
-        raise InputError(
-            f"fine_tune returned a {type(tuned).__name__}; return the model, or None after training in place"
-        )
-    if applied_plan(tuned) != plan:
-        raise InputError("fine_tune returned a model that is not the compressed one; train the model that it is given")
-    for name, module in tuned.named_modules():
-        module.training = modes.get(name, module.training)
-    return tuned

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
 
 from gracile.cost import Cost, Metric
-from gracile.graph import Graph
+from gracile.graph import Graph, fingerprint
+from gracile.inputs import Calibration
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
+from gracile.prune.scores import Criterion
 from gracile.report import Entry
 from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
@@ -31,8 +33,6 @@ class Selection:
     asked: dict[str, float]
     dictionary: tuple[Entry, ...] = ()
     baseline: float | None = None
-    # Part -> why it could not be cut after all.
-    dropped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     by_hand: bool = False
 
@@ -65,6 +65,16 @@ class Searchable(Protocol):
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
         """The model with only this part at this size inside the block."""
         ...
+
+
+def store_key(
+    graph: Graph, model: nn.Module, method: str, data: Calibration | None, criterion: str | Criterion | None = None
+) -> Mapping[str, str]:
+    """What the scores of candidates depend on, the evaluation function apart: model, method, data and criterion."""
+    seen = "none" if data is None else data.fingerprint
+    if criterion is not None:
+        seen = f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seen}"
+    return {"model": fingerprint(graph, model), "data": seen, "method": method}
 
 
 def by_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:

@@ -8,8 +8,9 @@ from torch import nn
 from gracile.cost import Cost, Metric
 from gracile.graph import Graph
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.request import FineTuneLayer, Request
+from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Searchable, Selection
+from gracile.pipeline.tuning import FineTuneLayer
 from gracile.report import LayerReport, Record
 
 

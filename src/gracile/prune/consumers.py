@@ -1,6 +1,6 @@
 """Which layers read the channels of a group, so that their weights can make up for channels that go."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,3 +33,8 @@ def consumers_of(group: ChannelGroup, layers: Mapping[str, FreeLayer]) -> tuple[
         for member in group.members
         if member.axis == 1 and member.tensor in layers
     )
+
+
+def read_by(consumers: Iterable[Consumer]) -> tuple[FreeLayer, ...]:
+    """The layers of ``consumers``, once each, in order."""
+    return tuple({consumer.layer.weight: consumer.layer for consumer in consumers}.values())

@@ -19,9 +19,9 @@ from gracile.cutting import cut
 from gracile.graph import Graph, tensors_of
 from gracile.inputs import Calibration
 from gracile.plan import child
-from gracile.prune.consumers import Consumer, consumers_of
+from gracile.prune.consumers import Consumer, consumers_of, read_by
 from gracile.prune.planning import Prunable
-from gracile.prune.ranking import Ranking, rank
+from gracile.prune.ranking import Ranking, first_to_go, rank
 from gracile.prune.scores import Criterion
 from gracile.prune.statistics import Statistics
 from gracile.prune.widths import Widths
@@ -62,8 +62,8 @@ class ChannelPruning:
         self._calibration = calibration
         self._layers = free_layers(graph)
         self._consumers = {name: consumers_of(group, self._layers) for name, group in self.groups.items()}
-        read = {c.layer.weight: c.layer for consumers in self._consumers.values() for c in consumers}
-        self.statistics = None if calibration is None else Statistics(model, graph, read.values(), calibration)
+        read = read_by(consumer for consumers in self._consumers.values() for consumer in consumers)
+        self.statistics = None if calibration is None else Statistics(model, graph, read, calibration)
         self.rankings: dict[str, Ranking] = rank(
             model, graph, prunable.groups, criterion, statistics=self.statistics, layers=self._layers, seed=seed
         )
@@ -76,8 +76,7 @@ class ChannelPruning:
     def names(self) -> dict[str, tuple[str, ...]]:
         """Each group's name, and those of the layers that read it."""
         return {
-            name: (name, *dict.fromkeys(consumer.layer.module for consumer in consumers))
-            for name, consumers in self._consumers.items()
+            name: (name, *(layer.module for layer in read_by(consumers))) for name, consumers in self._consumers.items()
         }
 
     def residuals(self, name: str, widths: list[int]) -> np.ndarray:
@@ -89,21 +88,13 @@ class ChannelPruning:
         found: np.ndarray = np.sqrt(losses[self.groups[name].channels - np.asarray(widths)])
         return found
 
-    def removed(self, widths: Widths) -> dict[str, list[int]]:
-        """The channels that go when each group keeps so many."""
-        return {
-            name: self.rankings[name].removed[: self.groups[name].channels - width].tolist()
-            for name, width in widths.items()
-            if width < self.groups[name].channels
-        }
-
     @contextmanager
     def trial(self, name: str, width: int) -> Iterator[nn.Module]:
         """The model with only this group at ``width`` inside the block: zeros where channels are gone.
 
         Layer, group and RMS norms over the group see the zeros; the cut model does not.
         """
-        removed = self.removed({name: width})
+        removed = first_to_go(self.rankings, {name: width})
         with valued(self.model, self._zeros(removed) | self._refitted(removed)) as model:
             yield model
 
@@ -135,10 +126,10 @@ class ChannelPruning:
 
     def carried_out(self, widths: Widths) -> Pruned:
         """A copy of the model cut for good; the layers that read the groups are refitted, each on its own, before."""
-        removed = self.removed(widths)
+        removed = first_to_go(self.rankings, widths)
         found = cut(self.model, self.graph, self.prunable.found, removed)
         left = {name: widths[name] for name in removed if name not in found.dropped}
-        with valued(self.model, self._refitted(self.removed(left))):
+        with valued(self.model, self._refitted(first_to_go(self.rankings, left))):
             return Pruned(apply(self.model, found.plan), left, found.error, found.dropped)
 
     def repair(self, original: nn.Module, pruned: Pruned) -> tuple[Record, ...]:
@@ -149,13 +140,13 @@ class ChannelPruning:
         """
         if self._calibration is None or not pruned.widths:
             return ()
-        kept = self.prunable.found.kept(self.removed(pruned.widths))
-        read = {c.layer.weight: c.layer for name in pruned.widths for c in self._consumers[name]}
+        kept = self.prunable.found.kept(first_to_go(self.rankings, pruned.widths))
+        read = read_by(consumer for name in pruned.widths for consumer in self._consumers[name])
         sites = [
-            Site(weight, tuple(operation.node for operation in layer.operations), kept.get((weight, 0)))
-            for weight, layer in read.items()
+            Site(layer.weight, tuple(operation.node for operation in layer.operations), kept.get((layer.weight, 0)))
+            for layer in read
         ]
-        fed = {layer.running_mean for layer in read.values()}
+        fed = {layer.running_mean for layer in read}
         others = [name for name in batch_norms(pruned.model) if child(name, "running_mean") not in fed]
         norms = {
             name.rpartition(".")[0]: indices for (name, _), indices in kept.items() if name.endswith("running_mean")

@@ -16,9 +16,9 @@ from gracile.graph import Graph, bare_name, capture
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.patterns import matching
 from gracile.plan import Plan
-from gracile.prune.consumers import consumers_of
+from gracile.prune.consumers import consumers_of, read_by
 from gracile.prune.pricing import WidthPrice
-from gracile.prune.ranking import Ranking, criterion_names, needs_data, rank
+from gracile.prune.ranking import Ranking, criterion_names, first_to_go, needs_data, rank
 from gracile.prune.scores import Criterion
 from gracile.prune.statistics import Statistics
 from gracile.prune.widths import (
@@ -205,13 +205,13 @@ def rankings_of(
     criterion: str | Criterion,
     data: Calibration | None,
     seed: int,
-    statistics: Statistics | None = None,
 ) -> dict[str, Ranking]:
     """Rank the channels of every group that may be cut; statistics are gathered where the criterion needs them."""
     layers = free_layers(graph)
-    if statistics is None and data is not None and needs_data(criterion):
-        read = {c.layer.weight: c.layer for group in prunable.groups for c in consumers_of(group, layers)}
-        statistics = Statistics(model, graph, read.values(), data)
+    statistics = None
+    if data is not None and needs_data(criterion):
+        consumers = [consumer for group in prunable.groups for consumer in consumers_of(group, layers)]
+        statistics = Statistics(model, graph, read_by(consumers), data)
     return rank(model, graph, prunable.groups, criterion, statistics=statistics, layers=layers, seed=seed)
 
 
@@ -279,14 +279,6 @@ class Chooser:
         }
         return by_shares(choices, self._rankings, shares, price, bound)
 
-    def removed(self, widths: Widths) -> dict[str, list[int]]:
-        """The channels that go when each group keeps so many."""
-        return {
-            name: self._rankings[name].removed[: self.choices[name].group.channels - width].tolist()
-            for name, width in widths.items()
-            if width < self.choices[name].group.channels
-        }
-
     def cut(
         self, model: nn.Module, sparsity: float | Mapping[str, float] | None, target: Target | None, *, verify: bool
     ) -> Cut:
@@ -298,7 +290,7 @@ class Chooser:
         stubborn: dict[str, str] = {}
         while True:
             widths = self.widths(sparsity, target, stubborn)
-            found = cut(model, self._graph, self._prunable.found, self.removed(widths), verify=verify)
+            found = cut(model, self._graph, self._prunable.found, first_to_go(self._rankings, widths), verify=verify)
             if not set(found.dropped) - set(stubborn):
                 return found
             stubborn |= found.dropped

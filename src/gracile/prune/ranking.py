@@ -36,6 +36,15 @@ class Ranking:
     losses: Floats | None = None
 
 
+def first_to_go(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> dict[str, list[int]]:
+    """The channels that go when each group keeps so many; groups that keep all are left out."""
+    return {
+        name: rankings[name].removed[: len(rankings[name].removed) - width].tolist()
+        for name, width in widths.items()
+        if width < len(rankings[name].removed)
+    }
+
+
 def criterion_names() -> tuple[str, ...]:
     return (*CRITERIA, *get_args(Reconstructing))
 

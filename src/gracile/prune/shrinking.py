@@ -1,6 +1,5 @@
 """From masks that other tools made to a small model: which channels they free, and what those leave behind."""
 
-import copy
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 from gracile.channels import ChannelGroups, channel_groups
 from gracile.cutting import Cut, cut
-from gracile.graph import Graph, capture, eval_mode
+from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
-from gracile.oracle import kept_by, largest, largest_difference, outputs_of
+from gracile.oracle import kept_by, largest, largest_difference, returned_by
 from gracile.plan import Plan, Slice
 from gracile.prune.folding import add_to, fold
 from gracile.prune.foreign_masks import Masks, plain_copy, read_masks, zero_masked
@@ -98,8 +97,8 @@ def speedup(
     full = apply(masked, Plan(edits=folding.biases))
     add_to(full, folding.added)
     small = apply(full, Plan(edits=folding.around(found.plan).edits[len(folding.biases) :]), inplace=True)
-    expected = _outputs(masked, graph)
-    plain, folded = (_outputs(item, graph) for item in (apply(masked, found.plan), small))
+    expected = returned_by(masked, graph.example)
+    plain, folded = (returned_by(item, graph.example) for item in (apply(masked, found.plan), small))
     notes = [
         *planned.notes,
         *(f"what {weight} reads of removed channels is not folded: {why}" for weight, why in folding.left.items()),
@@ -162,8 +161,3 @@ def _why(zeros: Tensor) -> str:
     if zeros.ndim > 1 and not whole:
         return "they fill no channel"
     return "the channels are written or read by others that are not masked, or cannot be removed"
-
-
-def _outputs(model: nn.Module, graph: Graph) -> list[Tensor]:
-    with eval_mode(model, fresh=True), torch.no_grad():
-        return outputs_of(copy.deepcopy(graph.example).call(model))

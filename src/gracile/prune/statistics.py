@@ -1,5 +1,6 @@
 """Gram matrices of what the consumers of channels read, from one streaming pass over calibration data."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 from gracile.graph import Graph, Node, record, tensors_of
 from gracile.maths.eliminate import Reading, energy_of, refit_without
 from gracile.maths.gram import Gram
-from gracile.maths.patches import as_batch, padded, vectors
+from gracile.maths.patches import BLOCK, padded_batch, vectors
 from gracile.progress import bar
 from gracile.prune.consumers import Consumer
 from gracile.reconstruct import FreeLayer
 
-# Elements of one block of patches.
-_BLOCK = 1 << 24
+log = logging.getLogger(__name__)
+
 # Above this many unknowns a layer's Gram matrix is taken block by block, of at most this many.
 MOST_UNKNOWNS, _PART = 8192, 2048
 
@@ -33,14 +34,11 @@ class Statistics:
             for collector in self._collectors.values()
             for operation in collector.layer.operations
         }
-        total = sum(1 for _ in calibration) if isinstance(calibration, list | tuple) else None
-        with bar("calibrate", total) as progress:
-            self.examples = record(graph, model, visitors, _counted(calibration, progress))
-
-    @property
-    def in_blocks(self) -> tuple[str, ...]:
-        """The layers whose Gram matrix was too large to be taken whole."""
-        return tuple(c.layer.module for c in self._collectors.values() if len(c.parts) > 1)
+        for collector in self._collectors.values():
+            if len(collector.parts) > 1:
+                log.info("the Gram matrix of %s is taken in %d blocks", collector.layer.module, len(collector.parts))
+        with bar("calibrate", None) as progress:
+            record(graph, model, visitors, _counted(calibration, progress))
 
     def readings(self, consumer: Consumer) -> list[Reading]:
         """What elimination needs to know of ``consumer``: one Reading, or several where its Gram is in blocks."""
@@ -97,12 +95,9 @@ class _Collector:
     def _add(self, data: Tensor, size: tuple[int, ...]) -> None:
         shape = self.layer.shape
         axes = range(len(shape.kernel))
-        data = as_batch(data.detach(), shape)
-        # A module with another padding_mode than zeros has padded already.
-        if tuple(data.shape[2:]) == size:
-            data = padded(data, shape, axes)
+        data = padded_batch(data.detach(), shape, size, axes)
         taps = int(np.prod(shape.kernel))
-        for part in torch.split(data, max(1, _BLOCK // max(1, data[:1].numel() * taps))):
+        for part in torch.split(data, max(1, BLOCK // max(1, data[:1].numel() * taps))):
             for gram, (start, stop) in zip(self.sums, self.parts, strict=True):
                 chosen = part if len(self.parts) == 1 else part[:, start // taps : stop // taps]
                 gram.add(vectors(chosen, shape, axes))

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from gracile.graph import Graph, capture, eval_mode, tensors_of
 from gracile.inputs import Calibration
 from gracile.maths.least_squares import Moments, refit
-from gracile.maths.patches import as_batch, at_least_float32, padded, vectors
+from gracile.maths.patches import BLOCK, as_batch, at_least_float32, padded_batch, vectors
 from gracile.progress import bar
 from gracile.reconstruct.layers import FreeLayer, free_layers
 from gracile.reconstruct.lockstep import Lockstep
 from gracile.reconstruct.sums import SumPair, Sums
 from gracile.report import Record
 
-# Elements of one block of patches.
-_BLOCK = 1 << 24
 # A Gram matrix of more unknowns takes gigabytes: such a layer keeps its weights.
 MOST_UNKNOWNS = 8192
 
@@ -105,20 +103,11 @@ def _refit(site: Site, layer: FreeLayer, tensors: dict[str, Tensor], pairs: Lock
         tensors[layer.mean].sub_(shift)
 
 
-def _add(
-    moments: Moments,
-    layer: FreeLayer,
-    size: tuple[int, ...],
-    data: Tensor,
-    target: Tensor,
-) -> None:
+def _add(moments: Moments, layer: FreeLayer, size: tuple[int, ...], data: Tensor, target: Tensor) -> None:
     """Add the patches that the layer reads of ``data`` and what they should become."""
     shape = layer.shape
     axes = range(len(shape.kernel))
-    rows, wanted = as_batch(data, shape), as_batch(target, shape).movedim(1, -1)
-    # A module with another padding_mode than zeros has padded already.
-    if tuple(rows.shape[2:]) == size:
-        rows = padded(rows, shape, axes)
-    parts = max(1, _BLOCK // max(1, wanted[:1, ..., 0].numel() * _unknowns(layer)))
+    rows, wanted = padded_batch(data, shape, size, axes), as_batch(target, shape).movedim(1, -1)
+    parts = max(1, BLOCK // max(1, wanted[:1, ..., 0].numel() * _unknowns(layer)))
     for some, some_wanted in zip(torch.split(rows, parts), torch.split(wanted, parts), strict=True):
         moments.add(vectors(some, shape, axes), at_least_float32(some_wanted.flatten(0, -2)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gracile.graph import Graph, Node, Ref, bare_name
 
-_PASSING = {"dropout", "dropout_", "alias", "contiguous", "clone"}
+_PASSING = {"dropout", "alias", "contiguous", "clone"}
 
 
 @dataclass(frozen=True, slots=True)

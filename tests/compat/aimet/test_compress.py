@@ -57,11 +57,7 @@ class Callback:
         return float(1 / (1 + (model(self.data) - self.wanted).square().mean()))
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRACILE_DATA", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "data"
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from gracile.compat.aimet.callbacks import layer_training
 from gracile.compat.aimet.common.defs import GreedySelectionParameters
 from gracile.compat.aimet.evaluations import Evaluations
 from gracile.compat.aimet.selection import foreign, require_fit
-from gracile.graph import fingerprint
 from gracile.inputs import Calibration
 from gracile.pipeline import Result, compress
+from gracile.pipeline.selection import store_key
 from gracile.prune.widths import Choices, choices_of
 from gracile.recipe import Search
 from gracile.search.scoring import Evaluate
@@ -75,15 +75,11 @@ def _candidates(saved: Evaluations, groups: Mapping[str, ChannelGroup]) -> int |
     return tuple({width / groups[name].channels for name in groups for width in saved.scores.get(name, {})})
 
 
-def _key(call: Call) -> dict[str, str]:
-    """As the stage of channel pruning makes it."""
+def _key(call: Call) -> Mapping[str, str]:
     assert call.job.data is not None
-    data = Calibration(call.job.data, call.graph.example).fingerprint
-    return {
-        "model": fingerprint(call.graph, call.model),
-        "data": f"elimination {data}",
-        "method": call.job.method,
-    }
+    return store_key(
+        call.graph, call.model, call.job.method, Calibration(call.job.data, call.graph.example), "elimination"
+    )
 
 
 def _scores(choice: Choices, ratios: Sequence[float], saved: Evaluations) -> dict[int, float]:

@@ -20,10 +20,10 @@ from gracile.errors import InputError
 from gracile.graph import Graph, Ref
 from gracile.pipeline import Result
 from gracile.plan import Slice, child
-from gracile.prune.consumers import consumers_of
+from gracile.prune.consumers import consumers_of, read_by
 from gracile.prune.planning import find_groups
 from gracile.reconstruct import FreeLayer, free_layers
-from gracile.surgery import applied_plan
+from gracile.surgery import applied_since
 
 
 def pruned(call: Call) -> Compressed:
@@ -67,7 +67,7 @@ class Readers:
     def of(cls, graph: Graph) -> "Readers":
         found, free = channel_groups(graph), free_layers(graph)
         layers = {
-            group.name: tuple(dict.fromkeys(consumer.layer.module for consumer in consumers_of(group, free)))
+            group.name: tuple(layer.module for layer in read_by(consumers_of(group, free)))
             for group in found.groups
             if group.channels > 1
         }
@@ -191,7 +191,7 @@ def _shortfalls(result: Result, call: Call, readers: Readers, wanted: Mapping[st
 def _kept(call: Call, readers: Readers, result: Result) -> dict[str, float]:
     """Layer -> the share of its inputs that is left, for the layers that lost some."""
     kept = {}
-    for edit in result.plan.edits[len(applied_plan(call.model).edits) :]:
+    for edit in applied_since(result.model, call.model).edits:
         if isinstance(edit, Slice) and edit.axis == 1:
             layer = readers.free.get(readers.graph.canonical(edit.tensor))
             if layer is not None:

@@ -14,8 +14,8 @@ from gracile.compat.aimet.dummy_inputs import captured
 from gracile.compat.aimet.module_names import ModuleNames
 from gracile.cutting import cut
 from gracile.errors import InputError
-from gracile.graph import Graph, Ref, eval_mode, tensors_of
-from gracile.oracle import in_double, largest, largest_difference, outputs_of, tolerance_of
+from gracile.graph import Graph, Ref, tensors_of
+from gracile.oracle import in_double, largest, largest_difference, returned_by, tolerance_of
 from gracile.plan import Plan, Slice, child
 from gracile.prune.removable import removable
 from gracile.surgery import apply
@@ -169,7 +169,7 @@ def _plan(
     for name, reason in found.dropped.items():
         log.warning("%s is left whole: %s", name, reason)
     double, inputs = in_double(zeroed, graph.example)
-    expected, got = _outputs(double, inputs), _outputs(apply(double, found.plan), inputs)
+    expected, got = returned_by(double, inputs), returned_by(apply(double, found.plan), inputs)
     if largest_difference(expected, got) <= tolerance_of(graph, expected) * largest(expected):
         return found.plan
     log.warning("the model computes something else without these channels: none is removed, all columns are zeroed")
@@ -188,11 +188,6 @@ def _is_normed(groups: ChannelGroups, name: str) -> bool:
     """Whether a layer, group or RMS norm takes the group's channels together with others."""
     own = groups.component_of(groups[name])
     return any(bool(np.isin(groups.component[site.labels], own).any()) for site in groups.norms)
-
-
-def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    with eval_mode(model, fresh=True), torch.no_grad():
-        return outputs_of(copy.deepcopy(inputs).call(model))
 
 
 def _log_rest(graph: Graph, plan: Plan, weights: Mapping[str, set[int]]) -> None:

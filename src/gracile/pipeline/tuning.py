@@ -1,0 +1,38 @@
+"""Handing the model to the user's training, and taking it back."""
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from gracile.errors import InputError
+from gracile.surgery import applied_plan
+
+FineTune = Callable[[nn.Module], nn.Module | None]
+FineTuneLayer = Callable[[nn.Module, str], None]
+
+
+def tune_parts(fine_tune_layer: FineTuneLayer, model: nn.Module, names: Iterable[str]) -> None:
+    """Call ``fine_tune_layer`` for each part in turn; modes as before."""
+    for name in names:
+        modes = [(module, module.training) for module in model.modules()]
+        fine_tune_layer(model, name)
+        for module, training in modes:
+            module.training = training
+
+
+def fine_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
+    """The model after ``fine_tune``, which may train it in place or return another; modes as before."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    plan = applied_plan(model)
+    tuned = fine_tune(model)
+    if tuned is None:
+        tuned = model
+    if not isinstance(tuned, nn.Module):
+        raise InputError(
+            f"fine_tune returned a {type(tuned).__name__}; return the model, or None after training in place"
+        )
+    if applied_plan(tuned) != plan:
+        raise InputError("fine_tune returned a model that is not the compressed one; train the model that it is given")
+    for name, module in tuned.named_modules():
+        module.training = modes.get(name, module.training)
+    return tuned
