@@ -7,6 +7,7 @@ from nets import SmallNet, agreement, images, trained_like
 import gracile
 from gracile.errors import InputError, TargetError
 
+torch.manual_seed(0)
 MODEL = trained_like(SmallNet(16))
 DATA = images(32, seed=3)
 CALIBRATION = [images(16, seed=seed) for seed in (10, 11, 12)]

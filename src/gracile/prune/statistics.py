@@ -100,7 +100,8 @@ class _Collector:
         for part in torch.split(data, max(1, BLOCK // max(1, data[:1].numel() * taps))):
             for gram, (start, stop) in zip(self.sums, self.parts, strict=True):
                 chosen = part if len(self.parts) == 1 else part[:, start // taps : stop // taps]
-                gram.add(vectors(chosen, shape, axes))
+                # In single precision the mean would drown what varies little around it.
+                gram.add(vectors(chosen, shape, axes).double())
 
     def grams(self) -> list[Tensor]:
         return [gram.covariance if self.layer.takes_mean else gram.second_moment for gram in self.sums]
