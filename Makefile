@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One thread a process: small tensors gain nothing from more, and results are equal per thread count.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench zoo clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,19 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/lowrank_accuracy.py
 	$(BIN)/python bench/dictionary_overhead.py
 	$(BIN)/python bench/plot.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
+	$(BIN)/python bench/pruning_accuracy.py
+
+zoo: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		timm==1.0.31 torch-pruning==1.6.1 transformers==5.24.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		huggingface_hub==2.4.0 pyyaml regex tokenizers tqdm
+	$(BIN)/python bench/zoo.py torchvision --torch-pruning 20
+	$(BIN)/python bench/zoo.py timm --torch-pruning 8
+	$(BIN)/python bench/zoo.py transformers --torch-pruning 20
+	$(BIN)/python bench/zoo.py own --torch-pruning 20
+	$(BIN)/python bench/zoo.py report
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

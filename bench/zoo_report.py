@@ -26,6 +26,7 @@ change is in the column "effect". Groups that the code would not follow are left
 {machine}; {versions}.
 Seconds are CPU seconds of one process with one thread, on a machine that others used too. timm: one small model of
 each of its modules (of three large ones four layers only); images of more than 384 pixels reduced to about 256.
+Mixtral computes its experts by plain matrix products.
 transformers: small configurations, with heads where there are any. Of torchvision vit_h_14 is left out (memory).
 Groups, plan and slicing are gracile's work on the captured program; capture (`torch.export`) and verification are
 apart. The search for attributes and programs, which runs the model, counts as plan.
