@@ -1,7 +1,8 @@
-"""What a channel is worth, from the weights alone.
+"""What a channel, a block of weights or a single weight is worth.
 
-Every criterion takes a matrix [channels, elements], one row the weights of one channel, and gives float64 scores
-[channels]; larger means keep.  None of them looks at data.
+Every criterion takes a matrix [units, elements], one row for each unit that can be removed, and gives float64 scores
+[units]; larger means keep.  The rows hold the weights, or what was seen of them in training and on data: the
+functions say which.
 """
 
 import torch
@@ -57,3 +58,56 @@ def random(matrix: Tensor, generator: Generator) -> Tensor:
         generator: of the CPU, whatever device the matrix is on.
     """
     return torch.rand(len(matrix), generator=generator, dtype=torch.float64)
+
+
+def total(matrix: Tensor) -> Tensor:
+    """The sum over what was seen of each element: for scores that add up, such as the loss that removal costs."""
+    return matrix.double().sum(1)
+
+
+def average(matrix: Tensor) -> Tensor:
+    """The mean over what was seen of each element."""
+    return matrix.double().mean(1)
+
+
+def taylor(products: Tensor) -> Tensor:
+    """The squared first-order change of the loss when a weight becomes zero, (g w)^2, elementwise.
+
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019, arXiv:1906.10771, equation 8: the
+    score of a unit is the sum over its weights, averaged over mini-batches.
+
+    Args:
+        products: gradient times weight of one mini-batch.
+    """
+    return products.double().square()
+
+
+def optimal_brain_damage(weight: Tensor, curvature: Tensor) -> Tensor:
+    """The second-order change of the loss when a weight becomes zero, h_kk w_k^2 / 2, elementwise.
+
+    LeCun et al., "Optimal Brain Damage", 1990, section 2.2, "saliency": at a minimum, with the diagonal of the Hessian.
+    """
+    return curvature.double() * weight.double().square() / 2
+
+
+def zero_share(activations: Tensor) -> Tensor:
+    """The average percentage of zeros, APoZ_c = sum [a = 0] / (N M), over N examples of M positions.
+
+    Hu et al., "Network Trimming", 2016, arXiv:1607.03250, equation 1; a channel's score is 1 - APoZ.
+
+    Args:
+        activations: [channels, examples x positions].
+    """
+    return (activations == 0).double().mean(1)
+
+
+def activation_taylor(products: Tensor) -> Tensor:
+    """|mean over positions of g a|, averaged over examples.
+
+    Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", 2017, arXiv:1611.06440,
+    equation 8; layers are made comparable afterwards.
+
+    Args:
+        products: gradient of the loss times activation, [channels, examples, positions].
+    """
+    return products.double().mean(2).abs().mean(1)

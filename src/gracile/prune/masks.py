@@ -10,9 +10,8 @@ see the zeros, and take them into their mean and variance.  Only the pruned mode
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +20,10 @@ from torch.nn.utils import parametrize
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, tensors_of
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
+from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 
 # The attribute of a masked model that holds what its buffers were.
 _BUFFERS = "_gracile_masked_buffers"
-
-
-class Masked(nn.Module):
-    """Zeros where channels are removed; as a parametrization of one parameter."""
-
-    def __init__(self, removed: Tensor, order: tuple[str, ...]) -> None:
-        super().__init__()
-        # True where zeros belong; of size 1 along axes that are not cut.  Not part of the state_dict.
-        self.removed: Tensor
-        self.register_buffer("removed", removed, persistent=False)
-        # The names of the module's parameters, in their order without masks.
-        self.order = order
-
-    def forward(self, tensor: Tensor) -> Tensor:
-        return tensor.masked_fill(self.removed, 0)
-
-    def right_inverse(self, tensor: Tensor) -> Tensor:
-        """What is assigned to the parameter is stored as it is."""
-        return tensor
 
 
 @dataclass(slots=True)
@@ -75,9 +56,7 @@ def mask(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
         if not isinstance(tensor, nn.Parameter):
             buffers[name] = _Buffer(tensor.detach().clone(), cut)
             tensor.data.masked_fill_(cut, 0)
-    cuts = {id(tensor): cut for tensor, cut in removed.values()}
-    for module in list(masked.modules()):
-        _parametrize(module, cuts)
+    put_gates(masked, {name: cut for name, (tensor, cut) in removed.items() if isinstance(tensor, nn.Parameter)})
     setattr(masked, _BUFFERS, buffers)
     # Modules may keep what they computed from the values before.
     with eval_mode(masked, fresh=True):
@@ -97,16 +76,9 @@ def unmask(model: nn.Module, *, keep_zeros: bool = True, inplace: bool = False) 
     """
     if not isinstance(model, nn.Module) or not _is_masked(model):
         raise InputError("the model holds no masks; give what gracile.mask returned")
-    for path, module in model.named_modules():
-        for name in _masked_names(module):
-            if len(module.parametrizations[name]) != 1:
-                raise InputError(
-                    f"{f'{path}.{name}'.removeprefix('.')} has parametrizations besides its mask; remove them first "
-                    "with torch.nn.utils.parametrize.remove_parametrizations"
-                )
+    require_gates_alone(model)
     plain = model if inplace else copy.deepcopy(model)
-    for module in list(plain.modules()):
-        _plain(module, keep_zeros)
+    take_gates(plain, keep_zeros=keep_zeros)
     buffers: Mapping[str, _Buffer] = getattr(plain, _BUFFERS)
     tensors = tensors_of(plain)
     for name, kept in buffers.items() if not keep_zeros else ():
@@ -175,75 +147,3 @@ def _parametrized(model: nn.Module) -> frozenset[int]:
     """The tensors that lie below a parametrization."""
     lists = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
     return frozenset(id(tensor) for module in lists for tensor in (*module.parameters(), *module.buffers()))
-
-
-def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:
-    """Put masks on the parameters of ``module`` itself that are cut."""
-    order = tuple(module._parameters)
-    names = [name for name, parameter in module._parameters.items() if parameter is not None and id(parameter) in cuts]
-    if not names:
-        return
-    _take_own_class(module)
-    for name in names:
-        parametrize.register_parametrization(module, name, Masked(cuts[id(module._parameters[name])], order))
-    if isinstance(module, nn.RNNBase):
-        module.register_forward_pre_hook(_read_masked)
-        module.register_forward_hook(_read_plain, always_call=True)
-
-
-def _plain(module: nn.Module, keep_zeros: bool) -> None:
-    """Take the masks from the parameters of ``module`` itself."""
-    names = list(_masked_names(module))
-    if not names:
-        return
-    order = module.parametrizations[names[0]][0].order  # type: ignore[index, union-attr]
-    _take_own_class(module)
-    for name in names:
-        parametrize.remove_parametrizations(module, name, leave_parametrized=keep_zeros)
-    # Optimizers and `parameters()` go by the order.
-    places = {name: place for place, name in enumerate(order)}
-    ordered = sorted(module._parameters.items(), key=lambda item: places.get(item[0], len(places)))
-    module._parameters.clear()
-    module._parameters.update(ordered)
-    if isinstance(module, nn.RNNBase):
-        _drop_hooks(module)
-        _read_plain(module)
-
-
-def _take_own_class(module: nn.Module) -> None:
-    """Let a parametrized module share its class with no copy of it.
-
-    torch makes a class for each and puts properties there; a copy has the same class, and would lose or gain them too.
-    """
-    if parametrize.is_parametrized(module):
-        shared = type(module)
-        own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-        module.__class__ = type(shared.__name__, shared.__bases__, own)
-
-
-def _masked_names(module: nn.Module) -> Iterator[str]:
-    if parametrize.is_parametrized(module):
-        for name, found in module.parametrizations.items():  # type: ignore[union-attr, operator]
-            if any(isinstance(item, Masked) for item in found):
-                yield name
-
-
-# torch's recurrent modules run on a list of their parameters that they made beforehand: it holds the masked ones
-# during the forward, and the plain ones otherwise, which can be copied.
-def _read_masked(module: Any, *_arguments: Any) -> None:
-    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
-
-
-def _read_plain(module: Any, *_arguments: Any) -> None:
-    masked = set(_masked_names(module))
-    module._flat_weights = [
-        module.parametrizations[name].original if name in masked else getattr(module, name)
-        for name in module._flat_weights_names
-    ]
-
-
-def _drop_hooks(module: Any) -> None:
-    for hooks, function in ((module._forward_pre_hooks, _read_masked), (module._forward_hooks, _read_plain)):
-        for key in [key for key, hook in hooks.items() if hook is function]:
-            del hooks[key]
-            module._forward_hooks_always_called.pop(key, None)
