@@ -18,6 +18,7 @@ from gracile.pipeline.request import checked
 from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
+from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
@@ -68,6 +69,7 @@ def compress(
     max_sparsity: float = 0.9,
     exclude: Sequence[str] = (),
     calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     fine_tune: FineTune | None = None,
     fine_tune_layer: FineTuneLayer | None = None,
     store: str | Path | None = None,
@@ -100,6 +102,8 @@ def compress(
         calibration: unlabelled inputs, an iterable of batches as a data loader gives them ((inputs, labels) too).
             With it, factors minimise the error of the layers' outputs instead of their weights', layers are refitted
             to the original's outputs, mean errors are corrected, and batch-norms are re-estimated.
+        loss: from the model and a batch of ``calibration``, labels included, to a tensor of one element: for the
+            criteria that look at gradients.
         fine_tune: trains the compressed model, in place or returning it; called after each method.
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
@@ -115,7 +119,7 @@ def compress(
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
-        criterion=criterion, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
+        criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer, store=store,
         seed=seed, calibrated=calibration is not None,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
+from gracile.prune.ranking import fingerprint_of
 from gracile.report import LayerReport, Record
 from gracile.search.problem import Column
 from gracile.search.scoring import score_of
@@ -48,9 +49,14 @@ class PruningStage:
         self._require_groups()
         self.notes = self._prunable.notes
         with clock("calibrate"):
-            self._pruning = ChannelPruning(self.model, graph, self._prunable, data, request.criterion, request.seed)
+            self._pruning = ChannelPruning(
+                self.model, graph, self._prunable, data, request.criterion, request.loss, request.seed
+            )
         if method == "channel_pruning":
             self._keep_whole_without_readers()
+        if callable(request.criterion) or request.loss is not None:
+            # Nothing else tells two functions apart.
+            self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(
             graph, self._prunable, self._pruning.rankings, request.scope, request.round_to, request.max_sparsity
         )

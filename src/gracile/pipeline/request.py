@@ -10,6 +10,7 @@ from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import InputError
 from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
+from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import Scope, require_widths
@@ -33,6 +34,7 @@ class Request:
     methods: tuple[str, ...]
     search: Search
     criterion: str | Criterion
+    loss: Loss | None
     scope: Scope
     ratios: Mapping[str, float] | None
     ratios_metric: Metric
@@ -93,7 +95,7 @@ def checked(
     chosen: str | Criterion = criterion
     if criterion == "auto":
         chosen = "elimination" if calibrated else "l2"
-    require_criterion(chosen, arguments["scope"], calibrated=calibrated)
+    require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
     return Request(
         methods=methods,
