@@ -22,7 +22,7 @@ from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
 from gracile.report import Report
-from gracile.search.scoring import Evaluate, score_of
+from gracile.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, applied_since
 
 log = logging.getLogger(__name__)

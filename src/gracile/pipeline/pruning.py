@@ -26,7 +26,7 @@ from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
 from gracile.report import LayerReport, Record
 from gracile.search.problem import Column
-from gracile.search.scoring import score_of
+from gracile.scoring import score_of
 from gracile.search.select import SCORED
 
 # How far from equal shares towards what the search found.

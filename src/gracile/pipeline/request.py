@@ -14,7 +14,7 @@ from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import Scope, require_widths
 from gracile.recipe import Search, SearchKind, Target
-from gracile.search.scoring import Evaluate
+from gracile.scoring import Evaluate
 from gracile.store import Store
 
 Pruning: TypeAlias = Literal["channel_pruning", "prune"]

@@ -16,7 +16,7 @@ from gracile.prune.scores import Criterion
 from gracile.report import Entry
 from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
-from gracile.search.scoring import score_of
+from gracile.scoring import score_of
 from gracile.search.select import SCORED, select
 
 # The total cost of the model with parts at these sizes.
