@@ -1,4 +1,4 @@
-"""How much of a layer can go, from scores of the model with that layer alone cut (Han et al. 2015, arXiv:1506.02626)."""
+"""How much of a layer can go, from scores of the model with that layer alone cut (Han et al. 2015, 1506.02626)."""
 
 from collections.abc import Iterable
 

@@ -39,14 +39,16 @@ class Walk:
 
     def state(self) -> Floats:
         """[11]: the part that is next: eight features of its layer, min-max normalised over the parts; the cost removed
-        so far and the cost of the parts after it, as shares of the original; and the last sparsity.  Zeros at the end.
+        so far as a share of the original; that of the parts after it as a share of all parts'; and the last sparsity.
+        Zeros at the end.
         """
         if self.done:
             return np.zeros(STATES)
         total = self._problem.total
         reduced = total - self._problem.cost(self.levels)
-        rest = sum(self._problem.weight(index) for index in self.parts[self._place + 1 :])
-        return np.array([*self._fixed[self._place], reduced / total, rest / total, self._last])
+        weights = [self._problem.weight(index) for index in self.parts]
+        rest = sum(weights[self._place + 1 :]) / (sum(weights) or 1.0)
+        return np.array([*self._fixed[self._place], reduced / total, rest, self._last])
 
     def step(self, action: float) -> float:
         """Give the next part the sparsity ``action``, as far as that is admissible; returns what it got."""
@@ -100,4 +102,4 @@ def _layer_features(problem: Problem, parts: Sequence[int]) -> Floats:
     features = np.array(rows, dtype=np.float64).reshape(len(parts), 8)
     lowest = features.min(axis=0, initial=np.inf)
     spread = features.max(axis=0, initial=-np.inf) - lowest
-    return np.divide(features - lowest, spread, out=np.zeros_like(features), where=spread > 0)
+    return np.asarray((features - lowest) / np.where(spread > 0, spread, 1.0), dtype=np.float64)

@@ -134,7 +134,7 @@ class Transitions(ReplayBuffer):
         self.average: float | None = None
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
-        carried_out = np.array([[2 * infos[0]["sparsity"] / self._width - 1]], dtype=np.float32)
+        carried_out = np.full_like(action, 2 * infos[0]["sparsity"] / self._width - 1)
         super().add(obs, next_obs, carried_out, reward, done, infos)
         if done[0]:
             self._note(float(reward[0]))

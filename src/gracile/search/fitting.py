@@ -65,9 +65,7 @@ def fit(problem: Problem, base: Sequence[int], sparsities: Floats, bound: float)
     return Fitted(_raised(problem, at(factor), base, wanted, bound), factor)
 
 
-def _raised(
-    problem: Problem, levels: list[int], base: Sequence[int], wanted: Floats, bound: float
-) -> list[int]:
+def _raised(problem: Problem, levels: list[int], base: Sequence[int], wanted: Floats, bound: float) -> list[int]:
     """``levels`` with columns raised by one where that still fits, the furthest below ``wanted`` first."""
     found = list(levels)
     missing = [wanted[index] - problem.shares(index)[level] for index, level in enumerate(found)]

@@ -1,4 +1,4 @@
-"""NetAdapt (Yang et al. 2018, arXiv:1804.03230): a little less in each iteration, taken from the part that loses least."""
+"""NetAdapt (Yang et al. 2018, arXiv:1804.03230): a step less in each iteration, taken where it costs least."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Pruning by sensitivity (Han et al. 2015, arXiv:1506.02626): each part loses in proportion to what it tolerates alone."""
+"""Pruning by sensitivity (Han et al. 2015, arXiv:1506.02626): each part loses as it tolerates alone."""
 
 from collections.abc import Iterator, Sequence
 
