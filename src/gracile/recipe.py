@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gracile.cost import Cost, Metric
 from gracile.errors import InputError
@@ -115,3 +115,22 @@ class Search:
         if isinstance(self.candidates, int):
             return tuple(i / self.candidates for i in range(1, self.candidates))
         return tuple(sorted(set(self.candidates)))
+
+
+def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:
+    """The options of a kind from their names and values; lists stand for tuples.
+
+    Raises:
+        InputError: the kind has no options, or none of such a name, or a value is of the wrong type or out of range.
+    """
+    if kind not in OPTIONS:
+        raise InputError(f"options: the search {kind!r} has none; those that have are {', '.join(OPTIONS)}")
+    known = [field.name for field in fields(OPTIONS[kind])]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise InputError(f"options: the search {kind!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return OPTIONS[kind](**given)
+    except TypeError as error:
+        raise InputError(f"options: {error}") from error

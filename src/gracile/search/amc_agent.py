@@ -4,7 +4,7 @@ This module imports it at once; `gracile.search.select` loads the module when th
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ def select_amc(problem: Problem, scores: JointScores, options: AMC, seed: int) -
         return Choice(tuple(column.dense for column in problem.columns), ("AMC: the model meets the target as it is",))
     with bar("AMC", options.episodes) as progress, kept_randomness():
         environment = Compression(walk, scores, progress)
-        agent = _agent(environment, options, seed)
+        agent = _agent(environment, walk, options, seed)
         agent.learn(total_timesteps=options.episodes * len(walk.parts), log_interval=None)
     note = (
         f"AMC scored {scores.count} models in {options.episodes} episodes; the best has "
@@ -80,6 +80,11 @@ class Compression(gymnasium.Env[Floats, Floats]):
         self._progress.advance(f"best {self.best_score:.6g}")
         return score - self._scores.baseline
 
+    @property
+    def episodes(self) -> int:
+        """How many are over."""
+        return len(self._history)
+
     def score_after(self, episodes: int) -> float:
         """The best score of the first ``episodes``."""
         return self._history[min(episodes, len(self._history)) - 1]
@@ -94,22 +99,19 @@ class TruncatedNormal(ActionNoise):
     Nothing during the warm-up, whose actions are uniform draws already.
     """
 
-    def __init__(self, options: AMC, width: float, seed: int) -> None:
+    def __init__(self, options: AMC, width: float, seed: int, episode: Callable[[], int]) -> None:
         super().__init__()
         self._options = options
+        self._episode = episode
         # The agent's actions reach from -1 to 1, the sparsities from 0 to ``width``.
         self._unit = 2 / width
         self._random = np.random.default_rng(seed)
-        self.episode = 0
         self.mean: Floats = np.zeros(1)
-
-    def reset(self) -> None:
-        self.episode += 1
 
     @property
     def deviation(self) -> float:
         """In sparsity; 0 during the warm-up."""
-        after = self.episode - self._options.warm_up_episodes
+        after = self._episode() - self._options.warm_up_episodes
         return self._options.noise * self._options.noise_decay**after if after >= 0 else 0.0
 
     def __call__(self) -> Floats:
@@ -172,20 +174,19 @@ class Agent(DDPG):
         """Leave the learning rates as they were set."""
 
 
-def _agent(environment: Compression, options: AMC, seed: int) -> Agent:
-    width = float(environment.action_space.high[0])
-    parts = len(environment._walk.parts)
+def _agent(environment: Compression, walk: Walk, options: AMC, seed: int) -> Agent:
+    width = walk.largest_sparsity
     agent = Agent(
         "MlpPolicy",
         environment,
         buffer_size=options.replay_size,
-        learning_starts=options.warm_up_episodes * parts,
+        learning_starts=options.warm_up_episodes * len(walk.parts),
         batch_size=options.batch_size,
         tau=options.tau,
         gamma=options.discount,
         train_freq=(1, "episode"),
         gradient_steps=-1,
-        action_noise=TruncatedNormal(options, width, seed),
+        action_noise=TruncatedNormal(options, width, seed, lambda: environment.episodes),
         replay_buffer_class=Transitions,
         replay_buffer_kwargs={"options": options, "width": width},
         policy_kwargs={"net_arch": list(options.hidden_sizes)},

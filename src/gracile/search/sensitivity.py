@@ -25,19 +25,24 @@ def select_sensitivity(problem: Problem, scores: JointScores, options: Sensitivi
     """
     problem.require_reachable([0 for _ in problem.columns])
     levels = [column.dense for column in problem.columns]
-    iterations, largest = 0, options.largest_drop
+    iterations, largest, told = 0, options.largest_drop, False
     with bar("sensitivity", None) as progress:
         while (cost := problem.cost(levels)) > problem.bound:
             constraint = max(problem.bound, cost - options.step * problem.total)
             analysis = _Analysis(problem, scores, options, levels, progress)
             levels, drop = analysis.next_levels(constraint)
-            largest = max(largest, drop)
+            largest, told = max(largest, drop), told or analysis.told
             iterations += 1
     notes = [f"sensitivity scored {scores.count} models in {iterations} iterations; the last has {scores(levels):.6g}"]
     if largest > options.largest_drop:
         notes.append(
             f"no {options.step:g} of the cost could go within a drop of {options.largest_drop:g} a part; up to "
             f"{largest:g} was allowed (Sensitivity(largest_drop=...), a smaller step, a higher target)"
+        )
+    if iterations and not told:
+        notes.append(
+            f"no part alone lowered the score by more than {options.largest_drop:g}: all were cut alike; give a smaller "
+            "Sensitivity(largest_drop=...), it is in the score's own unit"
         )
     return Choice(tuple(levels), tuple(notes))
 
@@ -53,12 +58,15 @@ class _Analysis:
         self._options = options
         self._levels = list(levels)
         self._progress = progress
+        # Whether some part lost too much at some sparsity: whether the parts were told apart.
+        self.told = False
 
     def next_levels(self, constraint: float) -> tuple[list[int], float]:
         """Levels that meet the constraint, and the drop that it took."""
         baseline, drop = self._scores(self._levels), self._options.largest_drop
         while True:
             ratios = np.array([tolerated(self._curve(i), baseline, drop) for i in range(len(self._levels))])
+            self.told = self.told or bool(ratios.min() < self._options.sparsities[-1])
             found = fit(self._problem, self._levels, ratios, constraint)
             if found is not None and self._admissible(found, ratios.tolist()):
                 return found.levels, drop
