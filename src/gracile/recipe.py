@@ -121,7 +121,7 @@ def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:
     """The options of a kind from their names and values; lists stand for tuples.
 
     Raises:
-        InputError: the kind has no options, or none of such a name, or a value is of the wrong type or out of range.
+        InputError: the kind has no options, or none of such a name, or a value is out of range.
     """
     if kind not in OPTIONS:
         raise InputError(f"options: the search {kind!r} has none; those that have are {', '.join(OPTIONS)}")
@@ -129,8 +129,5 @@ def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:
     unknown = [name for name in values if name not in known]
     if unknown:
         raise InputError(f"options: the search {kind!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    try:
-        return OPTIONS[kind](**given)
-    except TypeError as error:
-        raise InputError(f"options: {error}") from error
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return OPTIONS[kind](**given)

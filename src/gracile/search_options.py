@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import TypeAlias
 
 from torch import nn
@@ -31,11 +31,10 @@ class Annealing:
     proposals: int = 1
 
     def __post_init__(self) -> None:
-        _require(self, "stop_temperature", 0 < self.stop_temperature < self.start_temperature,
-                 "it is above 0 and below start_temperature")  # fmt: skip
-        _require(self, "start_temperature", isfinite(self.start_temperature), "it is a finite number")
-        _require(self, "cool_down_rate", 0 < self.cool_down_rate < 1, "it is a number in (0, 1)")
-        _require(self, "perturbation_magnitude", 0 < self.perturbation_magnitude <= 1, "it is a number in (0, 1]")
+        _require_between(self, "start_temperature", inf)
+        _require_between(self, "stop_temperature", self.start_temperature)
+        _require_between(self, "cool_down_rate", 1)
+        _require_between(self, "perturbation_magnitude", 1, closed=True)
         _require_count(self, "proposals")
 
 
@@ -54,8 +53,8 @@ class NetAdapt:
     fine_tune: ShortFineTune | None = None
 
     def __post_init__(self) -> None:
-        _require(self, "step", 0 < self.step < 1, "it is a share of the original cost, in (0, 1)")
-        _require(self, "decay", 0 < self.decay <= 1, "it is a factor in (0, 1]")
+        _require_between(self, "step", 1)
+        _require_between(self, "decay", 1, closed=True)
         _require_function(self, "fine_tune")
 
 
@@ -78,8 +77,8 @@ class Sensitivity:
 
     def __post_init__(self) -> None:
         require_sparsities(self.sparsities)
-        _require(self, "largest_drop", 0 < self.largest_drop < float("inf"), "it is a number above 0")
-        _require(self, "step", 0 < self.step < 1, "it is a share of the original cost, in (0, 1)")
+        _require_between(self, "largest_drop", inf)
+        _require_between(self, "step", 1)
         _require_function(self, "fine_tune")
 
 
@@ -113,10 +112,12 @@ class AMC:
         for name in ("episodes", "batch_size", "replay_size"):
             _require_count(self, name)
         for name in ("warm_up", "noise_decay", "discount", "tau", "baseline_weight"):
-            _require(self, name, 0 < getattr(self, name) <= 1, "it is a number in (0, 1]")
+            _require_between(self, name, 1, closed=True)
         for name in ("noise", "actor_learning_rate", "critic_learning_rate"):
-            _require(self, name, 0 < getattr(self, name) < float("inf"), "it is a number above 0")
-        whole = all(isinstance(size, int) and size >= 1 for size in self.hidden_sizes)
+            _require_between(self, name, inf)
+        whole = isinstance(self.hidden_sizes, tuple) and all(
+            isinstance(size, int) and size >= 1 for size in self.hidden_sizes
+        )
         _require(self, "hidden_sizes", bool(self.hidden_sizes) and whole, "they are whole numbers of at least 1")
 
     @property
@@ -127,16 +128,25 @@ class AMC:
 Options: TypeAlias = Annealing | NetAdapt | Sensitivity | AMC
 
 
-def require_sparsities(sparsities: tuple[float, ...]) -> None:
+def require_sparsities(sparsities: object) -> None:
     """Raises InputError where they are not ascending numbers in (0, 1)."""
-    ascending = list(sparsities) == sorted(set(sparsities))
-    if not sparsities or not ascending or not all(0 < sparsity < 1 for sparsity in sparsities):
+    given = sparsities if isinstance(sparsities, tuple) else ()
+    numbers = all(isinstance(sparsity, int | float) and 0 < sparsity < 1 for sparsity in given)
+    if not given or not numbers or list(given) != sorted(set(given)):
         raise InputError(f"sparsities is {sparsities!r}; they are ascending numbers in (0, 1)")
 
 
 def _require(options: object, name: str, good: bool, meaning: str) -> None:
     if not good:
         raise InputError(f"{type(options).__name__}: {name} is {getattr(options, name)!r}; {meaning}")
+
+
+def _require_between(options: object, name: str, high: float, *, closed: bool = False) -> None:
+    """A number above 0 and below ``high``, or at it with ``closed``."""
+    value = getattr(options, name)
+    good = not isinstance(value, bool) and isinstance(value, int | float) and 0 < value <= high
+    within = f"in (0, {high:g}{']' if closed else ')'}" if high < inf else "above 0"
+    _require(options, name, good and (closed or value < high), f"it is a number {within}")
 
 
 def _require_count(options: object, name: str) -> None:

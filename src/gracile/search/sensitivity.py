@@ -41,8 +41,8 @@ def select_sensitivity(problem: Problem, scores: JointScores, options: Sensitivi
         )
     if iterations and not told:
         notes.append(
-            f"no part alone lowered the score by more than {options.largest_drop:g}: all were cut alike; give a smaller "
-            "Sensitivity(largest_drop=...), it is in the score's own unit"
+            f"no part alone lowered the score by more than {options.largest_drop:g}: all were cut alike; give a "
+            "smaller Sensitivity(largest_drop=...), it is in the score's own unit"
         )
     return Choice(tuple(levels), tuple(notes))
 
