@@ -115,10 +115,9 @@ class AMC:
             _require_between(self, name, 1, closed=True)
         for name in ("noise", "actor_learning_rate", "critic_learning_rate"):
             _require_between(self, name, inf)
-        whole = isinstance(self.hidden_sizes, tuple) and all(
-            isinstance(size, int) and size >= 1 for size in self.hidden_sizes
-        )
-        _require(self, "hidden_sizes", bool(self.hidden_sizes) and whole, "they are whole numbers of at least 1")
+        sizes = self.hidden_sizes if isinstance(self.hidden_sizes, tuple) else ()
+        whole = bool(sizes) and all(isinstance(size, int) and size >= 1 for size in sizes)
+        _require(self, "hidden_sizes", whole, "they are whole numbers of at least 1")
 
     @property
     def warm_up_episodes(self) -> int:

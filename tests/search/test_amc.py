@@ -54,7 +54,7 @@ def test_the_state_is_what_the_paper_lists():
     walk = Walk(replace(task, shapes=shapes))
     first = walk.state()
     assert first.shape == (STATES,)
-    # Index, outputs, inputs, height, width, stride, kernel, cost: each from 0 to 1; 300 of 400 come after; no action yet.
+    # Index, outputs, inputs, height, width, stride, kernel, cost: each from 0 to 1; 300 of 400 come after; no action.
     np.testing.assert_allclose(first, [0, 0, 0, 1, 1, 0, 0, 0, 0, 0.75, 0], atol=1e-12)
     assert walk.step(0.5) == pytest.approx(0.5)
     second = walk.state()

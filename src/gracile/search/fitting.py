@@ -7,7 +7,8 @@ import numpy as np
 
 from gracile.search.problem import Floats, Problem
 
-_EPSILON = 1e-9
+# An agent's actions are float32.
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
