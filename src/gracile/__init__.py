@@ -14,19 +14,24 @@ from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
 from gracile.recipe import Search, Target
 from gracile.report import Report
+from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.surgery import applied_plan, apply
 
 __version__ = _version("gracile")
 
 __all__ = [
+    "AMC",
+    "Annealing",
     "ChannelGroups",
     "Cost",
     "GracileError",
     "Graph",
+    "NetAdapt",
     "Plan",
     "Report",
     "Result",
     "Search",
+    "Sensitivity",
     "Target",
     "applied_plan",
     "apply",

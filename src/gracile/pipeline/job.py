@@ -23,7 +23,7 @@ from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
 from gracile.report import Report
-from gracile.search.scoring import Evaluate, score_of
+from gracile.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, applied_since
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,9 @@ def compress(
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  Several joined by "+" are carried out in this order, each on what the one before has left.
-        search: how the parts' ratios are found: "exact", "greedy" or "tar", or a `Search` with options.
+        search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
+            "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; or a `Search` with
+            options.
         criterion: which channels of a group go first, see `gracile.prune.plan`; "auto" is "elimination" with
             calibration data, else "l2".
         scope: of "prune": "layer" or "global".
@@ -116,6 +118,7 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
+        MissingExtraError: search="amc" without stable-baselines3.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
