@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank, prune
+from gracile import lowrank, prune, train
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
@@ -14,6 +14,7 @@ from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
 from gracile.recipe import Search, Target
 from gracile.report import Report
+from gracile.session import Distillation, prepare
 from gracile.surgery import applied_plan, apply
 
 __version__ = _version("gracile")
@@ -21,6 +22,7 @@ __version__ = _version("gracile")
 __all__ = [
     "ChannelGroups",
     "Cost",
+    "Distillation",
     "GracileError",
     "Graph",
     "Plan",
@@ -36,6 +38,8 @@ __all__ = [
     "load",
     "lowrank",
     "mask",
+    "prepare",
     "profile",
     "prune",
+    "train",
 ]

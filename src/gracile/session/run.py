@@ -1,0 +1,98 @@
+"""A run of training: its parts joined, to be called from the user's own loop."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gracile.errors import InputError
+from gracile.graph import Graph, capture
+from gracile.inputs import ExampleInputs
+from gracile.plan import Plan
+from gracile.session.part import Part, PartSpec
+
+
+class Run:
+    """What `prepare` returns: ``penalty`` before backward, ``step`` after the optimizer's step, ``finalize`` at the end."""
+
+    def __init__(self, model: nn.Module, parts: Sequence[Part]) -> None:
+        self.model = model
+        self._parts = tuple(parts)
+        self._finished = False
+
+    def penalty(self) -> Tensor:
+        """The sum of the parts' terms, a scalar on the model's device; add it to the loss before backward.
+
+        Raises:
+            InputError: the run is finished, or a part lacks what it needs, such as a forward pass.
+        """
+        self._require_open("penalty")
+        total = torch.zeros((), device=_device(self.model))
+        for part in self._parts:
+            total = total + part.penalty()
+        return total
+
+    def step(self) -> None:
+        """Call this once after each step of the optimizer.
+
+        Raises:
+            InputError: the run is finished.
+        """
+        self._require_open("step")
+        for part in self._parts:
+            part.step()
+
+    def finalize(self) -> Plan:
+        """Take everything away that the run put on the model; the parts' Edits, in their order.
+
+        Raises:
+            InputError: the run is finished.
+        """
+        self._require_open("finalize")
+        self._finished = True
+        plan = Plan()
+        for part in self._parts:
+            plan = plan.then(part.finalize())
+        return plan
+
+    def _require_open(self, method: str) -> None:
+        if self._finished:
+            raise InputError(f"{method}() was called after finalize(); make a new run with gracile.prepare")
+
+
+def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: PartSpec | Sequence[PartSpec]) -> Run:
+    """Ready a model for training under a recipe; the loop, the optimizer and the model stay yours.
+
+    Args:
+        model: hooks and masks are put on it until ``finalize``.
+        example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or the model's Graph.
+        recipe: one thing to do or several, such as a `gracile.Distillation`.
+
+    Raises:
+        InputError: the recipe holds something else, or does not fit the model.
+        CaptureError: the model cannot be captured.
+    """
+    specs = list(recipe) if isinstance(recipe, Sequence) else [recipe]
+    for spec in specs:
+        if isinstance(spec, type) or not callable(getattr(spec, "prepare", None)):
+            raise InputError(
+                f"the recipe holds {spec!r}; give specs such as gracile.Distillation(teacher), one or a list of them"
+            )
+    graph = capture(model, example_inputs)
+    parts: list[Part] = []
+    try:
+        for spec in specs:
+            parts.append(spec.prepare(model, graph))
+    except BaseException:
+        # The model is left as it was.
+        for part in reversed(parts):
+            part.finalize()
+        raise
+    return Run(model, parts)
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor = next(model.parameters(), None)
+    if tensor is None:
+        tensor = next(model.buffers(), None)
+    return torch.device("cpu") if tensor is None else tensor.device
