@@ -62,12 +62,12 @@ class Observer:
             handle.remove()
         self.clear()
 
-    def _start(self, model: nn.Module, args: Any) -> None:
+    def _start(self, model: nn.Module, _args: Any) -> None:
         self._running = model.training and torch.is_grad_enabled()
         if self._running:
             self.clear()
 
-    def _layer(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _layer(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
         # Checkpointed layers run once more during backward: only what runs inside the model's own pass counts.
         if self._running and torch.is_grad_enabled():
             found = main_tensor(output)
@@ -75,7 +75,7 @@ class Observer:
                 # Activations behind the layer may overwrite its output.
                 self.layers[name] = found.clone()
 
-    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _end(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._running:
             self._running = False
             self.inputs = Inputs(args, dict(kwargs))

@@ -1,6 +1,7 @@
 """A run of training: its parts joined, to be called from the user's own loop."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from gracile.session.part import Part, PartSpec
 
 
 class Run:
-    """What `prepare` returns: ``penalty`` before backward, ``step`` after the optimizer's step, ``finalize`` at the end."""
+    """What `prepare` returns: ``penalty`` before backward, ``step`` after the optimizer's step, ``finalize`` last."""
 
     def __init__(self, model: nn.Module, parts: Sequence[Part]) -> None:
         self.model = model
@@ -92,7 +93,5 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
 
 
 def _device(model: nn.Module) -> torch.device:
-    tensor = next(model.parameters(), None)
-    if tensor is None:
-        tensor = next(model.buffers(), None)
+    tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device

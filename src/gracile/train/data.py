@@ -35,7 +35,7 @@ class Batches:
 
     def steps(self, epochs: int) -> int | None:
         """The optimizer's steps in so many epochs; None where the number of batches is not known."""
-        every = self._accelerator.gradient_accumulation_steps
+        every = int(self._accelerator.gradient_accumulation_steps)
         if not isinstance(self._batches, Sized):
             return None
         try:
@@ -44,7 +44,7 @@ class Batches:
             # A DataLoader of a dataset that streams.
             return None
         if self._plain:
-            return epochs * (count // self._accelerator.num_processes) // every
+            return epochs * (count // int(self._accelerator.num_processes)) // every
         # accelerate ends what it accumulates with each pass through a DataLoader.
         return epochs * -(-count // every)
 

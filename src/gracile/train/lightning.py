@@ -52,13 +52,13 @@ class RunCallback(_Callback):  # type: ignore[misc]
             )
         self._steps = trainer.global_step
 
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Any, _pl_module: Any, loss: Tensor) -> None:
         """Add the penalty to the loss."""
         penalty = self._run.penalty() / trainer.accumulate_grad_batches
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         loss.add_(penalty if scaler is None else scaler.scale(penalty))
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Step the run if the optimizer was stepped."""
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step

@@ -181,7 +181,7 @@ class _Loop:
         limit = math.inf if steps is None else steps
         self.model.train()
         with bar("train", total) as progress:
-            epoch = 0
+            epoch, note = 0, ""
             while self.steps < limit and (epochs is None or epoch < epochs):
                 epoch += 1
                 seen = len(self.losses)
@@ -189,7 +189,8 @@ class _Loop:
                     before = self.steps
                     self._batch(batch)
                     if self.steps > before:
-                        progress.advance(self._note(epoch) if self.steps % _LOOK == 1 else None)
+                        note = self._note(epoch) if self.steps % _LOOK == 1 else note
+                        progress.advance(note)
                     if self.steps >= limit:
                         break
                 if len(self.losses) == seen:

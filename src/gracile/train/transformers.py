@@ -75,7 +75,7 @@ class _Steps(_transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         # A gradient scaler leaves steps with overflowing gradients out.
         if not self._trainer.accelerator.optimizer_step_was_skipped:
             self._trainer._run.step()
