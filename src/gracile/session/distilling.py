@@ -44,8 +44,8 @@ class Distillation:
     of what it is now is taken.  Outputs may be tensors, tuples, dictionaries or Hugging Face outputs: their
     ``logits`` count, else their first tensor.
 
-    Several passes before one ``penalty``: the last one counts.  ``penalty`` again for the same pass gives the same
-    tensor.  With gradient accumulation call it once a pass, and weigh it as you weigh the loss.
+    Several passes before one ``penalty``: the last one counts.  ``penalty`` again for the same pass does not run
+    the teacher again.  With gradient accumulation call it once a pass, and weigh it as you weigh the loss.
 
     Raises:
         InputError: an option out of range.

@@ -278,15 +278,17 @@ def _optimizer(given: object, model: nn.Module) -> Optimizer:
 @contextmanager
 def _prepared(accelerator: Any, model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[nn.Module, Any]]:
     """Model and optimizer as accelerate wraps them; its marks on the model are gone afterwards."""
-    forward = vars(model).get("forward")
+    before = dict(vars(model))
+    prepared = accelerator.prepare(model, optimizer)
+    # accelerate notes on the model that it has seen it, and for mixed precision sets another forward.
+    marks = [name for name, value in vars(model).items() if before.get(name) is not value]
     try:
-        yield accelerator.prepare(model, optimizer)
+        yield prepared
     finally:
-        # For mixed precision accelerate sets attributes of the model, of which unwrapping leaves one.
-        for name in ("forward", "_original_forward"):
+        for name in marks:
             vars(model).pop(name, None)
-        if forward is not None:
-            model.forward = forward
+            if name in before:
+                vars(model)[name] = before[name]
         optimizer.zero_grad(set_to_none=True)
 
 
