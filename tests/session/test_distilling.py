@@ -38,7 +38,9 @@ def test_the_penalty_is_the_formula_and_reaches_the_student_alone(data):
     expected = 0.7 * soft_target_loss(output, teacher(data), 3.0)
     torch.testing.assert_close(penalty, expected)
     penalty.backward()
-    wanted = torch.autograd.grad(0.7 * soft_target_loss(student(data), teacher(data).detach(), 3.0), [student[0].weight])
+    wanted = torch.autograd.grad(
+        0.7 * soft_target_loss(student(data), teacher(data).detach(), 3.0), [student[0].weight]
+    )
     torch.testing.assert_close(student[0].weight.grad, wanted[0])
     assert all(parameter.grad is None and parameter.requires_grad for parameter in teacher.parameters())
     assert run.finalize() == Plan()

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from nets import SmallNet, agreement, images, trained_like
+from support.optional import optional
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -17,7 +18,7 @@ from gracile.plan import Plan
 from gracile.session import Run
 from gracile.train import fine_tuning, fit
 
-accelerate = pytest.importorskip("accelerate")
+accelerate = optional("accelerate")
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
@@ -186,7 +187,9 @@ def test_distillation_alone_draws_the_student_to_the_teacher(batches):
     run.finalize()
     assert done.losses == (0.0,) * 240
     assert done.penalties[-1] < 1e-3 * done.penalties[0]
-    torch.testing.assert_close(student(batches[0][0]).softmax(-1), teacher(batches[0][0]).softmax(-1), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        student(batches[0][0]).softmax(-1), teacher(batches[0][0]).softmax(-1), atol=0.05, rtol=0
+    )
 
 
 def test_masks_hold_while_the_model_trains():
