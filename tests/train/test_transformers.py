@@ -70,7 +70,7 @@ def trained(model, run, folder, **options):
         per_device_train_batch_size=4, **options,
     )  # fmt: skip
     trainer = RunTrainer(model, arguments, train_dataset=examples(), eval_dataset=examples(), run=run)
-    trainer.get_train_dataloader = lambda: trainer.get_eval_dataloader()
+    trainer.get_train_dataloader = trainer.get_eval_dataloader
     trainer.args.per_device_eval_batch_size = 4
     trainer.train()
     return trainer
