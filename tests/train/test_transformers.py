@@ -131,3 +131,6 @@ def test_it_goes_before_any_trainer_class(tmp_path):
     with pytest.raises(InputError, match="run is a NoneType"):
         Mine(model, arguments, run=None)
     Mine(model, arguments, run=Run(model.network, []))
+    arguments._n_gpu = 2
+    with pytest.raises(InputError, match="copies of the model on 2 devices"):
+        Mine(model, arguments, run=Run(model, []))

@@ -28,7 +28,8 @@ class WithRun:
     ``trainer.train()``.
 
     Raises:
-        InputError: the run was prepared for a model that is not the Trainer's, nor part of it.
+        InputError: the run was prepared for a model that is not the Trainer's, nor part of it, or the Trainer would
+            run copies of the model on several devices of one process.
     """
 
     def __init__(self, *args: Any, run: Run, **kwargs: Any) -> None:
@@ -40,6 +41,11 @@ class WithRun:
             raise InputError(
                 f"the run was prepared for another model than the Trainer's {type(trainer.model).__name__}; give both "
                 "the same one (model=run.model)"
+            )
+        if trainer.args.n_gpu > 1:
+            raise InputError(
+                f"one process would train copies of the model on {trainer.args.n_gpu} devices, whose passes a run cannot "
+                "tell apart; start one process a device with accelerate launch or torchrun, or show one device only"
             )
         self._run = run
         trainer.add_callback(_Steps(self))
