@@ -1,26 +1,30 @@
-"""Optional packages: loaded where they are first needed, with the pip line where they are missing."""
+"""Optional packages, imported where they are first needed, with the pip line where they are missing."""
 
-from importlib import import_module
+import importlib
 from types import ModuleType
 
 from gracile.errors import MissingExtraError
 
 
-def load(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``, an optional package or one of gracile's own modules that imports one.
+def extra(module: str, name: str, *, purpose: str = "this") -> ModuleType:
+    """The optional package ``module``, or one of gracile's own modules that imports one.
 
     Args:
-        extra: the extra of gracile that brings the package.
+        name: of gracile's extra that brings the package, as ``pip install 'gracile[NAME]'`` takes it.
         purpose: what needs it, for the message: "search='amc'".
 
     Raises:
-        MissingExtraError: a package outside gracile is not installed.
+        MissingExtraError: the package is not installed.
     """
     try:
-        return import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "gracile":
+        missing = error.name or ""
+        own = module.partition(".")[0] == "gracile"
+        # What an installed package fails to import is another matter, and so is a module of our own that is not there.
+        if missing.partition(".")[0] == "gracile" or not (own or f"{module}.".startswith(f"{missing}.")):
             raise
         raise MissingExtraError(
-            f"{purpose} needs the package {error.name}, which is not installed: pip install 'gracile[{extra}]'"
+            f"{purpose} needs the package {missing.partition('.')[0]}, which is not installed; run: "
+            f"pip install 'gracile[{name}]'"
         ) from error

@@ -16,8 +16,10 @@ from gracile.graph import Graph, capture, fingerprint
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.maths.sensitivity import tolerated
 from gracile.progress import Bar, bar
+from gracile.prune.gathering import Loss
 from gracile.prune.method import ChannelPruning
 from gracile.prune.planning import Prunable, find_groups, require_criterion
+from gracile.prune.ranking import fingerprint_of
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, choices_of, require_widths
 from gracile.scoring import Evaluate, score_of
@@ -90,6 +92,7 @@ def sensitivity(
     heads: Heads = "whole",
     grouped: Grouped = "position",
     calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     store: str | Path | None = None,
     seed: int = 0,
 ) -> SensitivityTable:
@@ -101,8 +104,8 @@ def sensitivity(
         early_stop_mode: when a group is done with before the last sparsity, by ``early_stop_value``: "minimize", once
             its score is below the value; "maximize", once it is above; "dropped", once it has fallen by more than the
             value; "raised", once it has risen by more.
-        criterion, exclude, heads, grouped, calibration: see `gracile.prune.plan`.  With calibration data the layers
-            that read a group are refitted before it is scored.
+        criterion, exclude, heads, grouped, calibration, loss: see `gracile.prune.plan`.  With calibration data the
+            layers that read a group are refitted before it is scored.
         round_to, max_sparsity: see `gracile.prune.plan`; every width is tried by default.
         store: an SQLite file for the scores; a killed analysis resumes from it.
         seed: of the criterion "random".
@@ -115,7 +118,7 @@ def sensitivity(
     """
     require_sparsities(tuple(sparsities))
     stop = _stop(early_stop_mode, early_stop_value)
-    require_criterion(criterion, "layer", calibrated=calibration is not None)
+    require_criterion(criterion, "layer", calibrated=calibration is not None, loss=loss)
     require_widths(round_to, max_sparsity)
     graph = capture(model, example_inputs)
     prunable = find_groups(graph, exclude=exclude, heads=heads, grouped=grouped)
@@ -124,7 +127,7 @@ def sensitivity(
     if not prunable.groups:
         raise InputError("no channels can be removed; gracile.channel_groups lists the reasons")
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
-    pruning = ChannelPruning(copy.deepcopy(model), graph, prunable, data, criterion, seed)
+    pruning = ChannelPruning(copy.deepcopy(model), graph, prunable, data, criterion, loss, seed)
     widths = _widths(prunable, sparsities, round_to, max_sparsity)
     baseline = score_of(evaluate, pruning.model, "the original model")
     key = {
@@ -132,6 +135,7 @@ def sensitivity(
         "method": "sensitivity",
         "data": "none" if data is None else data.fingerprint,
         "criterion": f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seed}",
+        "order": fingerprint_of(pruning.rankings),
     }
     with Store(store) as opened, bar("sensitivity", len(widths) * len(sparsities)) as progress:
         curves = _Curves(pruning, evaluate, opened.job(key, baseline), progress)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from gracile import extras
+from gracile.extras import extra
 from gracile.recipe import OPTIONS, Search, SearchKind
 from gracile.search.annealing import select_annealing
 from gracile.search.exact import select_exact
@@ -68,8 +68,8 @@ def select_jointly(problem: Problem, scores: JointScores, search: Search, seed: 
 
 
 def _optional(kind: SearchKind) -> Callable[[Problem, JointScores, Any, int], Choice]:
-    module, function, extra = _OPTIONAL[kind]
+    module, function, needed = _OPTIONAL[kind]
     selector: Callable[[Problem, JointScores, Any, int], Choice] = getattr(
-        extras.load(module, extra=extra, purpose=f"search={kind!r}"), function
+        extra(module, needed, purpose=f"search={kind!r}"), function
     )
     return selector

@@ -20,7 +20,7 @@ from gracile.prune.widths import RoundTo, Scope, require_fraction, require_width
 from gracile.recipe import Target
 from gracile.reconstruct import valued
 from gracile.session.layout import BlockLayout, ChannelLayout, Layout
-from gracile.session.regularizers import Admm, Multipliers, Regularizer, Slim, Slimming
+from gracile.session.regularizers import ADMM, Multipliers, Regularizer, Slim, Slimming
 from gracile.session.scoring import FromMovement, FromWeights, Movement, scoring_for
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Pruning:
     heads: Heads = "whole"
     grouped: Grouped = "position"
     # A term of the loss.
-    regularizer: Slim | Admm | None = None
+    regularizer: Slim | ADMM | None = None
     movement: Movement = field(default_factory=Movement)
     # Lottery tickets: after each update of the masks, what is left gets the values that it had after so many steps.
     rewind_to: int | None = None

@@ -63,7 +63,7 @@ class Slimming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Admm:
+class ADMM:
     """The alternating direction method of multipliers: weights are drawn to the nearest ones with enough zeros.
 
     Zhang et al., "A Systematic DNN Weight Pruning Framework using ADMM", 2018, arXiv:1804.03294, equations 6 to 9:
@@ -78,15 +78,15 @@ class Admm:
 
     def __post_init__(self) -> None:
         if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or self.rho <= 0:
-            raise InputError(f"Admm's rho is {self.rho!r}; give a number above 0, such as 1e-4")
+            raise InputError(f"ADMM's rho is {self.rho!r}; give a number above 0, such as 1e-4")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise InputError(f"Admm's every is {self.every!r}; give the steps between two updates, from 1")
+            raise InputError(f"ADMM's every is {self.every!r}; give the steps between two updates, from 1")
 
 
 class Multipliers:
-    """See `Admm`."""
+    """See `ADMM`."""
 
-    def __init__(self, model: nn.Module, names: list[str], options: Admm, project: Projection) -> None:
+    def __init__(self, model: nn.Module, names: list[str], options: ADMM, project: Projection) -> None:
         tensors = tensors_of(model)
         self._weights = {name: tensors[name] for name in names}
         self._options = options

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gracile.equivalence import equivalence
 from gracile.errors import InputError, PlanError
 from gracile.graph import Graph, capture
-from gracile.inputs import ExampleInputs
+from gracile.inputs import ExampleInputs, Inputs
 from gracile.plan import Plan
 from gracile.session.part import Part, PartSpec
 
@@ -18,7 +18,8 @@ from gracile.session.part import Part, PartSpec
 class Run:
     """What `prepare` returns: ``penalty`` before backward, ``step`` after the optimizer's step, ``finalize`` last."""
 
-    def __init__(self, model: nn.Module, graph: Graph, parts: Sequence[Part]) -> None:
+    def __init__(self, model: nn.Module, parts: Sequence[Part], graph: Graph | None = None) -> None:
+        """With a ``graph`` of the model, what several parts remove is checked together in the end."""
         self.model = model
         self._graph = graph
         self.parts = tuple(parts)
@@ -59,13 +60,12 @@ class Run:
         self._finished = True
         plans = [part.finalize() for part in self.parts]
         plan = reduce(Plan.then, plans, Plan())
-        if sum(bool(found.edits) for found in plans) > 1:
-            self._verify(plan)
+        if self._graph is not None and sum(bool(found.edits) for found in plans) > 1:
+            self._verify(plan, self._graph.example)
         return plan
 
-    def _verify(self, plan: Plan) -> None:
+    def _verify(self, plan: Plan, example: Inputs) -> None:
         """Raises PlanError where the Edits of several parts together make another model than their zeros."""
-        example = self._graph.example
         found = equivalence(self.model, plan, example.kwargs or example.args)
         if not found.error <= found.tolerance:
             raise PlanError(
@@ -112,7 +112,7 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
         for part in reversed(parts):
             part.finalize()
         raise
-    return Run(model, graph, parts)
+    return Run(model, parts, graph)
 
 
 def _device(model: nn.Module) -> torch.device:
