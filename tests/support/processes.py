@@ -54,7 +54,7 @@ def train(kind: str, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     done = fit(model, batches, loss=loss, optimizer=optimizer, epochs=2, run=run, accelerator=accelerator)
     found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if run is not None:
-        found |= {f"map.{i}": m.detach() for i, m in enumerate(run._parts[0]._adapters._maps.values())}
+        found |= {f"map.{i}": m.detach() for i, m in enumerate(run.parts[0]._adapters._maps.values())}
         run.finalize()
     if plan is not None:
         outputs = model.eval()(data)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from gracile.session.processes import process_count
+
 # Student module, teacher module.
 Pair = tuple[str, str]
 
@@ -74,9 +76,7 @@ class Adapters:
         """Step Adam with the mean of the gradients since the last step, over all processes."""
         if self._optimizer is None or not self._passes:
             return
-        processes = 1
-        if distributed.is_available() and distributed.is_initialized():
-            processes = distributed.get_world_size()
+        processes = process_count()
         for weight in self._maps.values():
             if processes > 1:
                 # Another process may have chosen another pair.

@@ -11,7 +11,7 @@ from gracile.equivalence import equivalence
 from gracile.errors import InputError, PlanError
 from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs, Inputs
-from gracile.plan import Plan
+from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.session.part import Part, PartSpec
 
 
@@ -60,7 +60,8 @@ class Run:
         self._finished = True
         plans = [part.finalize() for part in self.parts]
         plan = reduce(Plan.then, plans, Plan())
-        if self._graph is not None and sum(bool(found.edits) for found in plans) > 1:
+        slicing = all(isinstance(edit, Slice | SetAttribute | ReplaceModule) for edit in plan.edits)
+        if self._graph is not None and slicing and sum(bool(found.edits) for found in plans) > 1:
             self._verify(plan, self._graph.example)
         return plan
 

@@ -13,6 +13,7 @@ from gracile.graph import Graph
 from gracile.prune.gathering import Gathering, Products, gathering_for
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Units
+from gracile.session.processes import mean_over_processes
 
 
 class Scoring(Protocol):
@@ -80,7 +81,8 @@ class FromData:
                 f"criterion={self._criterion!r} has seen no training step since the last update of the masks: call "
                 "model.train(), and run.step() after each step of the optimizer, or start the schedule later"
             )
-        return scores_of_units(self._model, self._graph, self._units, self._criterion, statistics=statistics)
+        joined = mean_over_processes(statistics)
+        return scores_of_units(self._model, self._graph, self._units, self._criterion, statistics=joined)
 
     def renew(self) -> None:
         self._gathering.close()
@@ -133,7 +135,7 @@ class FromMovement:
         self.strength = 0.0
 
     def step(self) -> None:
-        products = self._products.taken()
+        products = mean_over_processes(self._products.taken())
         if not products:
             return
         total = sum(item.count for item in self._units)
