@@ -9,7 +9,7 @@ from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
 from gracile.maths.schedule import Schedule
-from gracile.pipeline import Result, compress
+from gracile.pipeline import Iterated, Result, compress, prune_iteratively
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
@@ -30,6 +30,7 @@ __all__ = [
     "Distillation",
     "GracileError",
     "Graph",
+    "Iterated",
     "Movement",
     "NetAdapt",
     "Plan",
@@ -52,5 +53,6 @@ __all__ = [
     "prepare",
     "profile",
     "prune",
+    "prune_iteratively",
     "train",
 ]

@@ -20,7 +20,11 @@ class Part(Protocol):
         ...
 
     def finalize(self) -> Plan:
-        """Take hooks and masks away, leave the model plain, and return what is to be changed in it."""
+        """Take hooks and masks away, leave the model plain, and return what is to be changed in it.
+
+        Where a part's ``finalize`` leaves traces in the model's values, it has a ``cancel`` besides, which leaves none:
+        `gracile.prepare` calls it when a later part of the recipe does not fit.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gracile.channels import Grouped, Heads
+from gracile.cost import price
 from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
 from gracile.maths.schedule import Schedule
@@ -40,7 +41,8 @@ class Pruning:
     # The share of the units to remove in the end, or pattern -> share, as `gracile.prune.plan` (whole channels) and
     # `gracile.prune.sparsify` (within tensors) take it.
     sparsity: float | Mapping[str, float] | None = None
-    # In place of the sparsity, a cost to reach by removing channels.
+    # In place of the sparsity, a cost to reach by removing channels; with several updates the share that is saved grows
+    # as the schedule says.
     target: Target | None = None
     # "channel" removes whole channel groups, heads among them, and makes the model really smaller; the rest are masks
     # within single tensors (`gracile.prune.sparsify`).
@@ -71,18 +73,22 @@ class Pruning:
                 if soft or n_of_m
                 else "give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)"
             )
-        if self.target is not None and (self.granularity != "channel" or self.schedule.times > 1):
+        if self.target is not None and self.granularity != "channel":
             raise InputError(
-                "a target is reached by removing whole channels in one update: take granularity='channel' and a "
-                "one-shot schedule, or give a sparsity"
+                "a target is reached by removing whole channels: take granularity='channel', or give a sparsity"
             )
         if self.granularity == "channel":
             require_widths(self.round_to, self.max_sparsity)
         require_fraction("max_sparsity", self.max_sparsity)
-        if chosen.needs_data and self.schedule.start < 1:
+        if chosen.needs_data and self.schedule.start == 0:
             raise InputError(
                 f"criterion={self.criterion!r} looks at training steps, and the schedule's first update comes before "
                 "any: give for example Schedule(start=100)"
+            )
+        if self.regularizer is not None and self.schedule.end == 0:
+            raise InputError(
+                "a regularizer works before the masks come, and the schedule's only update comes at once: give for "
+                "example Schedule(start=100), or Schedule(start=None) for masks at finalize()"
             )
         if self.criterion == "obd":
             raise InputError("criterion='obd' takes second derivatives: it goes with gracile.prune.plan; take 'taylor'")
@@ -190,7 +196,8 @@ class PruningPart:
         return 1 - sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
 
     def penalty(self) -> Tensor | float:
-        if self._regularizer is None or self._steps >= self.spec.schedule.end > 0:
+        end = self.spec.schedule.end
+        if self._regularizer is None or (end is not None and self._steps >= end):
             return 0.0
         return self._regularizer.penalty()
 
@@ -215,7 +222,7 @@ class PruningPart:
             self._scoring.strength = update / self.spec.schedule.times
         else:
             scores = {name: _first_to_go_again(values, self.gone[name]) for name, values in scores.items()}
-        self.gone = self._layout.gone(scores, self._sparsity(update), self.spec.target)
+        self.gone = self._layout.gone(scores, self._sparsity(update), self._target(update))
         for name, zeros in self._zeros(self.gone).items():
             for gate in self._gates.get(name, ()):
                 gate.remove(zeros)
@@ -233,6 +240,14 @@ class PruningPart:
             return {name: schedule.sparsity(update, value) for name, value in final.items()}
         return None if final is None else schedule.sparsity(update, final)
 
+    def _target(self, update: int) -> Target | None:
+        target, schedule = self.spec.target, self.spec.schedule
+        if target is None or update >= schedule.times:
+            return target
+        cost = price(self._graph)
+        saved = 1 - target.bound(cost) / cost[target.metric]
+        return Target(**{target.metric: 1 - schedule.sparsity(update, saved)})
+
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensor -> where zeros belong, over all units that cut it."""
         found: dict[str, Tensor] = {}
@@ -246,13 +261,23 @@ class PruningPart:
             if name in early:
                 tensor.copy_(early[name])
 
-    def finalize(self) -> Plan:
+    def cancel(self) -> None:
+        """Take the gates away, and leave the model as it was."""
         self._scoring.close()
-        self._take_gates(keep_zeros=True)
-        if self._steps < self.spec.schedule.end:
+        self._take_gates(keep_zeros=False)
+
+    def finalize(self) -> Plan:
+        end = self.spec.schedule.end
+        try:
+            if end is None:
+                self._renew(self.spec.schedule.times)
+        finally:
+            self._scoring.close()
+            self._take_gates(keep_zeros=True)
+        if end is not None and self._steps < end:
             log.warning(
                 "the run ends after %d steps, before the schedule's last update at step %d: the sparsity is %.3g",
-                self._steps, self.spec.schedule.end, self.sparsity,
+                self._steps, end, self.sparsity,
             )  # fmt: skip
         return self._layout.plan(self.model, self.gone)
 

@@ -111,7 +111,7 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
     except BaseException:
         # The model is left as it was.
         for part in reversed(parts):
-            part.finalize()
+            getattr(part, "cancel", part.finalize)()
         raise
     return Run(model, parts, graph)
 
