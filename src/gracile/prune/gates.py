@@ -87,6 +87,12 @@ def gates_of(model: nn.Module) -> dict[str, list[Gate]]:
     return found
 
 
+def tensors_below_gates(model: nn.Module) -> dict[str, Tensor]:
+    """`gracile.graph.tensors_of` without what belongs to gates themselves."""
+    own = {id(gate.removed) for gates in gates_of(model).values() for gate in gates}
+    return {name: tensor for name, tensor in tensors_of(model).items() if id(tensor) not in own}
+
+
 def take_gates(model: nn.Module, *, keep_zeros: bool, only: Iterable[Gate] | None = None) -> None:
     """Take gates away, all or ``only`` some; the zeros become values, or what they hid stands there again.
 

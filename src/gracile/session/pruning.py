@@ -14,7 +14,7 @@ from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
 from gracile.maths.schedule import Schedule
 from gracile.plan import Plan
-from gracile.prune.gates import Gate, gates_of, put_gates, take_gates
+from gracile.prune.gates import Gate, gates_of, put_gates, take_gates, tensors_below_gates
 from gracile.prune.scores import Criterion, Scores, named
 from gracile.prune.sparsify import Granularity, Masking
 from gracile.prune.widths import RoundTo, Scope, require_fraction, require_widths
@@ -210,7 +210,7 @@ class PruningPart:
 
     def _after_step(self) -> None:
         if self._steps == self.spec.rewind_to:
-            self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()}
+            self._early = {name: tensor.detach().clone() for name, tensor in tensors_below_gates(self.model).items()}
         update = self.spec.schedule.update(self._steps)
         if update is not None:
             self._renew(update)
@@ -257,9 +257,8 @@ class PruningPart:
 
     @torch.no_grad()
     def _rewind(self, early: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors_of(self.model).items():
-            if name in early:
-                tensor.copy_(early[name])
+        for name, tensor in tensors_below_gates(self.model).items():
+            tensor.copy_(early[name])
 
     def cancel(self) -> None:
         """Take the gates away, and leave the model as it was."""
