@@ -3,12 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from gracile.cost import Cost, Metric
 from gracile.errors import InputError
+from gracile.maths.factorize import SCHEMES
 from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
 
+PruningMethod: TypeAlias = Literal["channel_pruning", "prune"]
+PRUNING: tuple[PruningMethod, ...] = get_args(PruningMethod)
+METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
+
+Scope = Literal["layer", "global"]
 SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
 SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
 # The searches that have options of their own.
@@ -18,6 +24,23 @@ OPTIONS: Mapping[SearchKind, type[Options]] = {
     "sensitivity": Sensitivity,
     "amc": AMC,
 }
+
+
+def methods_of(method: object) -> tuple[str, ...]:
+    """The methods that "a+b" joins, in their order.
+
+    Raises:
+        InputError: one of them is unknown.
+    """
+    parts = method.split("+") if isinstance(method, str) else [method]
+    unknown = [part for part in parts if part not in METHODS]
+    if unknown:
+        raise InputError(
+            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
+            "'spatial_svd+channel_pruning'"
+        )
+    return tuple(str(part) for part in parts)
+
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(?:B)?\s*")

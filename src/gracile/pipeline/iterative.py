@@ -15,11 +15,10 @@ from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
 from gracile.maths.schedule import Schedule, ScheduleKind
 from gracile.pipeline.job import compress
-from gracile.pipeline.request import PRUNING
 from gracile.pipeline.tuning import FineTune, fine_tuned
 from gracile.plan import Plan
 from gracile.progress import bar
-from gracile.recipe import Target
+from gracile.recipe import PRUNING, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
 from gracile.session import ADMM, Pruning, Run, prepare

@@ -20,8 +20,8 @@ from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
-from gracile.prune.widths import RoundTo, Scope
-from gracile.recipe import Search, SearchKind, Target
+from gracile.prune.widths import RoundTo
+from gracile.recipe import Scope, Search, SearchKind, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, applied_since

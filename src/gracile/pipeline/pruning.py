@@ -20,13 +20,14 @@ from gracile.patterns import matching
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
 from gracile.pipeline.layer_shapes import producers, shapes_of
-from gracile.pipeline.request import Pruning, Request
+from gracile.pipeline.request import Request
 from gracile.pipeline.selection import JointCost, Selection, by_search, store_key, store_of_joint
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
 from gracile.prune.ranking import fingerprint_of
+from gracile.recipe import PruningMethod
 from gracile.report import LayerReport, Record
 from gracile.scoring import score_of
 from gracile.search.joint import JointScores
@@ -41,7 +42,13 @@ class PruningStage:
     """See `gracile.pipeline.stage.Stage`."""
 
     def __init__(
-        self, method: Pruning, request: Request, model: nn.Module, graph: Graph, data: Calibration | None, clock: Clock
+        self,
+        method: PruningMethod,
+        request: Request,
+        model: nn.Module,
+        graph: Graph,
+        data: Calibration | None,
+        clock: Clock,
     ) -> None:
         self.method: str = method
         self.model = copy.deepcopy(model)

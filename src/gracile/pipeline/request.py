@@ -4,24 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal
 
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import InputError
-from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
-from gracile.prune.widths import Scope, require_widths
-from gracile.recipe import Search, SearchKind, Target
+from gracile.prune.widths import require_widths
+from gracile.recipe import Scope, Search, SearchKind, Target, methods_of
 from gracile.scoring import Evaluate
 from gracile.search.select import require_packages
 from gracile.store import Store
-
-Pruning: TypeAlias = Literal["channel_pruning", "prune"]
-PRUNING: tuple[Pruning, ...] = get_args(Pruning)
-METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,7 +82,7 @@ def checked(
         value = arguments[name]
         if not callable(value) and not (value is None and name != "evaluate"):
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
-    methods = _methods(method)
+    methods = methods_of(method)
     _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
     if isinstance(arguments["exclude"], str):
         raise InputError(
@@ -108,17 +103,6 @@ def checked(
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
     )
-
-
-def _methods(method: object) -> tuple[str, ...]:
-    parts = method.split("+") if isinstance(method, str) else [method]
-    unknown = [part for part in parts if part not in METHODS]
-    if unknown:
-        raise InputError(
-            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
-            "'spatial_svd+channel_pruning'"
-        )
-    return tuple(str(part) for part in parts)
 
 
 def _require_ratios(target: object, ratios: object, metric: object, methods: Sequence[str]) -> None:

@@ -26,7 +26,6 @@ from gracile.prune.widths import (
     Choices,
     Price,
     RoundTo,
-    Scope,
     Widths,
     by_cost,
     by_shares,
@@ -35,7 +34,7 @@ from gracile.prune.widths import (
     require_fraction,
     require_widths,
 )
-from gracile.recipe import Target
+from gracile.recipe import Scope, Target
 from gracile.reconstruct import free_layers
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from gracile.patterns import matching
 from gracile.plan import child
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Blocks
-from gracile.prune.widths import Scope, require_fraction
+from gracile.prune.widths import require_fraction
+from gracile.recipe import Scope
 
 # What goes as one: a weight, the weights of an output or an input, a block of these sizes along the first axes (-1 for
 # a whole axis), or single weights so that N of M neighbours along the inputs stay, as "2:4".

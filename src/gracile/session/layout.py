@@ -18,8 +18,8 @@ from gracile.prune.ranking import Ranking, first_to_go
 from gracile.prune.scores import Criterion, Scores
 from gracile.prune.sparsify import Masking, blocks_of, keep_masks, layer_sparsities, require_blocks_criterion
 from gracile.prune.units import Blocks, Channels, Units
-from gracile.prune.widths import RoundTo, Scope
-from gracile.recipe import Target
+from gracile.prune.widths import RoundTo
+from gracile.recipe import Scope, Target
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from gracile.plan import Plan
 from gracile.prune.gates import Gate, gates_of, put_gates, take_gates, tensors_below_gates
 from gracile.prune.scores import Criterion, Scores, named
 from gracile.prune.sparsify import Granularity, Masking
-from gracile.prune.widths import RoundTo, Scope, require_fraction, require_widths
-from gracile.recipe import Target
+from gracile.prune.widths import RoundTo, require_fraction, require_widths
+from gracile.recipe import Scope, Target
 from gracile.reconstruct import valued
 from gracile.session.layout import BlockLayout, ChannelLayout, Layout
 from gracile.session.regularizers import ADMM, Multipliers, Regularizer, Slim, Slimming
