@@ -171,27 +171,40 @@ def test_movement_scores_of_heads_follow_gradient_times_weight_of_all_their_tens
     assert len(set(scores.round(6))) > 1
 
 
-def test_movement_scores_of_removed_heads_go_on_moving():
+def test_movement_gradients_of_removed_heads_say_what_the_loss_would_do():
     torch.manual_seed(0)
-    model = Encoder(layers=1)
-    spec = gracile.Pruning(
-        criterion="movement", sparsity=0.5, schedule=gracile.Schedule(start=1), include=["*.query", "*.up"]
-    )
+    model = Encoder(layers=1).double()
+    once = gracile.Schedule(start=1)
+    spec = gracile.Pruning(criterion="movement", sparsity=0.5, schedule=once, include=["*.query", "*.up"])
     run = gracile.prepare(model, TOKENS[:2], spec)
     trained(model, run, steps=1)
     (part,) = run.parts
-    before = part._scoring.scores()
-    # The masked model computes what the zeros would make of it, whichever tensors the masks are on.
     zeroed = without_gates(model)
     with torch.no_grad():
         for name, keep in part.masks.items():
             zeroed.get_parameter(name).mul_(keep)
+    # The masked model computes what the zeros would make of it, whichever tensors the masks are on.
     torch.testing.assert_close(model(TOKENS), zeroed(TOKENS))
-    trained(model, run, steps=1)
-    after = part._scoring.scores()
-    for name, gone in part.gone.items():
-        assert gone.any()
-        assert (before[name] != after[name])[gone.numpy()].all()
+
+    model.train()
+    loss = F.cross_entropy(model(TOKENS), LABELS)
+    loss.backward()
+    run.step()
+    heads = "layers.0.attention.query"
+    gradients = part._scoring._values[heads].grad
+    (removed, _) = part.gone[heads].nonzero().flatten().tolist()
+    # A little of the head again, by the columns that read it.
+    little = without_gates(model)
+    columns = slice(removed * SIZE, (removed + 1) * SIZE)
+    with torch.no_grad():
+        for name, keep in part.masks.items():
+            if "attention.out" in name or "down" in name:
+                little.get_parameter(name).mul_(keep)
+        wide = tensors_of(model)["layers.0.attention.out.weight"][:, columns]
+        little.layers[0].attention.out.weight[:, columns] = 1e-6 * wide
+        slope = (F.cross_entropy(little(TOKENS), LABELS) - loss) / 1e-6
+    assert abs(slope) > 1e-5
+    assert gradients[removed].item() == pytest.approx(slope.item(), rel=1e-2)
 
 
 def test_masks_cover_norms_where_the_readers_alone_would_not_do(encoder):
