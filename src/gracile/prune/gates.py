@@ -4,6 +4,7 @@ The parameter stays the same object below its gate, so that optimizers made befo
 state_dict is keyed as before once the gate is taken away.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -103,6 +104,19 @@ def take_gates(model: nn.Module, *, keep_zeros: bool, only: Iterable[Gate] | Non
     chosen = None if only is None else {id(gate) for gate in only}
     for module in list(model.modules()):
         _plain(module, keep_zeros, chosen)
+
+
+def without_gates(model: nn.Module) -> nn.Module:
+    """The model itself where it has no gates, else a copy of what is below them.
+
+    Raises:
+        InputError: a gated parameter has further parametrizations.
+    """
+    if not gates_of(model):
+        return model
+    plain = copy.deepcopy(model)
+    take_gates(plain, keep_zeros=False)
+    return plain
 
 
 def require_gates_alone(model: nn.Module) -> None:

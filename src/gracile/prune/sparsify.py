@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from gracile.errors import InputError
 from gracile.graph import tensors_of
 from gracile.maths.sparse import keep_balanced, keep_globally, keep_largest, keep_n_of_m
-from gracile.patterns import matching
+from gracile.patterns import matching, require_patterns
 from gracile.plan import child
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Blocks
@@ -137,6 +137,7 @@ def sparsify(
     criterion: str | Criterion = "l1",
     scope: Scope = "layer",
     max_sparsity: float = 1.0,
+    include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     seed: int = 0,
     statistics: Mapping[str, Tensor] | None = None,
@@ -153,7 +154,8 @@ def sparsify(
         criterion: see `gracile.prune.plan`; of single elements "l1" is the magnitude (Han et al. 2015).
         scope: "layer" masks the same share of each layer, "global" the units of least worth in all.
         max_sparsity: at most this share of a layer goes.
-        exclude: shell patterns of modules that stay as they are.
+        include: shell patterns of modules: the others stay as they are; all where left out.
+        exclude: shell patterns of modules that stay as they are, even where included.
         statistics: for criteria that need data, from `gracile.prune.gather`.
 
     Returns:
@@ -165,7 +167,7 @@ def sparsify(
     masking = Masking(
         granularity=granularity, tile=None if tile is None else tuple(tile), scope=scope, max_sparsity=max_sparsity
     )
-    shares = layer_sparsities(model, sparsity, masking, exclude)
+    shares = layer_sparsities(model, sparsity, masking, include=include, exclude=exclude)
     units = blocks_of(model, masking, shares)
     require_blocks_criterion(criterion, masking)
     scores = scores_of_units(model, None, units, criterion, seed, statistics)
@@ -173,15 +175,19 @@ def sparsify(
 
 
 def layer_sparsities(
-    model: nn.Module, sparsity: float | Mapping[str, float] | None, masking: Masking, exclude: Sequence[str] = ()
+    model: nn.Module,
+    sparsity: float | Mapping[str, float] | None,
+    masking: Masking,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> dict[str, float]:
     """The weight's name -> the share of it that goes, tied weights once.
 
     Raises:
         InputError: a sparsity is out of range, or nothing matches.
     """
-    if isinstance(exclude, str):
-        raise InputError(f"exclude is the text {exclude!r}; give a list of patterns: [{exclude!r}]")
+    require_patterns(include=include, exclude=exclude)
     if masking.n_of_m is not None:
         if sparsity is not None and not isinstance(sparsity, Mapping):
             raise InputError(f"granularity={masking.granularity!r} says the sparsity itself; leave sparsity out")
@@ -196,16 +202,17 @@ def layer_sparsities(
     names = [path for path, module in weighted.items() if usual or isinstance(module, nn.Linear | _ConvNd)]
     chosen = matching(patterns, names).names
     left = matching(exclude, list(weighted)).names
+    wanted = matching(("*",) if include is None else include, names).names
     found, taken = {}, set()
     for path, pattern in chosen.items():
         weight = id(tensors_of(weighted[path])["weight"])
-        if path not in left and weight not in taken:
+        if path in wanted and path not in left and weight not in taken:
             taken.add(weight)
             found[child(path, "weight")] = patterns[pattern]
     if not found:
         raise InputError(
-            f"no layer with a weight is left for sparsity={sparsity!r} and exclude={list(exclude)}; there are "
-            f"{', '.join(weighted) or 'none'}"
+            f"no layer with a weight is left for sparsity={sparsity!r}, include={include!r} and "
+            f"exclude={list(exclude)}; there are {', '.join(weighted) or 'none'}"
         )
     return found
 

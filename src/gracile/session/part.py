@@ -23,7 +23,8 @@ class Part(Protocol):
         """Take hooks and masks away, leave the model plain, and return what is to be changed in it.
 
         Where a part's ``finalize`` leaves traces in the model's values, it has a ``cancel`` besides, which leaves none:
-        `gracile.prepare` calls it when a later part of the recipe does not fit.
+        `gracile.prepare` calls it when a later part of the recipe does not fit.  Where it looks at the whole model, the
+        part has a ``settle`` besides, which takes hooks and masks away: a Run calls those of all parts first.
         """
         ...
 

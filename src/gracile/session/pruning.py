@@ -52,6 +52,10 @@ class Pruning:
     schedule: Schedule = field(default_factory=Schedule)
     max_sparsity: float = 0.9
     round_to: RoundTo = 1
+    # Shell patterns of channel groups, and of layers whose outputs may go; the others stay, all where left out.  Two
+    # specs that include different layers can prune one model in one run.
+    include: Sequence[str] | None = None
+    # Of those that stay, even where included.
     exclude: Sequence[str] = ()
     heads: Heads = "whole"
     grouped: Grouped = "position"
@@ -110,10 +114,12 @@ class Pruning:
         layout: Layout = (
             ChannelLayout(
                 model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.max_sparsity,
-                exclude=self.exclude, heads=self.heads, grouped=self.grouped,
+                include=self.include, exclude=self.exclude, heads=self.heads, grouped=self.grouped,
             )
             if self.granularity == "channel"
-            else BlockLayout(model, self._masking, self.sparsity, self.exclude, self.criterion, self.movement.threshold)
+            else BlockLayout(
+                model, self._masking, self.sparsity, self.include, self.exclude, self.criterion, self.movement.threshold
+            )
         )  # fmt: skip
         return PruningPart(self, model, graph, layout)
 
@@ -130,6 +136,7 @@ class PruningPart:
         # Units' name -> True for those that are removed.
         self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
         self._early: dict[str, Tensor] | None = None
+        self._settled = False
         parameters = dict(tensors_of(model))
         self._gated = [
             name
@@ -265,14 +272,21 @@ class PruningPart:
         self._scoring.close()
         self._take_gates(keep_zeros=False)
 
-    def finalize(self) -> Plan:
-        end = self.spec.schedule.end
+    def settle(self) -> None:
+        """The last update where the schedule leaves it to the end, and zeros in place of the gates; once."""
+        if self._settled:
+            return
+        self._settled = True
         try:
-            if end is None:
+            if self.spec.schedule.end is None:
                 self._renew(self.spec.schedule.times)
         finally:
             self._scoring.close()
             self._take_gates(keep_zeros=True)
+
+    def finalize(self) -> Plan:
+        self.settle()
+        end = self.spec.schedule.end
         if end is not None and self._steps < end:
             log.warning(
                 "the run ends after %d steps, before the schedule's last update at step %d: the sparsity is %.3g",

@@ -58,6 +58,9 @@ class Run:
         """
         self._require_open("finalize")
         self._finished = True
+        # What one part cuts is tried on the model, which must be plain by then, the masks of later parts included.
+        for part in self.parts:
+            getattr(part, "settle", _nothing)()
         plans = [part.finalize() for part in self.parts]
         plan = reduce(Plan.then, plans, Plan())
         slicing = all(isinstance(edit, Slice | SetAttribute | ReplaceModule) for edit in plan.edits)
@@ -114,6 +117,10 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
             getattr(part, "cancel", part.finalize)()
         raise
     return Run(model, parts, graph)
+
+
+def _nothing() -> None:
+    """Of parts that have nothing to settle."""
 
 
 def _device(model: nn.Module) -> torch.device:
