@@ -54,7 +54,7 @@ class Texts:
 
     def __len__(self) -> int:
         """In batches."""
-        return -(-len(self.tokens) // BATCH)
+        return (len(self.tokens) + BATCH - 1) // BATCH
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.tokens)).tolist()

@@ -125,9 +125,7 @@ def layers_of(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if "embeddings" not in name]
 
 
-def checked(
-    model: nn.Module, small: nn.Module, plan: gracile.Plan, example: Batch, test: Texts
-) -> dict[str, object]:
+def checked(model: nn.Module, small: nn.Module, plan: gracile.Plan, example: Batch, test: Texts) -> dict[str, object]:
     """How far the small model is from the one with zeros: in float64 on the example, and on all texts of the test."""
     zeroed, pruned = fortunes.logits(model, test), fortunes.logits(small, test)
     return {

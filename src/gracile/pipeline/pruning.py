@@ -27,6 +27,7 @@ from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
 from gracile.prune.ranking import fingerprint_of
+from gracile.prune.scores import is_own
 from gracile.recipe import PruningMethod
 from gracile.report import LayerReport, Record
 from gracile.scoring import score_of
@@ -64,7 +65,7 @@ class PruningStage:
             )
         if method == "channel_pruning":
             self._keep_whole_without_readers()
-        if callable(request.criterion) or request.loss is not None:
+        if is_own(request.criterion) or request.loss is not None:
             # Nothing else tells two functions apart.
             self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(

@@ -140,9 +140,7 @@ class BlockLayout:
         self._masking = masking
         # A threshold finds the sparsities itself.
         asked = 0.0 if sparsity is None and threshold is not None else sparsity
-        self.final: Mapping[str, float] = layer_sparsities(
-            model, asked, masking, include=include, exclude=exclude
-        )
+        self.final: Mapping[str, float] = layer_sparsities(model, asked, masking, include=include, exclude=exclude)
         self.units: tuple[Blocks, ...] = tuple(blocks_of(model, masking, self.final))
 
     def tensors(self, units: Units) -> tuple[str, ...]:

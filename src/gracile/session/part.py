@@ -22,9 +22,9 @@ class Part(Protocol):
     def finalize(self) -> Plan:
         """Take hooks and masks away, leave the model plain, and return what is to be changed in it.
 
-        Where a part's ``finalize`` leaves traces in the model's values, it has a ``cancel`` besides, which leaves none:
-        `gracile.prepare` calls it when a later part of the recipe does not fit.  Where it looks at the whole model, the
-        part has a ``settle`` besides, which takes hooks and masks away: a Run calls those of all parts first.
+        Where a part's ``finalize`` leaves traces in the model's values, it has a ``withdraw`` besides, which leaves
+        none: it is called where another part of the recipe fails.  Where it looks at the whole model, the part has a
+        ``settle`` besides, which takes hooks and masks away: a Run calls those of all parts first.
         """
         ...
 
