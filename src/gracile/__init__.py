@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank, prune
+from gracile import export, lowrank, prune
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
@@ -33,6 +33,7 @@ __all__ = [
     "capture",
     "channel_groups",
     "compress",
+    "export",
     "load",
     "lowrank",
     "mask",

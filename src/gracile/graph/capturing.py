@@ -64,6 +64,37 @@ def capture(
     return replace(graph, training=capture_training(model, several))
 
 
+def export_program(
+    model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False
+) -> torch.export.ExportedProgram:
+    """torch's own program of ``model`` in evaluation mode, which exporters read.
+
+    Args:
+        dynamic_batch: the program accepts any batch size.
+
+    Raises:
+        InputError: ``model`` is no module, ``example_inputs`` holds no tensor or no common batch axis.
+        CaptureError: torch.export refuses the model, or any batch size of it.
+    """
+    inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    _refuse_uncapturable(model)
+    axes = None
+    if dynamic_batch:
+        if not inputs.batch_size:
+            raise InputError("dynamic_batch=True needs inputs that share their leading size; give dynamic_batch=False")
+        inputs = inputs.repeated(2 if inputs.batch_size == 1 else 1)
+        axes = _batch_axes(model, inputs)
+    try:
+        return _export(model, inputs, axes)
+    except Exception as error:
+        if dynamic_batch:
+            raise CaptureError(
+                f"torch.export cannot give {type(model).__name__} a batch of any size: {_first_line(error)}; its code "
+                "computes with the size of the example. Give dynamic_batch=False and export once a batch size"
+            ) from error
+        raise CaptureError(_refusal(model, inputs, error)) from error
+
+
 def capture_training(model: nn.Module, inputs: Inputs) -> Graph | None:
     """The program in training mode, where heads may run that evaluation leaves out; None where it has none."""
     try:
