@@ -8,6 +8,7 @@ from gracile.cost import Cost, profile
 from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
+from gracile.latency import benchmark
 from gracile.pipeline import Result, compress
 from gracile.plan import Plan
 from gracile.prune.masks import mask
@@ -15,6 +16,7 @@ from gracile.prune.planning import channel_groups
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
+from gracile.timings import Timings
 
 __version__ = _version("gracile")
 
@@ -28,8 +30,10 @@ __all__ = [
     "Result",
     "Search",
     "Target",
+    "Timings",
     "applied_plan",
     "apply",
+    "benchmark",
     "capture",
     "channel_groups",
     "compress",

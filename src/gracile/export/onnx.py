@@ -200,15 +200,15 @@ def _checked(wanted: Tensor, found: Tensor, tolerance: float | None) -> float:
     error = difference(wanted, found)
     if not error <= allowed:
         raise ExportError(
-            f"the file computes something else than the model: they differ by {error:.2e} of the largest output, where "
-            f"{allowed:.0e} is allowed. Ways out: a larger tolerance, where the model amplifies rounding; verify=False; "
+            f"the file computes something else than the model: they differ by {error:.2e} of the largest output, "
+            f"where {allowed:.0e} is allowed. Ways out: a larger tolerance, where the model amplifies rounding; verify=False; "
             "or report the model as a fault of the exporter"
         )
     return error
 
 
 def difference(wanted: Tensor, found: Tensor) -> float:
-    """max |wanted - found| / max |wanted|; equal infinities and NaNs count as equal."""
+    """The largest |wanted - found| / max |wanted|; equal infinities and NaNs count as equal."""
     if not wanted.numel():
         return 0.0
     a, b = wanted.detach().cpu().double(), found.double()

@@ -67,7 +67,7 @@ def capture(
 def export_program(
     model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False
 ) -> torch.export.ExportedProgram:
-    """torch's own program of ``model`` in evaluation mode, which exporters read.
+    """The torch.export program of ``model`` in evaluation mode, which exporters read.
 
     Args:
         dynamic_batch: the program accepts any batch size.
