@@ -109,7 +109,11 @@ def test_the_table_is_brought_to_what_the_whole_takes():
     ("shape", "rows", "size"),
     [
         (CONV, 2, (8, 7)),
-        (LayerShape(inputs=6, outputs=6, kernel=(3,), stride=(1,), dilation=(2,), padding=((2, 1),), groups=6), 2, (9,)),
+        (
+            LayerShape(inputs=6, outputs=6, kernel=(3,), stride=(1,), dilation=(2,), padding=((2, 1),), groups=6),
+            2,
+            (9,),
+        ),
         (LayerShape(inputs=5, outputs=7), 3, ()),
     ],
 )

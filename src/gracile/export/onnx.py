@@ -201,8 +201,8 @@ def _checked(wanted: Tensor, found: Tensor, tolerance: float | None) -> float:
     if not error <= allowed:
         raise ExportError(
             f"the file computes something else than the model: they differ by {error:.2e} of the largest output, "
-            f"where {allowed:.0e} is allowed. Ways out: a larger tolerance, where the model amplifies rounding; verify=False; "
-            "or report the model as a fault of the exporter"
+            f"where {allowed:.0e} is allowed. Ways out: a larger tolerance, where the model amplifies rounding; "
+            "verify=False; or report the model as a fault of the exporter"
         )
     return error
 
