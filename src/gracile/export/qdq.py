@@ -53,23 +53,23 @@ class Pairs:
     def _activation(self, source: str, target: str, encoding: Encoding) -> None:
         """A pair behind ``source``; clipped before, where the integers are fewer than the type holds."""
         graph, bits = self._graph, encoding.stored_bits(weight=False)
-        before = source
+        before = stem = source
         if not encoding.fills(bits):
-            ends = encoding.real(torch.tensor([encoding.low, encoding.high]))
-            names = [graph.constant(f"{target}_{end}", value.float().numpy())
+            ends = encoding.real(torch.tensor([encoding.spec.qmin, encoding.spec.qmax]))
+            names = [graph.constant(f"{stem}_{end}", value.float().numpy())
                      for end, value in zip(("low", "high"), ends, strict=True)]  # fmt: skip
-            before = graph.insert_after(source, "Clip", [source, *names], f"{target}_clipped")
-        scale, zero = self._parameters(target, encoding, bits)
+            before = graph.insert_after(source, "Clip", [source, *names], f"{stem}_clipped")
+        scale, zero = self._parameters(stem, encoding, bits)
         axis = {} if encoding.axis is None else {"axis": encoding.axis}
-        integers = graph.insert_after(before, "QuantizeLinear", [before, scale, zero], f"{target}_q", **axis)
-        real = graph.insert_after(integers, "DequantizeLinear", [integers, scale, zero], f"{target}_dq", **axis)
+        integers = graph.insert_after(before, "QuantizeLinear", [before, scale, zero], f"{stem}_q", **axis)
+        real = graph.insert_after(integers, "DequantizeLinear", [integers, scale, zero], f"{stem}_dq", **axis)
         graph.replace_uses(target, real)
         self._known[real] = encoding
 
     def _parameters(self, name: str, encoding: Encoding, bits: int) -> tuple[str, str]:
         scale = self._graph.constant(f"{name}_scale", encoding.scale.detach().cpu().float().numpy())
         zero = self._graph.integers(f"{name}_zero", encoding.zero_point.detach().cpu().to(torch.int32).numpy(), bits,
-                                    signed=encoding.signed)  # fmt: skip
+                                    signed=encoding.spec.signed)  # fmt: skip
         return scale, zero
 
     def _weight(self, source: str, target: str, encoding: Encoding) -> None:
@@ -94,7 +94,7 @@ class Pairs:
         """The name of what stands for the real weight."""
         bits = encoding.stored_bits(weight=True)
         scale, zero = self._parameters(name, encoding, bits)
-        stored = self._graph.integers(f"{name}_q", integers.numpy(), bits, signed=encoding.signed)
+        stored = self._graph.integers(f"{name}_q", integers.numpy(), bits, signed=encoding.spec.signed)
         options = {} if encoding.axis is None else {"axis": encoding.axis}
         if encoding.block is not None:
             options["block_size"] = encoding.block
@@ -105,26 +105,24 @@ class Pairs:
     def _lookup(self, node: Any, source: str, integers: Tensor, encoding: Encoding) -> None:
         """An embedding: integers are looked up, and only those become real."""
         bits = max(8, encoding.stored_bits(weight=True))
-        stored = self._graph.integers(f"{source}_rows", integers.numpy(), bits, signed=encoding.signed)
+        stored = self._graph.integers(f"{source}_rows", integers.numpy(), bits, signed=encoding.spec.signed)
         graph, name, ids = self._graph, node.output[0], node.input[1]
         rows = graph.insert_before(node, "Gather", [stored, ids], f"{name}_q", axis=0)
-        if encoding.axis is None:
-            scale, zero = self._parameters(f"{source}_rows", encoding, bits)
-            real = graph.insert_before(node, "DequantizeLinear", [rows, scale, zero], f"{name}_dq")
-            self._known[real] = encoding
-        else:
-            values = graph.insert_before(node, "Cast", [rows], f"{name}_cast", to=1)
-            shape = integers.shape
-            parts = []
-            for part, tensor in (("zero", encoding.zero_point), ("scale", encoding.scale)):
-                # One number for each row, or each block of a row spread over it.
-                full = encoding.spread(tensor.float(), shape)
-                wide = full if encoding.axis == 0 and encoding.block is None else full.expand(shape)
-                table = graph.constant(f"{source}_{part}_rows", wide.contiguous().numpy())
-                parts.append(graph.insert_before(node, "Gather", [table, ids], f"{name}_{part}", axis=0))
-            if encoding.zero_point.any():
-                values = graph.insert_before(node, "Sub", [values, parts[0]], f"{name}_centred")
-            real = graph.insert_before(node, "Mul", [values, parts[1]], f"{name}_real")
+        # Not DequantizeLinear: onnxruntime 1.32 moves one without a partner past reshapes, with wrong types.
+        values = graph.insert_before(node, "Cast", [rows], f"{name}_cast", to=1)
+        parts = []
+        for part, tensor in zip(("scale", "zero"), encoding.each(integers.shape), strict=True):
+            if encoding.axis is None:
+                parts.append(graph.constant(f"{source}_{part}_rows", tensor.float().numpy()))
+                continue
+            # One number a row, or one an element.
+            by_row = encoding.block is None and encoding.axis in (0, -integers.ndim)
+            wide = tensor.float() if by_row else tensor.float().expand(integers.shape)
+            table = graph.constant(f"{source}_{part}_rows", wide.contiguous().numpy())
+            parts.append(graph.insert_before(node, "Gather", [table, ids], f"{name}_{part}", axis=0))
+        if encoding.zero_point.any():
+            values = graph.insert_before(node, "Sub", [values, parts[1]], f"{name}_centred")
+        real = graph.insert_before(node, "Mul", [values, parts[0]], f"{name}_real")
         graph.replace_uses(name, real)
         graph.remove(node)
 
@@ -148,7 +146,7 @@ class Pairs:
         bias = self._graph.initializers.get(node.input[2])
         if data is None or weight is None or bias is None or weight.block is not None or data.axis is not None:
             return
-        if max(data.bits, weight.bits) > 8:
+        if max(data.spec.bits, weight.spec.bits) > 8:
             return
         scale = (data.scale.double().reshape(()) * weight.scale.double().reshape(-1)).cpu()
         integers = torch.round(torch.from_numpy(np.array(bias)).double() / scale)
