@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		hatchling hypothesis import-linter mypy pillow pytest ruff torch==2.13.0 -e .
+		hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow pytest ruff torch==2.13.0 -e .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -39,6 +39,9 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/plot.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
 	$(BIN)/python bench/pruning_accuracy.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
+	$(BIN)/python bench/pruning_speed.py
+	$(BIN)/python bench/latency_target.py
 
 zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
