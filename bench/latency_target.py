@@ -61,7 +61,8 @@ def main() -> None:
     header = ("network", "method", "threads", "MACs", "expected -> measured", "time", "seconds in all")
     text = (HERE / "latency_target.head.md").read_text()
     (HERE / "latency_target.md").write_text(
-        f"{text}\n{markdown(header, rows)}\n\nMachine: {machine()}, onnxruntime {onnxruntime.__version__}; seed {SEED}.\n"
+        f"{text}\n{markdown(header, rows)}\n\n"
+        f"Machine: {machine()}, onnxruntime {onnxruntime.__version__}; seed {SEED}.\n"
     )
 
 

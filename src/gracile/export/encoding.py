@@ -43,7 +43,7 @@ class Encoding:
     def integers(self, tensor: Tensor) -> Tensor:
         """The integers of ``tensor``, as int32: those of what the simulation makes of it."""
         with torch.no_grad():
-            real = tensor if self.simulate is None else self.simulate(tensor)
+            real = tensor if self.simulate is None else self.simulate(tensor.to(self.scale.device))
             return quantize(real, self.scale, self.zero_point, self.spec)
 
     def real(self, integers: Tensor) -> Tensor:

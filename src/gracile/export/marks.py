@@ -2,8 +2,9 @@
 place.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,14 +30,22 @@ class Mark(nn.Module):
         return marked
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The encodings by the places of Marks, and the paths of the modules that they stand for."""
+
+    by_place: list[Encoding]
+    paths: list[str]
+
+
 @contextmanager
-def marked(model: nn.Module, encodings: Mapping[str, Encoding | None]) -> Iterator[Sequence[Encoding]]:
+def marked(model: nn.Module, encodings: Mapping[str, Encoding | None]) -> Iterator["Places"]:
     """``model`` with Marks in place of the modules that ``encodings`` names, inside the block; None leaves the tensor.
 
     Yields:
-        The encodings by the Marks' places.
+        What stands in which place.
     """
-    places: list[Encoding] = []
+    places = Places([], [])
     kept: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         for path, encoding in encodings.items():
@@ -46,8 +55,9 @@ def marked(model: nn.Module, encodings: Mapping[str, Encoding | None]) -> Iterat
             if encoding is None:
                 parent.add_module(name, nn.Identity())
                 continue
-            parent.add_module(name, Mark(len(places)))
-            places.append(encoding)
+            parent.add_module(name, Mark(len(places.paths)))
+            places.by_place.append(encoding)
+            places.paths.append(path)
         yield places
     finally:
         for parent, name, module in kept:

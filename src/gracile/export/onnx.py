@@ -1,6 +1,7 @@
 """`to_onnx`: a model as an ONNX file that onnxruntime has been seen to run."""
 
 import logging
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -12,10 +13,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gracile.errors import ExportError, FileError, InputError
+from gracile.export.agreement import operator_steps
+from gracile.export.marks import marked
+from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
+from gracile.export.simulations import encodings_of
+from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program
 from gracile.inputs import ExampleInputs, Inputs
+from gracile.simulation import Simulation
 from gracile.text import count
 
 log = logging.getLogger(__name__)
@@ -25,6 +32,8 @@ _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, to
 # What one protobuf message may hold.
 _LARGEST = 2**31 - 1
 LOWEST_OPSET, HIGHEST_OPSET = 18, 23
+# The first with blocks and with integers of 4 and 16 bits.
+_QUANTIZED_OPSET = 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +48,13 @@ class OnnxFile:
     dynamic_batch: bool
     # Largest difference to torch on the example inputs, as a share of the largest element; None where unverified.
     error: float | None
+    # Of a simulation, the largest difference of any operator's integers, in steps, operators fed the same integers.
+    steps: int | None = None
 
     def __str__(self) -> str:
         checked = "not compared with torch" if self.error is None else f"within {self.error:.1e} of torch"
+        if self.steps is not None:
+            checked += f", every operator within {self.steps} step{'s' * (self.steps != 1)}"
         batch = "any batch size" if self.dynamic_batch else "the example's batch size"
         return f"{self.path}: {count(self.bytes)}B, opset {self.opset}, {batch}, {checked}"
 
@@ -59,12 +72,15 @@ def to_onnx(
     """Write ``model``, in evaluation mode, as an ONNX file; the file is complete and checked, or as it was before.
 
     Args:
-        model: any module that torch.export reads: as trained, pruned or factorized; it stays as it is.
+        model: any module that torch.export reads: as trained, pruned or factorized; it stays as it is.  A simulation
+            of integers is written with QuantizeLinear and DequantizeLinear: weights as integers, biases as int32,
+            embeddings looked up as integers.
         example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or a Graph.
         path: the file; folders above it are made.
         opset: version of ONNX's operators.
         dynamic_batch: the file accepts any batch size.
-        verify: run the file in onnxruntime on the example inputs and compare with torch.
+        verify: run the file in onnxruntime on the example inputs and compare with torch.  Of a simulation every
+            operator is compared, fed the simulation's integers, and must come within one step.
         tolerance: largest difference, as a share of an output's largest element; default by the output's type, 1e-4
             for float32.
 
@@ -79,10 +95,19 @@ def to_onnx(
     path = Path(path)
     if path.is_dir():
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
-    proto = onnx_model(model, example_inputs, opset=opset, dynamic_batch=dynamic_batch)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
-    content = serialized(proto)
-    error = compared(model, inputs, content, tolerance) if verify else None
+    written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
+    proto, content = written.proto, serialized(written.proto)
+    error = steps = None
+    if verify and isinstance(model, Simulation):
+        found = operator_steps(model, inputs, written)
+        steps = max((operator.largest for operator in found), default=0)
+        # Where one step more decides, the rest of a network follows: the whole is measured, not bounded.
+        error = compared(model, inputs, content, math.inf if tolerance is None else tolerance)
+    elif verify:
+        error = compared(model, inputs, content, tolerance)
+    for note in written.notes:
+        log.warning("%s", note)
     write(path, content)
     return OnnxFile(
         path=path,
@@ -92,6 +117,7 @@ def to_onnx(
         outputs=tuple(value.name for value in proto.graph.output),
         dynamic_batch=dynamic_batch,
         error=error,
+        steps=steps,
     )
 
 
@@ -110,8 +136,32 @@ def onnx_model(
     """The onnx.ModelProto of ``model``, without the exporter's metadata.
 
     Raises:
-        MissingExtraError, CaptureError, ExportError: as `to_onnx`.
+        MissingExtraError, InputError, CaptureError, ExportError: as `to_onnx`.
     """
+    return written_model(model, example_inputs, opset=opset, dynamic_batch=dynamic_batch).proto
+
+
+def written_model(
+    model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, opset: int = 21, dynamic_batch: bool = False
+) -> Written:
+    """``model`` as a graph of ONNX, a simulation with its pairs.
+
+    Raises:
+        MissingExtraError, InputError, CaptureError, ExportError: as `to_onnx`.
+    """
+    if not isinstance(model, Simulation):
+        return Written(proto=_exported(model, example_inputs, opset, dynamic_batch))
+    if opset < _QUANTIZED_OPSET:
+        raise InputError(f"opset is {opset}; pairs of all integer types need {_QUANTIZED_OPSET} at least")
+    with marked(model, encodings_of(model)) as encodings:
+        proto = _exported(model, example_inputs, opset, dynamic_batch)
+    pairs = Pairs(proto, encodings.by_place)
+    pairs.place()
+    names = tuple((encodings.paths[place], integers) for place, integers in pairs.activations)
+    return Written(proto=proto, activations=names, notes=tuple(pairs.notes))
+
+
+def _exported(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, opset: int, dynamic_batch: bool) -> Any:
     for package in ("onnx", "onnxscript"):
         extra(package, "export")
     program = export_program(model, example_inputs, dynamic_batch=dynamic_batch)

@@ -17,6 +17,11 @@ from gracile.export.marks import DOMAIN, OPERATOR
 from gracile.export.onnx_graph import GraphEditor
 
 _INT32 = 2**31 - 1
+# Operators that only move values: behind them the integers are the same.  How many of their inputs are data.
+_MOVES = {
+    "Concat": None, "DepthToSpace": 1, "Expand": 1, "Flatten": 1, "Gather": 1, "Identity": 1, "MaxPool": 1, "Pad": 1,
+    "Reshape": 1, "Slice": 1, "Split": 1, "Squeeze": 1, "Tile": 1, "Transpose": 1, "Unsqueeze": 1,
+}  # fmt: skip
 # The inputs of operators with a bias: x, weight, bias.
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
 
@@ -30,19 +35,25 @@ class Pairs:
         self._encodings = encodings
         # What is known of the values that DequantizeLinear makes: their encodings.
         self._known: dict[str, Encoding] = {}
+        # Of activations, the names of scale and zero point.
+        self._grids: dict[str, tuple[str, str]] = {}
+        # Place in the encodings, and the integers of an activation that stand in it, in the program's order.
+        self.activations: list[tuple[int, str]] = []
         # What the user should know.
         self.notes: list[str] = []
 
     def place(self) -> Any:
         """The graph with pairs; the proto that was given."""
         for node in [n for n in self._graph.nodes if n.op_type == OPERATOR and n.domain == DOMAIN]:
-            encoding = self._encodings[self._graph.attribute(node, "place", 0)]
+            place = self._graph.attribute(node, "place", 0)
+            encoding = self._encodings[place]
             source, target = node.input[0], node.output[0]
             self._graph.remove(node)
             if source in self._graph.initializers:
                 self._weight(source, target, encoding)
             else:
-                self._activation(source, target, encoding)
+                self.activations.append((place, self._activation(source, target, encoding)))
+        self._carry()
         self._biases()
         self._graph.finish()
         kept = [entry for entry in self._proto.opset_import if entry.domain != DOMAIN]
@@ -50,8 +61,11 @@ class Pairs:
         self._proto.opset_import.extend(kept)
         return self._proto
 
-    def _activation(self, source: str, target: str, encoding: Encoding) -> None:
-        """A pair behind ``source``; clipped before, where the integers are fewer than the type holds."""
+    def _activation(self, source: str, target: str, encoding: Encoding) -> str:
+        """A pair behind ``source``; returns the name of the integers.
+
+        Clipped before, where the levels are fewer than the type holds.
+        """
         graph, bits = self._graph, encoding.stored_bits(weight=False)
         before = stem = source
         if not encoding.fills(bits):
@@ -65,6 +79,9 @@ class Pairs:
         real = graph.insert_after(integers, "DequantizeLinear", [integers, scale, zero], f"{stem}_dq", **axis)
         graph.replace_uses(target, real)
         self._known[real] = encoding
+        if encoding.axis is None:
+            self._grids[real] = (scale, zero)
+        return integers
 
     def _parameters(self, name: str, encoding: Encoding, bits: int) -> tuple[str, str]:
         scale = self._graph.constant(f"{name}_scale", encoding.scale.detach().cpu().float().numpy())
@@ -135,6 +152,39 @@ class Pairs:
             value = graph.insert_before(node, "Add", [value, node.input[2]], f"{name}_sum")
         graph.replace_uses(name, value)
         graph.remove(node)
+
+    def _carry(self) -> None:
+        """Pairs of the same grid behind operators that only move values, so that integers stay integers there.
+
+        All values that they give out lie on the grid, so that nothing changes.
+        """
+        for node in list(self._graph.nodes):
+            grid = self._grid(node)
+            if grid is None:
+                continue
+            source = next(name for name in node.input if name in self._grids)
+            for value in node.output:
+                readers = self._graph.readers(value)
+                if not readers or all(reader.op_type == "QuantizeLinear" for reader in readers):
+                    continue
+                integers = self._graph.insert_after(value, "QuantizeLinear", [value, *grid], f"{value}_q")
+                real = self._graph.insert_after(integers, "DequantizeLinear", [integers, *grid], f"{value}_dq")
+                for reader in readers:
+                    self._graph.replace_inputs(reader, value, real)
+                self._known[real], self._grids[real] = self._known[source], grid
+
+    def _grid(self, node: Any) -> tuple[str, str] | None:
+        """The scale and zero point that a moving operator's results have."""
+        if node.op_type not in _MOVES or (node.op_type == "Pad" and not self._pads_with_zeros(node)):
+            return None
+        grids = {self._grids.get(name) for name in node.input[: _MOVES[node.op_type]]}
+        return grids.pop() if len(grids) == 1 else None
+
+    def _pads_with_zeros(self, node: Any) -> bool:
+        if self._graph.attribute(node, "mode", b"constant") != b"constant" or len(node.input) < 3 or not node.input[2]:
+            return True
+        value = self._graph.initializers.get(node.input[2])
+        return value is not None and not value.any()
 
     def _biases(self) -> None:
         for node in list(self._graph.nodes):

@@ -46,13 +46,16 @@ def session(source: Path | bytes, *, threads: int = 1, optimized: Path | None = 
         raise FileError(f"onnxruntime does not load {where}: {error}") from error
 
 
-def feeds(opened: Any, inputs: Inputs) -> dict[str, Any]:
+def feeds(opened: Any, inputs: Inputs, *, without: str | None = None) -> dict[str, Any]:
     """What ``session.run`` takes, from the arguments of a model: keywords by name, others in their order.
+
+    Args:
+        without: the ending of the names of inputs that come from elsewhere.
 
     Raises:
         InputError: another number of tensors than the file takes.
     """
-    names = [value.name for value in opened.get_inputs()]
+    names = [value.name for value in opened.get_inputs() if without is None or not value.name.endswith(without)]
     tensors = {name: value for name, value in inputs.kwargs.items() if isinstance(value, Tensor)}
     chosen = [tensors[name] for name in names] if set(names) <= tensors.keys() else inputs.tensors
     if len(chosen) != len(names):

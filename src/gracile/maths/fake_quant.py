@@ -164,9 +164,7 @@ def _spread(values: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) 
         return scale, zero_point
     if isinstance(spec.granularity, PerBlock):
         size, length = spec.granularity.size, values.shape[axis]
-        first, second = (
-            item.repeat_interleave(size, axis).narrow(axis, 0, length) for item in (scale, zero_point)
-        )
+        first, second = (item.repeat_interleave(size, axis).narrow(axis, 0, length) for item in (scale, zero_point))
         return first, second
     shape = [-1 if index == axis else 1 for index in range(values.ndim)]
     return scale.reshape(shape), zero_point.reshape(shape)

@@ -1,0 +1,34 @@
+"""What a simulation's quantizers say of the integers of its tensors."""
+
+import torch
+
+from gracile.errors import InputError
+from gracile.export.encoding import Encoding
+from gracile.simulation import QUANTIZERS, Simulation
+
+
+def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
+    """Path of each quantizer -> its Encoding; None where it is off.
+
+    Raises:
+        InputError: a quantizer has no range yet.
+    """
+    found: dict[str, Encoding | None] = {}
+    for name, quantizer in simulation.named_quantizers().items():
+        path = f"{QUANTIZERS}.{name}"
+        if quantizer.observer is not None or (quantizer.enabled and not bool(torch.isfinite(quantizer.scale).all())):
+            state = "still observes" if quantizer.observer is not None else "has no range"
+            raise InputError(
+                f"the quantizer {name} {state}; calibrate the simulation and freeze its ranges before it is exported"
+            )
+        found[path] = (
+            Encoding(
+                spec=quantizer.spec,
+                scale=quantizer.scale.detach().cpu(),
+                zero_point=quantizer.zero_point.detach().cpu(),
+                simulate=quantizer,
+            )
+            if quantizer.enabled
+            else None
+        )
+    return found
