@@ -19,7 +19,18 @@ from gracile.surgery import apply
 
 PER_CHANNEL = quant_spec("int8", granularity=PerChannel(axis=0))
 _LAYERS = {"conv1d", "conv2d", "conv3d", "linear", "embedding"}
-_VALUES = _LAYERS | {"relu", "add", "matmul", "mean", "mul", "softmax", "gelu", "layer_norm", "max_pool2d"}
+_VALUES = _LAYERS | {
+    "relu",
+    "add",
+    "matmul",
+    "mean",
+    "mul",
+    "softmax",
+    "gelu",
+    "layer_norm",
+    "max_pool2d",
+    "adaptive_avg_pool2d",
+}
 
 
 class Extremes:

@@ -1,7 +1,18 @@
 """Models on disk: checkpoints, ONNX files, torch's exported programs."""
 
+from gracile.export.encodings import load_encodings, to_encodings
 from gracile.export.kernels import Kernel, Kernels, inspect_onnx
 from gracile.export.onnx import OnnxFile, to_onnx
 from gracile.export.program import load_program, to_program
 
-__all__ = ["Kernel", "Kernels", "OnnxFile", "inspect_onnx", "load_program", "to_onnx", "to_program"]
+__all__ = [
+    "Kernel",
+    "Kernels",
+    "OnnxFile",
+    "inspect_onnx",
+    "load_encodings",
+    "load_program",
+    "to_encodings",
+    "to_onnx",
+    "to_program",
+]

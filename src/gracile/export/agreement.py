@@ -49,6 +49,8 @@ def operator_steps(simulation: Simulation, inputs: Inputs, written: Written) -> 
         turn = counts[path] = counts.get(path, -1) + 1
         if turn < len(wanted[path]):
             named[value] = (path, wanted[path][turn])
+    if not named:
+        return ()
     opened = session(_cut(written.proto, named).SerializeToString())
     fed = _fed(opened, inputs, named)
     found = dict(zip(named, opened.run(list(named), fed), strict=True))

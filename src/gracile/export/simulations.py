@@ -11,8 +11,11 @@ def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
     """Path of each quantizer -> its Encoding; None where it is off.
 
     Raises:
-        InputError: a quantizer has no range yet.
+        InputError: a quantizer has no range yet, or the simulation is not in float32.
     """
+    types = {tensor.dtype for tensor in simulation.parameters() if tensor.is_floating_point()} - {torch.float32}
+    if types:
+        raise InputError(f"the simulation has parameters of {types.pop()}; ONNX's pairs take simulation.float()")
     found: dict[str, Encoding | None] = {}
     for name, quantizer in simulation.named_quantizers().items():
         path = f"{QUANTIZERS}.{name}"

@@ -17,7 +17,7 @@ BatchNorm: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, float
 
 
 def factors(batch_norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """a and c of each channel, in float64."""
+    """A and c of each channel, in float64."""
     mean, variance, gamma, beta, eps = (
         item.detach().double() if isinstance(item, Tensor) else item for item in batch_norm
     )
