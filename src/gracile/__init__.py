@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from gracile import export, lowrank, prune
+from gracile import export, lowrank, prune, quant
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
@@ -13,6 +13,7 @@ from gracile.pipeline import Result, compress
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
+from gracile.quant.method import quantize
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
@@ -43,4 +44,6 @@ __all__ = [
     "mask",
     "profile",
     "prune",
+    "quant",
+    "quantize",
 ]

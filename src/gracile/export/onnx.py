@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 from gracile.errors import ExportError, FileError, InputError
 from gracile.export.agreement import operator_steps
 from gracile.export.marks import marked
+from gracile.export.onnx_graph import rename_inputs
 from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
-from gracile.export.simulations import encodings_of
+from gracile.export.simulations import encodings_of, input_names
 from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program
@@ -155,6 +156,8 @@ def written_model(
         raise InputError(f"opset is {opset}; pairs of all integer types need {_QUANTIZED_OPSET} at least")
     with marked(model, encodings_of(model)) as encodings:
         proto = _exported(model, example_inputs, opset, dynamic_batch)
+    inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    rename_inputs(proto, input_names(model, inputs))
     pairs = Pairs(proto, encodings.by_place)
     pairs.place()
     names = tuple((encodings.paths[place], integers) for place, integers in pairs.activations)

@@ -1,5 +1,6 @@
 """Editing an ONNX graph: nodes in order, constants by name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,17 @@ class GraphEditor:
         stored = [tensor for name, tensor in self._stored.items() if name in read]
         del self._graph.initializer[:]
         self._graph.initializer.extend(stored)
+
+
+def rename_inputs(proto: Any, names: Sequence[str]) -> None:
+    """Give the inputs of a graph these names, where there are as many and none is taken."""
+    graph = proto.graph
+    taken = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+    if len(graph.input) != len(names) or taken & set(names):
+        return
+    new = {value.name: name for value, name in zip(graph.input, names, strict=True)}
+    for value, name in zip(graph.input, names, strict=True):
+        value.name = name
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = new.get(name, name)

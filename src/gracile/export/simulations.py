@@ -1,9 +1,12 @@
 """What a simulation's quantizers say of the integers of its tensors."""
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
 from gracile.export.encoding import Encoding
+from gracile.inputs import Inputs
 from gracile.simulation import QUANTIZERS, Simulation
 
 
@@ -35,3 +38,15 @@ def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
             else None
         )
     return found
+
+
+def input_names(simulation: Simulation, inputs: Inputs) -> tuple[str, ...]:
+    """What the simulated model calls the tensors of ``inputs``, in their order."""
+    named = {where: name for name, where in simulation.program.inputs.items()}
+    found = []
+    for entries, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
+        if isinstance(leaf, Tensor):
+            # The first entry says whether it is an argument or a keyword.
+            where = tuple(entry.idx if isinstance(entry, pytree.SequenceKey) else entry.key for entry in entries[1:])
+            found.append(named.get(where, f"input_{len(found)}"))
+    return tuple(found)
