@@ -43,10 +43,11 @@ def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
 def input_names(simulation: Simulation, inputs: Inputs) -> tuple[str, ...]:
     """What the simulated model calls the tensors of ``inputs``, in their order."""
     named = {where: name for name, where in simulation.program.inputs.items()}
-    found = []
+    found: list[str] = []
     for entries, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
         if isinstance(leaf, Tensor):
             # The first entry says whether it is an argument or a keyword.
-            where = tuple(entry.idx if isinstance(entry, pytree.SequenceKey) else entry.key for entry in entries[1:])
+            where = tuple(getattr(entry, "idx", None) if hasattr(entry, "idx") else getattr(entry, "key", "")
+                          for entry in entries[1:])  # fmt: skip
             found.append(named.get(where, f"input_{len(found)}"))
     return tuple(found)
