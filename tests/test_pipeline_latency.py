@@ -35,7 +35,8 @@ class Machine:
         first = seconds["original"]
         self.measured += 1
         entries = tuple(
-            Timing(name=name, median=s, low=s, high=s, ratio=s / first, ratio_low=s / first, ratio_high=s / first,
+            Timing(name=name, median=s, low=s, high=s, fastest=s, ratio=s / first, ratio_low=s / first,
+                   ratio_high=s / first,
                    bytes=1) for name, s in seconds.items()
         )  # fmt: skip
         return Timings(entries=entries, runtime=runtime, version="1", threads=threads, repeats=repeats, calls=1,

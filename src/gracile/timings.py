@@ -24,12 +24,13 @@ class _Frozen(BaseModel):
 
 
 class Timing(_Frozen):
-    """Seconds of one call: the median and the quartiles of all rounds."""
+    """Seconds of one call: the median and the quartiles of all rounds, and the fastest."""
 
     name: str
     median: float
     low: float
     high: float
+    fastest: float
     # The call's time / the first entry's in the same round: median and quartiles.
     ratio: float
     ratio_low: float
@@ -84,6 +85,22 @@ class Timings(_Frozen):
         )
 
 
+# Quartiles of a ratio this far apart, as a share of it, say that the machine did something else meanwhile.
+_NOISY = 0.1
+
+
+def noisy(entry: Timing) -> bool:
+    """Whether the ratios of the rounds are too far apart for their median to say much."""
+    return entry.ratio_high - entry.ratio_low > _NOISY * entry.ratio
+
+
+def settled(entry: Timing, first: Timing) -> float:
+    """Time of ``entry`` / time of ``first``: the median of the rounds' ratios, or, where these are far apart, the ratio
+    of the fastest rounds, as what disturbs a measurement only ever adds to it.
+    """
+    return entry.fastest / first.fastest if noisy(entry) else entry.ratio
+
+
 class Attempt(_Frozen):
     """One allocation that a search for a latency tried: what the table of layers promised, and what was measured."""
 
@@ -109,8 +126,9 @@ class LatencyReport(_Frozen):
 
     @property
     def reached(self) -> float:
-        """Measured time of the final model / the original's."""
-        return self.timings.entries[1].ratio
+        """Measured time of the final model / the original's, as `settled` says."""
+        first, last = self.timings.entries[:2]
+        return settled(last, first)
 
     def __str__(self) -> str:
         tries = ", ".join(f"{attempt.expected:.3f} -> {attempt.measured:.3f}" for attempt in self.attempts)

@@ -9,7 +9,7 @@ from gracile.errors import FileError, InputError
 from gracile.export import to_onnx
 from gracile.latency.comparing import by_turns, entries_of
 from gracile.latency.runs import Run
-from gracile.timings import Timings
+from gracile.timings import Timings, settled
 
 optional("onnx")
 optional("onnxruntime")
@@ -65,6 +65,16 @@ def test_ratios_are_taken_within_a_round_and_quartiles_are_stated():
     assert (entries[0].low, entries[0].high, entries[0].spread) == (2.0, 4.0, 2.0)
     assert (entries[1].ratio, entries[1].ratio_low, entries[1].ratio_high) == (0.5, 0.5, 0.5)
     assert [entry.bytes for entry in entries] == [8, 4]
+
+
+def test_where_rounds_vary_the_fastest_ones_are_compared():
+    run = Run(lambda: None, 1)
+    quiet = entries_of(["a", "b"], [run, run], np.array([[2.0, 2.0, 2.0, 1.9], [1.0, 1.0, 1.0, 1.0]]))
+    assert settled(quiet[1], quiet[0]) == 0.5
+    # Something else ran in two rounds.
+    busy = entries_of(["a", "b"], [run, run], np.array([[2.0, 2.0, 2.0, 9.0], [1.0, 7.0, 3.0, 1.0]]))
+    assert busy[1].ratio != 0.5
+    assert settled(busy[1], busy[0]) == 0.5
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "eager"])

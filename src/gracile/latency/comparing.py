@@ -131,8 +131,8 @@ def entries_of(names: Sequence[str], runs: Sequence[Run], seconds: np.ndarray) -
         ratio_low, ratio_high = np.quantile(ratios, (0.25, 0.75))
         found.append(
             Timing(
-                name=name, median=median(row), low=low, high=high, ratio=median(ratios), ratio_low=ratio_low,
-                ratio_high=ratio_high, bytes=run.bytes,
+                name=name, median=median(row), low=low, high=high, fastest=row.min(), ratio=median(ratios),
+                ratio_low=ratio_low, ratio_high=ratio_high, bytes=run.bytes,
             )
         )  # fmt: skip
     return tuple(found)
