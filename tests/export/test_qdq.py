@@ -9,6 +9,7 @@ from support.optional import optional
 from torch import nn
 from torch.nn import functional as F
 
+import gracile
 from gracile.errors import ExportError, InputError
 from gracile.export import agreement, inspect_onnx, to_onnx
 from gracile.export.agreement import operator_steps
@@ -213,3 +214,35 @@ def test_reasons_why_a_kernel_is_not_one_of_integers(tmp_path):
     assert reasons["Gemm"][0] == "weights only"
     assert "mean is not quantized" in reasons["Gemm"][1]
     assert "why" in str(kernels)
+
+
+@pytest.mark.parametrize("form", ["keywords", "nested"])
+def test_inputs_keep_their_names(tmp_path, form):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(4, 8)
+
+        def forward(self, left, right):
+            return self.a(left) + self.b(right[0] if isinstance(right, list) else right)
+
+    torch.manual_seed(0)
+    data = {"right": torch.randn(3, 4), "left": torch.randn(3, 6)}
+    if form == "nested":
+        data["right"] = [data["right"]]
+    simulation = gracile.quantize(Two().eval(), data, calibration=[data])
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    assert written.steps <= 1
+    if form == "keywords":
+        assert sorted(written.inputs) == ["left", "right"]
+    assert inspect_onnx(written.path).integer == 2
+
+
+def test_what_gracile_quantizes_runs_on_integers_after_pruning(tmp_path):
+    model, data = small_net(), images(8)
+    small = gracile.apply(model, gracile.prune.plan(model, data, sparsity=0.5, round_to=1))
+    simulation = gracile.quantize(small, data, calibration=batches())
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    kernels = inspect_onnx(written.path)
+    assert written.steps <= 1
+    assert kernels.integer == len(kernels.kernels) == 7, str(kernels)

@@ -1,5 +1,7 @@
 """What a simulation's quantizers say of the integers of its tensors."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -46,8 +48,11 @@ def input_names(simulation: Simulation, inputs: Inputs) -> tuple[str, ...]:
     found: list[str] = []
     for entries, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
         if isinstance(leaf, Tensor):
-            # The first entry says whether it is an argument or a keyword.
-            where = tuple(getattr(entry, "idx", None) if hasattr(entry, "idx") else getattr(entry, "key", "")
-                          for entry in entries[1:])  # fmt: skip
+            # The first entry says whether it is an argument or a keyword; the others are its place or its key there.
+            where = tuple(entry.idx if isinstance(entry, pytree.SequenceKey) else _key(entry) for entry in entries[1:])
             found.append(named.get(where, f"input_{len(found)}"))
     return tuple(found)
+
+
+def _key(entry: Any) -> str:
+    return str(entry.key) if isinstance(entry, pytree.MappingKey) else ""
