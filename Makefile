@@ -42,6 +42,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
 	$(BIN)/python bench/pruning_speed.py
 	$(BIN)/python bench/latency_target.py
+	$(BIN)/python bench/quant_speed.py
 
 zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
