@@ -88,9 +88,9 @@ def equivalence(model: nn.Module, plan: Plan, example_inputs: ExampleInputs) -> 
 def check_observer(maker: Callable[[], Observer]) -> None:
     """Check an observer of your own: give the class, or a function that makes one.
 
-    Two batches with values from -1 to 3 and four rows must give a finite range [4] each way, in the order of the rows,
-    that reaches beyond the largest magnitude by a tenth of the values' width at most and is no narrower than that, the same again when asked again, and the same from
-    another observer that sees the same; batches may differ in size; and zeros alone must be quantizable.
+    It sees two batches of different sizes with four rows.  Its range must be finite, [4] each way in the order of the
+    rows, reach beyond the largest magnitude by a tenth of the values' width at most, and be no narrower than that.
+    Asked again it must say the same, and so must another observer that sees the same.  Zeros alone must be quantizable.
 
     Raises:
         AssertionError: it does something else; the message says what.

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from nets import trained_like
 from torch import Tensor, nn
 
 import gracile
@@ -46,7 +45,7 @@ def randomised(model: nn.Module) -> nn.Module:
             if module.weight is not None:
                 nn.init.normal_(module.weight)
                 nn.init.normal_(module.bias)
-    return trained_like(model).double()
+    return model.double().eval()
 
 
 @pytest.mark.parametrize("name", layers())
