@@ -121,7 +121,7 @@ def axis_before(node: Node, axis: int, graph: Graph) -> int | None:
         return int(node.args[1][axis]) % rank
     if name in ("select", "unbind"):
         along = (node.args[1] if len(node.args) > 1 else 0) % rank
-        return axis + 1 if name == "select" and axis >= along else axis
+        return axis + 1 if axis >= along else axis
     return None
 
 
