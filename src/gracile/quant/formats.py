@@ -69,9 +69,9 @@ class Formats:
         return any(item.get("activations") is not None for item in given)
 
     def includes(self, node: Node) -> bool:
-        """Whether the node may be quantized."""
+        """Whether the node may be quantized; inputs are, for whatever included reads them."""
         names = _names(node)
-        wanted = self._include is None or bool(matching(self._include, names).names)
+        wanted = self._include is None or node.kind != "call" or bool(matching(self._include, names).names)
         return wanted and not matching(self._exclude, names).names
 
     def weights(self, node: Node) -> QuantSpec | None:

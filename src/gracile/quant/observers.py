@@ -79,7 +79,7 @@ class Percentile(_Counting):
         return self._histogram.quantile(self._tail), self._histogram.quantile(1 - self._tail)
 
 
-class MeanSquaredError(_Counting):
+class LeastSquares(_Counting):
     """The range whose levels are nearest to the values, in the mean of squares, among shrunk ones."""
 
     # The weight of errors of clipped values.
@@ -89,7 +89,7 @@ class MeanSquaredError(_Counting):
         return least_error(self._histogram, spec, clipping=self._clipping)
 
 
-class SignalToNoise(MeanSquaredError):
+class SignalToNoise(LeastSquares):
     """As "mse", with errors of clipped values counted three times: fewer are clipped."""
 
     _clipping = 3.0
@@ -106,7 +106,7 @@ OBSERVERS: dict[str, ObserverMaker] = {
     "minmax": MinMax,
     "moving_average": MovingAverage,
     "percentile": Percentile,
-    "mse": MeanSquaredError,
+    "mse": LeastSquares,
     "sqnr": SignalToNoise,
     "entropy": Entropy,
 }

@@ -115,13 +115,13 @@ def axis_before(node: Node, axis: int, graph: Graph) -> int | None:
     if name in ("t", "numpy_T"):
         return rank - 1 - axis
     if name in ("transpose", "swapaxes"):
-        first, second = (item % rank for item in node.args[1:3])
+        first, second = (int(item) % rank for item in node.args[1:3])
         return {first: second, second: first}.get(axis, axis)
     if name == "permute":
         return int(node.args[1][axis]) % rank
     if name in ("select", "unbind"):
         along = (node.args[1] if len(node.args) > 1 else 0) % rank
-        return axis + (axis >= along) if name == "select" else axis
+        return axis + 1 if axis >= along else axis
     return None
 
 

@@ -201,10 +201,15 @@ class _Placer:
             return
         users = self.graph.users[node.name]
         following = self.graph.nodes.get(users[0]) if len(users) == 1 else None
-        if following is not None and ops.rectifies(following) and self.formats.includes(following):
-            if not ops.rectifies(node) and self.formats.activations(following) is not None:
-                return
-        self.sites.setdefault(node.name, spec)
+        fused = (
+            following is not None
+            and ops.rectifies(following)
+            and not ops.rectifies(node)
+            and self.formats.includes(following)
+            and self.formats.activations(following) is not None
+        )
+        if not fused:
+            self.sites.setdefault(node.name, spec)
 
     def _need(self, ref: Ref, reader: Node) -> None:
         """A quantizer where ``ref`` comes from, unless it lies on levels already."""
