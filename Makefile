@@ -12,7 +12,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		accelerate hatchling hypothesis import-linter mypy pillow pytest pytest-xdist ruff torch==2.13.0 -e .
+		accelerate hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow pytest pytest-xdist ruff \
+		torch==2.13.0 -e .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -45,6 +46,10 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/pruning_accuracy.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gymnasium stable-baselines3
 	$(BIN)/python bench/pruners.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
+	$(BIN)/python bench/pruning_speed.py
+	$(BIN)/python bench/latency_target.py
+	$(BIN)/python bench/quant_speed.py
 
 zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -13,7 +13,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
 
-from gracile.channels import known_operators
 from gracile.errors import InputError, PlanError
 from gracile.graph import bare_name
 
@@ -104,6 +103,18 @@ def tensor_named(name: str) -> JsonValue:
     return {"tensor": name}
 
 
+def renamed(value: JsonValue, old: JsonValue, new: JsonValue) -> JsonValue:
+    """``value`` with ``new`` in place of every ``old`` inside of it."""
+    if value == old and type(value) is type(old):
+        return new
+    match value:
+        case list():
+            return [renamed(item, old, new) for item in value]
+        case dict():
+            return {key: renamed(item, old, new) for key, item in value.items()}
+    return value
+
+
 def by_batch(size: int) -> JsonValue:
     """A size that grows with the batch."""
     return {"batch": size}
@@ -112,6 +123,21 @@ def by_batch(size: int) -> JsonValue:
 def by_mode(evaluation: Any, training: Any) -> JsonValue:
     """A value that depends on the module's mode."""
     return {"eval": evaluation, "train": training}
+
+
+class NamedResults(dict[str, Any]):
+    """What stands for a model's own class of results, as transformers have: keys are attributes, too, and numbers
+    and slices count the values.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
 
 
 class ProgramModule(nn.Module):
@@ -131,6 +157,15 @@ class ProgramModule(nn.Module):
         for name, constant in program.constants.items():
             self.register_buffer(_constant(name), _tensor(constant), persistent=False)
         self._steps = _compiled(program)
+
+    def use(self, program: Program) -> None:
+        """Compute another program from now on, with the same inputs and constants.
+
+        Raises:
+            PlanError: an operator is unknown, or a value malformed.
+        """
+        self._steps = _compiled(program)
+        self.program = program
 
     def __getstate__(self) -> dict[str, Any]:
         # Operators are found again by name.
@@ -214,6 +249,8 @@ class _Call:
             return self.decoded(value["train" if self._module.training else "eval"])
         if kind == "tuple":
             return tuple(self.decoded(item) for item in inner)
+        if kind == "named":
+            return NamedResults({key: self.decoded(item) for key, item in inner.items()})
         if kind == "dict":
             return {key: self.decoded(item) for key, item in inner.items()}
         if kind == "float":
@@ -259,7 +296,7 @@ _Compiled: TypeAlias = tuple[
 
 
 def _compiled(program: Program) -> _Compiled:
-    """The steps with their operators; only those that gracile has a rule for are looked up.
+    """The steps with their operators; only torch's own that stay off the disk are looked up.
 
     Raises:
         PlanError: an operator is unknown, or a value malformed.
@@ -273,7 +310,9 @@ def _compiled(program: Program) -> _Compiled:
     )
 
 
-_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "float", "device", "dtype", "memory_format", "layout"}
+# Operators that a program from a file must not run.
+_REFUSED = {"from_file"}
+_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "named", "float", "device", "dtype", "memory_format", "layout"}
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 
 
@@ -291,7 +330,7 @@ def _check(value: Any) -> None:
             raise PlanError(f"a program holds the unknown value {value!r}")
         if kind in _NAMED and value != {"dtype": "input"}:
             _torch_named(str(value[kind]), _NAMED[kind])
-        elif kind in ("tuple", "dict"):
+        elif kind in ("tuple", "dict", "named"):
             inner = value[kind]
             _check(list(inner.values()) if isinstance(inner, dict) else inner)
 
@@ -305,8 +344,11 @@ def _target(step: Step) -> Callable[..., Any] | None:
         return operator.getitem
     library, _, rest = step.op.partition(".")
     name, _, overload = rest.partition(".")
-    if library != "aten" or bare_name(step.op) not in known_operators():
-        raise PlanError(f"a program asks for the operator {step.op!r}, which gracile does not know")
+    if library != "aten" or bare_name(step.op) in _REFUSED:
+        raise PlanError(
+            f"a program asks for the operator {step.op!r}, which gracile does not run: it runs torch's own (aten), "
+            "but for those that read files"
+        )
     try:
         return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
     except AttributeError as error:

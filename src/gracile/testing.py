@@ -1,4 +1,4 @@
-"""Tests for users' models and parts: does a pruned model compute what it should, is a criterion one?
+"""Tests for users' models and parts: does a pruned model compute what it should, is a criterion or an observer one?
 
 The oracle is the original model with every slice that a plan removes set to zero, normalisation parameters and
 buffers included, and with layer, group and RMS norms computed over the kept channels only.  A pruned model must
@@ -12,10 +12,13 @@ from torch import Generator, Tensor, nn
 
 from gracile.equivalence import Equivalence, equivalence
 from gracile.inputs import ExampleInputs
+from gracile.maths.fake_quant import from_range
+from gracile.maths.quant_spec import quant_spec
 from gracile.plan import Plan
 from gracile.prune.scores import Criterion, named
+from gracile.quantizer import Observer
 
-__all__ = ["Equivalence", "assert_equivalent", "check_criterion", "equivalence"]
+__all__ = ["Equivalence", "assert_equivalent", "check_criterion", "check_observer", "equivalence"]
 
 
 def assert_equivalent(
@@ -116,3 +119,46 @@ def _check(
     assert error <= tolerance, (
         f"scores do not follow their units when these change places, {where}: they differ by {error:.3g} of the largest"
     )
+
+
+def check_observer(maker: Callable[[], Observer]) -> None:
+    """Check an observer of your own: give the class, or a function that makes one.
+
+    It sees two batches of different sizes with four rows.  Its range must be finite, [4] each way in the order of the
+    rows, reach beyond the largest magnitude by a tenth of the values' width at most, and be no narrower than that.
+    Asked again it must say the same, and so must another observer that sees the same.  Zeros alone must be quantizable.
+
+    Raises:
+        AssertionError: it does something else; the message says what.
+    """
+    spec = quant_spec("uint8")
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 2.0, 4.0, 8.0]).unsqueeze(1)
+    batches = [scales * (4 * torch.rand(4, size, generator=generator) - 1) for size in (4000, 1000)]
+    first, second = maker(), maker()
+    assert isinstance(first, Observer), f"{first!r} has not both observe(values) and range(spec)"
+    assert first is not second, "the maker returns one observer twice: each quantizer needs its own"
+    for batch in batches:
+        kept = batch.clone()
+        first.observe(batch)
+        second.observe(batch)
+        assert torch.equal(batch, kept), "observe changes the values that it is shown"
+    low, high = first.range(spec)
+    for name, end in (("low", low), ("high", high)):
+        assert isinstance(end, torch.Tensor), f"the range's {name} end is a {type(end).__name__}, not a tensor"
+        assert tuple(end.shape) == (4,), f"of 4 rows the range's {name} end has the shape {tuple(end.shape)}, not (4,)"
+        assert bool(torch.isfinite(end).all()), f"the range's {name} end is not finite: {end.tolist()}"
+    assert bool((low <= high).all()), f"the range ends before it begins: {low.tolist()}, {high.tolist()}"
+    width = 4 * scales.squeeze(1)
+    # Symmetric ranges reach as far below as above.
+    outside = torch.maximum(low.abs(), high.abs()) > 3 * scales.squeeze(1) + 0.1 * width
+    assert not bool(outside.any()), f"the range lies far beyond the values: {low.tolist()}, {high.tolist()}"
+    narrow = (high - low) < 0.1 * width
+    assert not bool(narrow.any()), f"the range leaves nearly all values out: {low.tolist()}, {high.tolist()}"
+    for again in (first.range(spec), second.range(spec)):
+        assert torch.equal(again[0], low), "asked again, or given the same values, it has another range"
+        assert torch.equal(again[1], high), "asked again, or given the same values, it has another range"
+    zeros = maker()
+    zeros.observe(torch.zeros(2, 10))
+    scale, _ = from_range(*zeros.range(spec), spec)
+    assert bool((scale > 0).all()), "zeros alone give no scale"

@@ -85,6 +85,8 @@ class Pruning:
                 "movement with a threshold finds the sparsity of each layer itself: leave scope='layer', and take "
                 "another granularity than N:M"
             )
+        if self.target is not None and self.target.latency is not None:
+            raise InputError("a latency is measured while compressing: give it to gracile.compress, and MACs here")
         if self.target is not None and self.granularity != "channel":
             raise InputError(
                 "a target is reached by removing whole channels: take granularity='channel', or give a sparsity"
@@ -286,7 +288,7 @@ class PruningPart:
             return target
         cost = price(self._graph)
         saved = 1 - target.bound(cost) / cost[target.metric]
-        return Target(**{target.metric: 1 - schedule.sparsity(update, saved)})
+        return target.at(1 - schedule.sparsity(update, saved))
 
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensor -> where zeros belong, over all units that cut it."""
