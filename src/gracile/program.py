@@ -164,7 +164,9 @@ class ProgramModule(nn.Module):
         Raises:
             PlanError: an operator is unknown, or a value malformed.
         """
-        self._steps = _compiled(program)
+        # Steps that stay are not looked up again: simulations change few of many, many times.
+        known = dict(zip(map(id, self.program.steps), self._steps, strict=True))
+        self._steps = _compiled(program, known)
         self.program = program
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,24 +292,26 @@ def _torch_named(name: str, kind: type) -> Any:
     return found
 
 
-_Compiled: TypeAlias = tuple[
-    tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]], ...
-]
+_Compiled: TypeAlias = tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
-def _compiled(program: Program) -> _Compiled:
+def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) -> tuple[_Compiled, ...]:
     """The steps with their operators; only torch's own that stay off the disk are looked up.
+
+    Args:
+        known: the steps that were compiled before, by the identity of the `Step`.
 
     Raises:
         PlanError: an operator is unknown, or a value malformed.
     """
-    for step in program.steps:
-        for value in (*step.args, *step.kwargs.values()):
-            _check(value)
     _check(program.result)
-    return tuple(
-        (step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())) for step in program.steps
-    )
+    return tuple((known or {}).get(id(step)) or _compiled_step(step) for step in program.steps)
+
+
+def _compiled_step(step: Step) -> _Compiled:
+    for value in (*step.args, *step.kwargs.values()):
+        _check(value)
+    return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())
 
 
 # Operators that a program from a file must not run.
