@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError, PlanError
 from gracile.graph import bare_name
@@ -138,6 +139,14 @@ class NamedResults(dict[str, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
+
+
+# So that torch.export and others see the tensors inside.
+pytree.register_pytree_node(
+    NamedResults,
+    lambda item: (list(item.values()), list(item)),
+    lambda values, keys: NamedResults(zip(keys, values, strict=True)),
+)
 
 
 class ProgramModule(nn.Module):
