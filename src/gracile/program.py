@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError, PlanError
 from gracile.graph import bare_name
@@ -140,6 +141,14 @@ class NamedResults(dict[str, Any]):
         return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
 
 
+# So that torch.export and others see the tensors inside.
+pytree.register_pytree_node(
+    NamedResults,
+    lambda item: (list(item.values()), list(item)),
+    lambda values, keys: NamedResults(zip(keys, values, strict=True)),
+)
+
+
 class ProgramModule(nn.Module):
     """Computes a `Program` with the parameters, buffers and children of a module, under the same names.
 
@@ -164,7 +173,9 @@ class ProgramModule(nn.Module):
         Raises:
             PlanError: an operator is unknown, or a value malformed.
         """
-        self._steps = _compiled(program)
+        # Steps that stay are not looked up again: simulations change few of many, many times.
+        known = dict(zip(map(id, self.program.steps), self._steps, strict=True))
+        self._steps = _compiled(program, known)
         self.program = program
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,24 +301,26 @@ def _torch_named(name: str, kind: type) -> Any:
     return found
 
 
-_Compiled: TypeAlias = tuple[
-    tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]], ...
-]
+_Compiled: TypeAlias = tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
-def _compiled(program: Program) -> _Compiled:
+def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) -> tuple[_Compiled, ...]:
     """The steps with their operators; only torch's own that stay off the disk are looked up.
+
+    Args:
+        known: the steps that were compiled before, by the identity of the `Step`.
 
     Raises:
         PlanError: an operator is unknown, or a value malformed.
     """
-    for step in program.steps:
-        for value in (*step.args, *step.kwargs.values()):
-            _check(value)
     _check(program.result)
-    return tuple(
-        (step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())) for step in program.steps
-    )
+    return tuple((known or {}).get(id(step)) or _compiled_step(step) for step in program.steps)
+
+
+def _compiled_step(step: Step) -> _Compiled:
+    for value in (*step.args, *step.kwargs.values()):
+        _check(value)
+    return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())
 
 
 # Operators that a program from a file must not run.

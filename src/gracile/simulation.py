@@ -1,6 +1,6 @@
 """`Simulation`: a model as its captured program, with quantizers at chosen values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ class Simulation(ProgramModule):
         super().__init__(original, program)
         self.quantizers = nn.ModuleDict()
         self.quantizers.training = original.training
+        # What each step reads, by its name: `insert` looks for few readers among many steps.
+        self._reads = {step.name: _read_by(step) for step in program.steps}
 
     def named_quantizers(self, role: str | None = None) -> dict[str, Quantizer]:
         """The quantizers by name; with ``role`` only those of weights, or of activations."""
@@ -77,9 +79,9 @@ class Simulation(ProgramModule):
             old = tensor_named(site) if edit.role == "weight" else reference(site)
             made = Step(name=f"{site}{_SUFFIX}", child=f"{QUANTIZERS}.{edit.name}", args=(old,))
             place = self._place(edit, site, steps)
-            before, after = steps[:place], steps[place:]
             new = reference(made.name)
-            steps = [*before, made, *(_reading(step, old, new) for step in after)]
+            steps[place:] = [made, *(self._reading(step, _key(old), old, new) for step in steps[place:])]
+            self._reads[made.name] = _read_by(made)
             result = renamed(result, old, new)
         quantizer = Quantizer(edit.spec, edit.shape, edit.role)
         quantizer.training = self.training
@@ -90,12 +92,13 @@ class Simulation(ProgramModule):
     def remove(self, name: str, before: Program) -> None:
         """Undo `insert`: ``before`` is the program that was."""
         del self.quantizers[name]
+        self._reads = {step.name: _read_by(step) for step in before.steps}
         self.use(before)
 
     def _place(self, edit: Quantize, site: str, steps: list[Step]) -> int:
         if edit.role == "weight":
-            wanted = tensor_named(site)
-            place = next((i for i, step in enumerate(steps) if _reading(step, wanted, None) is not step), None)
+            wanted = _key(tensor_named(site))
+            place = next((i for i, step in enumerate(steps) if wanted in self._reads[step.name]), None)
         elif site in self.program.inputs or site in self.program.constants:
             place = 0
         else:
@@ -104,14 +107,35 @@ class Simulation(ProgramModule):
             raise PlanError(f"{edit}: the program has no value {site!r}")
         return place
 
+    def _reading(self, step: Step, key: tuple[str, str], old: Any, new: Any) -> Step:
+        """``step`` with ``new`` wherever it reads ``old``."""
+        if key not in self._reads[step.name]:
+            return step
+        args = tuple(renamed(item, old, new) for item in step.args)
+        kwargs = {name: renamed(item, old, new) for name, item in step.kwargs.items()}
+        made = step.model_copy(update={"args": args, "kwargs": kwargs})
+        self._reads[step.name] = _read_by(made)
+        return made
+
 
 _SUFFIX = "::quantized"
 
 
-def _reading(step: Step, old: Any, new: Any) -> Step:
-    """``step`` with ``new`` wherever it reads ``old``; the step itself where it does not."""
-    args = tuple(renamed(item, old, new) for item in step.args)
-    kwargs: Mapping[str, Any] = {key: renamed(item, old, new) for key, item in step.kwargs.items()}
-    if args == step.args and kwargs == step.kwargs:
-        return step
-    return step.model_copy(update={"args": args, "kwargs": dict(kwargs)})
+def _key(value: Any) -> tuple[str, str]:
+    """A reference to a step or tensor, to be looked up."""
+    ((kind, name),) = value.items()
+    return kind, name
+
+
+def _read_by(step: Step) -> frozenset[tuple[str, str]]:
+    """The steps, inputs and tensors among the arguments of a step."""
+    found: set[tuple[str, str]] = set()
+    waiting: list[Any] = [*step.args, *step.kwargs.values()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            found.update((kind, name) for kind, name in value.items() if kind in ("ref", "tensor"))
+            waiting.extend(item for item in value.values() if isinstance(item, list | dict))
+    return frozenset(found)

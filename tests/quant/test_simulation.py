@@ -196,3 +196,26 @@ def test_what_is_refused() -> None:
         residual(calibration=[torch.full((2, 3, 10, 10), float("inf"))])
     with pytest.raises(InputError, match="parametrized"):
         gracile.quantize(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), torch.ones(1, 3), activations=None)
+
+
+class Named(dict[str, Any]):
+    """A model's own class of results."""
+
+
+torch.utils._pytree.register_pytree_node(
+    Named, lambda item: (list(item.values()), list(item)), lambda values, keys: Named(zip(keys, values, strict=True))
+)
+
+
+def test_results_of_a_class_of_its_own() -> None:
+    class Net(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return Named(first=super().forward(x), second=x)
+
+    simulation = gracile.quantize(Net(3, 2), torch.ones(1, 3), activations=None)
+    found = simulation(torch.ones(4, 3))
+    assert found.first is found["first"]
+    assert found[1] is found.second
+    assert found[:2] == (found.first, found.second)
+    with pytest.raises(AttributeError, match="third"):
+        _ = found.third
