@@ -17,8 +17,8 @@ def to_program(
 ) -> Path:
     """Write ``model``, in evaluation mode, as torch's exported program; it runs without the model's Python code.
 
-    ``torch.export.load(path).module()`` reads it.  gracile itself does not: torch's reader may unpickle what a file holds,
-    so open only those that you trust.
+    ``torch.export.load(path).module()`` reads it.  gracile does not: torch's reader may unpickle what a file
+    holds, so open only those that you trust.
 
     Args:
         path: the file, ending in ``.pt2``; folders above it are made.
