@@ -158,6 +158,7 @@ class PruningPart:
         self._graph = graph
         self._layout = layout
         self._steps = 0
+        self._settled = False
         # Units' name -> True for those that are removed.
         self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
         self._early: dict[str, Tensor] | None = None
@@ -240,7 +241,10 @@ class PruningPart:
 
     def _after_step(self) -> None:
         if self._steps == self.spec.rewind_to:
-            self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()}
+            # Where the zeros are is no value to go back to.
+            masks = {id(gate.removed) for gates in gates_of(self.model).values() for gate in gates}
+            values = {name: tensor for name, tensor in tensors_of(self.model).items() if id(tensor) not in masks}
+            self._early = {name: tensor.detach().clone() for name, tensor in values.items()}
         update = self.spec.schedule.update(self._steps)
         if update is not None:
             self._renew(update)
@@ -285,12 +289,20 @@ class PruningPart:
 
     def withdraw(self) -> None:
         """Take the gates away as if they had never been there."""
-        self._scoring.close()
-        self._take_gates(keep_zeros=False)
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=False)
+
+    def settle(self) -> None:
+        """The zeros become values of the model."""
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=True)
 
     def finalize(self) -> Plan:
-        self._scoring.close()
-        self._take_gates(keep_zeros=True)
+        self.settle()
         if self._steps < self.spec.schedule.end:
             log.warning(
                 "the run ends after %d steps, before the schedule's last update at step %d: the sparsity is %.3g",

@@ -63,9 +63,10 @@ class Run:
             # Where one fails the others are taken away, too.
             for part in reversed(self.parts):
                 rest.callback(_withdraw, part)
-            plans = []
+            # No plan is made of a model that another part still masks.
             for part in self.parts:
-                plans.append(part.finalize())
+                getattr(part, "settle", _nothing)()
+            plans = [part.finalize() for part in self.parts]
             rest.pop_all()
         plan = reduce(Plan.then, plans, Plan())
         slicing = all(isinstance(edit, Slice | SetAttribute | ReplaceModule) for edit in plan.edits)
@@ -122,6 +123,10 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
             _withdraw(part)
         raise
     return Run(model, parts, graph)
+
+
+def _nothing() -> None:
+    """Of a part that need not settle."""
 
 
 def _withdraw(part: Part) -> None:
