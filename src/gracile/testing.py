@@ -71,9 +71,9 @@ def check_criterion(criterion: str | Criterion, *, seed: int = 0) -> None:
     if chosen.of_batch is None:
         return
     by_channel = chosen.sees != "weight_products"
-    for shape in ((7, 3, 4), (1, 2, 3), (5, 1, 1)):
-        for name, values in _examples(shape, draws):
-            _check(chosen.of_batch, values, name, shape[:1] if by_channel else shape, draws, 1e-5)
+    for sizes in ((7, 3, 4), (1, 2, 3), (5, 1, 1)):
+        for name, values in _examples(sizes, draws):
+            _check(chosen.of_batch, values, name, sizes[:1] if by_channel else sizes, draws, 1e-5)
 
 
 def _examples(shape: tuple[int, ...], draws: Generator) -> list[tuple[str, Tensor]]:

@@ -1,5 +1,7 @@
 """Schedules against numbers worked out by hand."""
 
+from itertools import pairwise
+
 import pytest
 
 from gracile.errors import InputError
@@ -43,7 +45,7 @@ def test_sparsity_starts_at_none_never_falls_and_ends_at_the_final_value(kind, f
     schedule = Schedule(kind=kind, times=1 if kind == "one_shot" else 7)
     values = [schedule.sparsity(update, final) for update in range(schedule.times + 3)]
     assert values[0] == pytest.approx(0, abs=1e-15)
-    assert all(b >= a - 1e-15 for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-15 for a, b in pairwise(values))
     assert values[schedule.times :] == pytest.approx([final] * 3, abs=1e-15)
 
 

@@ -32,7 +32,7 @@ def watched(model: nn.Module, name: str) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_the_tap_sees_what_reaches_masked_weights():
-    """y = w x and L = sum y: dL/dw is x everywhere, and the stored values are shown."""
+    """Where y = w x and L = sum y, dL/dw is x everywhere, and the stored values are shown."""
     model = nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))

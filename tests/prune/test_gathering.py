@@ -18,7 +18,7 @@ DATA = ("apoz", "mean_activation", "taylor_activation", "taylor", "obd")
 
 
 def two_layers() -> nn.Sequential:
-    """y = v relu(W x), with weights that are easy to reckon with."""
+    """The function y = v relu(W x), with weights that are easy to reckon with."""
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, -1.0]]))
@@ -167,7 +167,9 @@ def test_the_model_is_left_as_it_was(criterion):
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
-    assert all(p.grad is kept and torch.equal(kept, g) for p, kept, g in zip(model.parameters(), held, gradients))
+    assert all(
+        p.grad is kept and torch.equal(kept, g) for p, kept, g in zip(model.parameters(), held, gradients, strict=True)
+    )
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert type(model[0]) is nn.Conv2d
 
@@ -319,14 +321,14 @@ def test_prune_plan_removes_what_taylor_finds_useless():
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_is_missing_is_named(arguments, message, whole):
     arguments = {"calibration": labelled(), **arguments}
+    model, inputs = topologies.chain(), topologies.images(2)
+    if whole:
+        arguments |= {"evaluate": lambda model: 0.0, "target": gracile.Target(macs=0.7), "method": "prune"}
     with pytest.raises(InputError, match=message):
-        if whole:
-            gracile.compress(
-                topologies.chain(), topologies.images(2), evaluate=lambda model: 0.0,
-                target=gracile.Target(macs=0.7), method="prune", **arguments,
-            )  # fmt: skip
-        else:
-            gracile.prune.plan(topologies.chain(), topologies.images(2), sparsity=0.5, **arguments)
+        (gracile.compress if whole else gracile.prune.plan)(model, inputs, **arguments, **({} if whole else HALF))
+
+
+HALF = {"sparsity": 0.5}
 
 
 def test_compress_takes_a_criterion_with_a_loss(tmp_path):
