@@ -12,7 +12,7 @@ from gracile.compat.nni.common.rules import Rule, block_of
 from gracile.errors import InputError
 from gracile.graph import tensors_of
 from gracile.plan import child
-from gracile.prune.gates import gates_of, put_gates, take_gates
+from gracile.prune.gates import Gate, gates_of, put_gates, take_gates
 from gracile.prune.units import Blocks
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Masking:
         self._zeros: dict[str, Tensor] = {
             name: torch.zeros([1] * len(shape), dtype=torch.bool) for name, shape in self._shapes.items()
         }
+        self._gates: dict[str, list[Gate]] = {}
         self.wrapped = False
         self.wrap()
 
@@ -61,12 +62,15 @@ class Masking:
         """Put the masks on the model."""
         if not self.wrapped:
             put_gates(self.model, self._zeros)
+            found = gates_of(self.model)
+            self._gates = {name: found[name] for name in self.names}
             self.wrapped = True
 
     def unwrap(self) -> None:
         """Take them away: the values that they hid stand there again."""
         if self.wrapped:
-            take_gates(self.model, keep_zeros=False)
+            take_gates(self.model, keep_zeros=False, only=[gate for gates in self._gates.values() for gate in gates])
+            self._gates = {}
             self.wrapped = False
 
     @property
@@ -125,9 +129,8 @@ class Masking:
     def _put(self, zeros: Mapping[str, Tensor]) -> None:
         self._zeros.update(zeros)
         if self.wrapped:
-            gates = gates_of(self.model)
             for name in zeros:
-                for gate in gates[name]:
+                for gate in self._gates[name]:
                     gate.remove(self._zeros[name])
 
     @property
