@@ -117,7 +117,8 @@ def _alone(item: _Set, grown: Grown) -> Tensor:
 
 
 def _by_ratio(item: _Set, ratio: float) -> Tensor:
-    return torch.cat([~keep_largest(run, ratio) for run in item.scores.reshape(item.runs, -1)])
+    """The units that go at a ratio: of several runs the same positions, so that grouped convolutions can be cut."""
+    return ~keep_largest(item.scores.reshape(item.runs, -1).mean(0), ratio).repeat(item.runs)
 
 
 def _together(items: Sequence[_Set], grown: Grown) -> list[Tensor]:

@@ -30,7 +30,7 @@ class Rule:
     # Rules of one group are compared with each other; of one dependency group they lose the same units.
     global_group: str | None = None
     dependency_group: str | None = None
-    # Units are cut in so many equal runs, each of which loses the same number.
+    # Units fall into so many equal runs, each of which loses the same positions.
     runs: int = 1
     granularity: Granularity = "default"
     # Other parameters of the module that follow this one's mask -> the axes of this one that they share.
