@@ -184,7 +184,9 @@ def test_faults_of_a_recipe_begin_with_its_place(
     file.write_text(file.read_text().replace("search: tar", "search: gredy").replace("exclude", "exclud"))
     assert _run("compress", "recipe.yaml") == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "recipe.yaml:6:9: search is 'gredy'; give one of greedy, tar, exact"
+    assert first == (
+        "recipe.yaml:6:9: search is 'gredy'; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc"
+    )
     assert second == "recipe.yaml:7:1: there is no field exclud; did you mean exclude?"
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gracile import Search, Target
+from gracile import Search, Sensitivity, Target
 from gracile.errors import FileError, RecipeError
 from gracile.recipe_file import Recipe
 from gracile.yaml_file import MAX_BYTES
@@ -165,7 +165,10 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
     [
         ("search: gredy", "5:9: search is 'gredy'; give one of greedy, tar, exact"),
         ("search: {kind: gredy}", "5:16: search.kind is 'gredy'; give one of greedy, tar, exact"),
-        ("search: 3", "5:9: search is 3; give one of greedy, tar, exact, or a kind with options"),
+        (
+            "search: 3",
+            "5:9: search is 3; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, or a kind",
+        ),
         ("search: {candidates: [0.3, 6]}", "5:22: candidates is (0.3, 6); ratios are numbers in (0, 1)"),
         ("search: {candidates: 1}", "5:22: candidates is 1; an integer must be at least 2"),
         ("search: {candidates: few}", "5:22: candidates is 'few'; give a number of ratios, as 10, or a list"),
@@ -319,3 +322,22 @@ def test_all_failing_references_come_at_once(tmp_path: Path, module: str) -> Non
     assert "1:8: model: " in model
     assert f"3:11: evaluate: '{module}:batches' is a list; name a function" in evaluate
     assert f"5:14: calibration: {module}:number() returned a int; it must return an iterable of batches" in calibration
+
+
+def test_options_of_a_search(tmp_path: Path) -> None:
+    text = "search: {kind: sensitivity, options: {sparsities: [0.2, 0.4], step: 0.2}}\n"
+    search = Recipe.read(_write(tmp_path, GOOD + text)).search.search()
+    assert search == Search(kind="sensitivity", options=Sensitivity(sparsities=(0.2, 0.4), step=0.2))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search: {kind: tar, options: {step: 0.2}}\n", "the search 'tar' has none"),
+        ("search: {kind: netadapt, options: {stepp: 0.2}}\n", "has no option 'stepp'; it has step, decay, fine_tune"),
+        ("search: {kind: netadapt, options: {step: 2}}\n", "step is 2; it is a number in"),
+    ],
+)
+def test_refused_options_of_a_search(tmp_path: Path, line: str, message: str) -> None:
+    (found,) = _faults(tmp_path, GOOD + line)
+    assert message in found

@@ -2,31 +2,44 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank, prune
+from gracile import lowrank, prune, train
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
+from gracile.maths.schedule import Schedule
 from gracile.pipeline import Result, compress
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
 from gracile.recipe import Search, Target
 from gracile.report import Report
+from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
+from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
 from gracile.surgery import applied_plan, apply
 
 __version__ = _version("gracile")
 
 __all__ = [
+    "ADMM",
+    "AMC",
+    "Annealing",
     "ChannelGroups",
     "Cost",
+    "Distillation",
     "GracileError",
     "Graph",
+    "Movement",
+    "NetAdapt",
     "Plan",
+    "Pruning",
     "Report",
     "Result",
+    "Schedule",
     "Search",
+    "Sensitivity",
+    "Slim",
     "Target",
     "applied_plan",
     "apply",
@@ -36,6 +49,8 @@ __all__ = [
     "load",
     "lowrank",
     "mask",
+    "prepare",
     "profile",
     "prune",
+    "train",
 ]

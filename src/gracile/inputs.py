@@ -5,13 +5,15 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
+
+_Batch = TypeVar("_Batch")
 
 ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -161,6 +163,12 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
     Raises:
         InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
     """
+    for batch in _some(calibration):
+        yield example.like(batch)
+
+
+def _some(calibration: Iterable[Any]) -> Iterator[Any]:
+    """The batches, of which there is at least one."""
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(
             f"calibration is a {type(calibration).__name__}; give an iterable of batches, for example a "
@@ -169,7 +177,7 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
     count = 0
     for batch in calibration:
         count += 1
-        yield example.like(batch)
+        yield batch
     if not count:
         raise InputError(
             "calibration yields no batch; if it is a generator it may have been used up: give a list or a DataLoader"
@@ -190,10 +198,16 @@ class Calibration:
         self._seed = seed
 
     def __iter__(self) -> Iterator[Inputs]:
+        return self._seeded(batches_of(self._batches, self._example))
+
+    def as_given(self) -> Iterator[Any]:
+        """The batches as the user gave them, labels included."""
+        return self._seeded(_some(self._batches))
+
+    def _seeded(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
         # The batches have a random stream of their own, and the caller's goes on between them as if nothing had
         # happened.
         stream = torch.Generator().manual_seed(self._seed).get_state()
-        batches = batches_of(self._batches, self._example)
         while True:
             callers = torch.default_generator.get_state()
             torch.default_generator.set_state(stream)

@@ -1,14 +1,23 @@
 """What a user asks for: the target and the search."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gracile.cost import Cost, Metric
 from gracile.errors import InputError
+from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
 
-SearchKind = Literal["greedy", "tar", "exact"]
+SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
 SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
+# The searches that have options of their own.
+OPTIONS: Mapping[SearchKind, type[Options]] = {
+    "annealing": Annealing,
+    "netadapt": NetAdapt,
+    "sensitivity": Sensitivity,
+    "amc": AMC,
+}
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(?:B)?\s*")
@@ -71,20 +80,29 @@ class Search:
     """How the ratios of the layers are found.
 
     Raises:
-        InputError: an unknown kind, or candidates that are no ratios.
+        InputError: an unknown kind, candidates that are no ratios, or options of another kind.
     """
 
     # "exact": the largest sum of scores under the cost bound; "greedy": one common score that every layer may
-    # fall to; "tar": one common relative residual, without evaluations.
+    # fall to; "tar": one common relative residual, without evaluations.  The others score models with all parts cut:
+    # "annealing", "netadapt", "sensitivity", "amc".
     kind: SearchKind = "exact"
-    # Cost ratios to evaluate in each layer: N stands for 1/N, 2/N ... (N-1)/N; or the ratios themselves.
+    # Of "exact" and "greedy": cost ratios to evaluate in each layer: N stands for 1/N, 2/N ... (N-1)/N; or the ratios
+    # themselves.
     candidates: int | tuple[float, ...] = 10
     # Fit a monotone curve to each layer's scores before they are used.
     monotonic: bool = False
+    # Of the searches that score whole models; None stands for the defaults.
+    options: Options | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SEARCHES:
             raise InputError(f"search is {self.kind!r}; it is one of {', '.join(SEARCHES)}")
+        if self.options is not None and type(self.options) is not OPTIONS.get(self.kind):
+            raise InputError(
+                f"options is {self.options!r}; the search {self.kind!r} takes "
+                + (f"gracile.{OPTIONS[self.kind].__name__}(...)" if self.kind in OPTIONS else "none")
+            )
         if isinstance(self.candidates, int):
             if isinstance(self.candidates, bool) or self.candidates < 2:
                 raise InputError(f"candidates is {self.candidates!r}; an integer must be at least 2")
@@ -97,3 +115,19 @@ class Search:
         if isinstance(self.candidates, int):
             return tuple(i / self.candidates for i in range(1, self.candidates))
         return tuple(sorted(set(self.candidates)))
+
+
+def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:
+    """The options of a kind from their names and values; lists stand for tuples.
+
+    Raises:
+        InputError: the kind has no options, or none of such a name, or a value is out of range.
+    """
+    if kind not in OPTIONS:
+        raise InputError(f"options: the search {kind!r} has none; those that have are {', '.join(OPTIONS)}")
+    known = [field.name for field in fields(OPTIONS[kind])]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise InputError(f"options: the search {kind!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return OPTIONS[kind](**given)

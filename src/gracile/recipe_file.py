@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
 from gracile.maths.factorize import SCHEMES, Scheme
-from gracile.recipe import SEARCHES, Search, SearchKind, Target
+from gracile.recipe import SEARCHES, Search, SearchKind, Target, options_of
 from gracile.references import function, make, require_reference
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
 
@@ -93,6 +93,9 @@ class SearchSection(_Section):
     kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = Search().kind
     candidates: Annotated[Any, Field(description="a number of ratios, or a list of them")] = 10
     monotonic: Annotated[bool, Field(description="true or false")] = False
+    options: Annotated[
+        Mapping[str, Any] | None, Field(description="options of the kind, as in {start_temperature: 50}")
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -108,8 +111,14 @@ class SearchSection(_Section):
         given = tuple(value) if isinstance(value, list) else value
         return Search(candidates=given).candidates
 
+    @model_validator(mode="after")
+    def _known_options(self) -> Self:
+        self.search()
+        return self
+
     def search(self) -> Search:
-        return Search(kind=self.kind, candidates=self.candidates, monotonic=self.monotonic)
+        options = None if self.options is None else options_of(self.kind, self.options)
+        return Search(kind=self.kind, candidates=self.candidates, monotonic=self.monotonic, options=options)
 
 
 def _form_of_inputs(value: object) -> str:

@@ -72,7 +72,7 @@ def test_groups_without_batch_norm_are_scored_by_l2(caplog):
     with caplog.at_level(logging.WARNING, "gracile"):
         scores = scored(filled(norm=False), "bn_scale")
     np.testing.assert_allclose(scores, scored(filled(norm=False), "l2"))
-    assert "no batch-norm in 0" in caplog.text
+    assert "nothing for bn_scale to look at in 0" in caplog.text
 
 
 def test_random_scores_follow_the_seed():
@@ -106,7 +106,7 @@ def test_dead_weights_are_worth_nothing():
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
-@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("criterion", [name for name, chosen in CRITERIA.items() if not chosen.needs_data])
 def test_every_topology(name, criterion):
     torch.manual_seed(0)
     model, inputs = TOPOLOGIES[name]()
@@ -145,7 +145,7 @@ def test_vectors_count_where_there_is_nothing_else():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match=r"criterion is 'l3'; it is one of l1, l2, fpgm, bn_scale, random, or"):
+    with pytest.raises(InputError, match=r"criterion is 'l3'; it is one of l1, l2, fpgm, bn_scale, random, apoz"):
         scored(chain(), "l3")
     with pytest.raises(InputError, match="criterion is 7"):
         scored(chain(), 7)

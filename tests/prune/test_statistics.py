@@ -15,7 +15,7 @@ def test_inputs_that_vary_little_around_a_large_mean_can_be_ranked():
         model[0].weight *= 1e-2
     data = torch.randn(512, 6)
     graph = capture(model, data[:2])
-    found = rankings_of(model, graph, find_groups(graph), "elimination", [data], seed=0)
+    found = rankings_of(model, graph, find_groups(graph), "elimination", [data], None, seed=0)
     assert sorted(found["0"].removed) == list(range(64))
     # Six inputs, so that hardly more than six channels say anything new.
     assert found["0"].losses[64 - 12] < 0.1

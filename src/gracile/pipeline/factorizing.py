@@ -18,12 +18,15 @@ from gracile.lowrank.planning import ratios_of
 from gracile.lowrank.refit import refit_factors
 from gracile.maths.factorize import Scheme
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.joint_selection import by_joint_search
+from gracile.pipeline.layer_shapes import shapes_of
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import JointCost, Selection, by_search, store_key
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Plan
 from gracile.report import LayerReport, Record, Totals
-from gracile.search.problem import Column
+from gracile.search.problem import Column, Floats
+from gracile.search.select import JOINT
 from gracile.surgery import apply
 
 
@@ -35,6 +38,7 @@ class Factorizing:
     ) -> None:
         self.method: str = scheme
         self.equivalence: float | None = None
+        self._original = model
         self.model = copy.deepcopy(model)
         self.graph = graph
         self.key = store_key(graph, self.model, scheme, data)
@@ -71,9 +75,22 @@ class Factorizing:
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
         return self._lowrank.trial(name, size)
 
+    def shapes(self) -> Floats:
+        return shapes_of(layer.operations[0] for layer in self._lowrank.layers.values())
+
+    def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
+        changes = [self._lowrank.change(name, rank, final=True) for name, rank in sizes.items()]
+        plan = Plan(edits=tuple(edit for change in changes for edit in change.edits))
+        values = {name: value for change in changes for name, value in change.values.items()}
+        model = apply(self._lowrank.model, plan, values=values)
+        self._repaired(self._original, model, sizes)
+        return model
+
     def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
         if request.ratios is not None:
             return self._by_hand(request, request.ratios)
+        if request.search.kind in JOINT:
+            return by_joint_search(self, request, before, score_before, clock)
         return by_search(self, request, before, score_before, clock)
 
     def _by_hand(self, request: Request, ratios: Mapping[str, float]) -> Selection:
@@ -104,12 +121,15 @@ class Factorizing:
         return self.model
 
     def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
-        if self._calibration is None or not selection.sizes:
+        return self._repaired(original, self.model, selection.sizes)
+
+    def _repaired(self, original: nn.Module, model: nn.Module, sizes: Mapping[str, int]) -> Sequence[Record]:
+        if self._calibration is None or not sizes:
             return ()
-        changed = [self._lowrank.layers[name] for name in selection.sizes]
+        changed = [self._lowrank.layers[name] for name in sizes]
         return (
-            refit_factors(original, self.graph, self.model, changed, self._calibration),
-            reestimate(original, self.model, self.graph.example, self._calibration),
+            refit_factors(original, self.graph, model, changed, self._calibration),
+            reestimate(original, model, self.graph.example, self._calibration),
         )
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:

@@ -18,11 +18,12 @@ from gracile.pipeline.request import checked
 from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
+from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
 from gracile.report import Report
-from gracile.search.scoring import Evaluate, score_of
+from gracile.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, applied_since
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def compress(
     max_sparsity: float = 0.9,
     exclude: Sequence[str] = (),
     calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     fine_tune: FineTune | None = None,
     fine_tune_layer: FineTuneLayer | None = None,
     store: str | Path | None = None,
@@ -84,7 +86,9 @@ def compress(
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  Several joined by "+" are carried out in this order, each on what the one before has left.
-        search: how the parts' ratios are found: "exact", "greedy" or "tar", or a `Search` with options.
+        search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
+            "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; or a `Search` with
+            options.
         criterion: which channels of a group go first, see `gracile.prune.plan`; "auto" is "elimination" with
             calibration data, else "l2".
         scope: of "prune": "layer" or "global".
@@ -100,6 +104,8 @@ def compress(
         calibration: unlabelled inputs, an iterable of batches as a data loader gives them ((inputs, labels) too).
             With it, factors minimise the error of the layers' outputs instead of their weights', layers are refitted
             to the original's outputs, mean errors are corrected, and batch-norms are re-estimated.
+        loss: from the model and a batch of ``calibration``, labels included, to a tensor of one element: for the
+            criteria that look at gradients.
         fine_tune: trains the compressed model, in place or returning it; called after each method.
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
@@ -112,10 +118,11 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
+        MissingExtraError: search="amc" without stable-baselines3.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
-        criterion=criterion, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
+        criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer, store=store,
         seed=seed, calibrated=calibration is not None,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Pruning as a stage of the pipeline; its parts are channel groups, their sizes the channels that they keep.
 
 "channel_pruning" finds the width of each group by a search over an evaluation dictionary, "prune" by the worth of the
-channels alone.
+channels alone; both by a search over whole models where one is asked for.
 """
 
 import copy
@@ -12,22 +12,26 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from gracile.cost import Cost, Metric
+from gracile.cost import Cost, Metric, price
 from gracile.errors import InputError
 from gracile.graph import Graph
 from gracile.inputs import Calibration
 from gracile.patterns import matching
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.joint_selection import by_joint_search
+from gracile.pipeline.layer_shapes import producers, shapes_of
 from gracile.pipeline.request import Pruning, Request
-from gracile.pipeline.selection import JointCost, Selection, by_search, store_key
+from gracile.pipeline.selection import JointCost, Selection, by_search, store_key, store_of_joint
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
+from gracile.prune.ranking import fingerprint_of
 from gracile.report import LayerReport, Record
-from gracile.search.problem import Column
-from gracile.search.scoring import score_of
-from gracile.search.select import SCORED
+from gracile.scoring import score_of
+from gracile.search.joint import JointScores
+from gracile.search.problem import Column, Floats
+from gracile.search.select import JOINT, SCORED
 
 # How far from equal shares towards what the search found.
 _BLENDS = (0.0, 0.25, 0.5, 0.75)
@@ -48,9 +52,14 @@ class PruningStage:
         self._require_groups()
         self.notes = self._prunable.notes
         with clock("calibrate"):
-            self._pruning = ChannelPruning(self.model, graph, self._prunable, data, request.criterion, request.seed)
+            self._pruning = ChannelPruning(
+                self.model, graph, self._prunable, data, request.criterion, request.loss, request.seed
+            )
         if method == "channel_pruning":
             self._keep_whole_without_readers()
+        if callable(request.criterion) or request.loss is not None:
+            # Nothing else tells two functions apart.
+            self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(
             graph, self._prunable, self._pruning.rankings, request.scope, request.round_to, request.max_sparsity
         )
@@ -93,12 +102,17 @@ class PruningStage:
     def joint_cost(self, metric: Metric) -> JointCost | None:
         return lambda widths: self._chooser.price(widths, metric)
 
+    def shapes(self) -> Floats:
+        return shapes_of(producers(self._prunable.groups, price(self.graph).operations))
+
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
         return self._pruning.trial(name, size)
 
     def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
         if request.ratios is not None:
             return self._by_hand(request.ratios)
+        if request.search.kind in JOINT:
+            return by_joint_search(self, request, before, score_before, clock)
         if self.method == "channel_pruning":
             found = by_search(self, request, before, score_before, clock)
             return self._jointly(request, found, before, clock) if request.search.kind in SCORED else found
@@ -122,14 +136,11 @@ class PruningStage:
             request.opened_store() as store,
             bar("joint evaluations", len(blends)) as progress,
         ):
-            job = store.job({**self.key, "widths": "joint"}, found.baseline or 0.0)
-            known, scores = job.scores(), {}
+            job = store.job(store_of_joint(self.key), found.baseline or 0.0)
+            known = JointScores(self.columns(metric), lambda widths: self._joint_score(request, widths), job)
+            scores = {}
             for blend, widths in blends.items():
-                name = " ".join(f"{group}={width}" for group, width in sorted(widths.items()))
-                if (name, 0) not in known:
-                    known[name, 0] = self._joint_score(request, widths)
-                    job.put(name, 0, known[name, 0])
-                scores[blend] = known[name, 0]
+                scores[blend] = known.of(widths)
                 progress.advance()
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
@@ -137,9 +148,12 @@ class PruningStage:
         return replace(found, sizes=blends[best], notes=(*found.notes, note))
 
     def _joint_score(self, request: Request, widths: Mapping[str, int]) -> float:
-        pruned = self._pruning.carried_out(dict(widths))
+        return score_of(request.evaluate_search, self.jointly(widths), "the model with all groups cut")
+
+    def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
+        pruned = self._pruning.carried_out(dict(sizes))
         self._pruning.repair(self._original, pruned)
-        return score_of(request.evaluate_search, pruned.model, "the model with all groups cut")
+        return pruned.model
 
     def _by_hand(self, ratios: Mapping[str, float]) -> Selection:
         for pattern, ratio in ratios.items():

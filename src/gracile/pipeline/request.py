@@ -10,11 +10,13 @@ from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import InputError
 from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
+from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import Scope, require_widths
 from gracile.recipe import Search, SearchKind, Target
-from gracile.search.scoring import Evaluate
+from gracile.scoring import Evaluate
+from gracile.search.select import require_packages
 from gracile.store import Store
 
 Pruning: TypeAlias = Literal["channel_pruning", "prune"]
@@ -33,6 +35,7 @@ class Request:
     methods: tuple[str, ...]
     search: Search
     criterion: str | Criterion
+    loss: Loss | None
     scope: Scope
     ratios: Mapping[str, float] | None
     ratios_metric: Metric
@@ -93,11 +96,14 @@ def checked(
     chosen: str | Criterion = criterion
     if criterion == "auto":
         chosen = "elimination" if calibrated else "l2"
-    require_criterion(chosen, arguments["scope"], calibrated=calibrated)
+    require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
+    chosen_search = search if isinstance(search, Search) else Search(kind=search)
+    if arguments["target"] is not None:
+        require_packages(chosen_search.kind)
     return Request(
         methods=methods,
-        search=search if isinstance(search, Search) else Search(kind=search),
+        search=chosen_search,
         criterion=chosen,
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,

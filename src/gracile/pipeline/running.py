@@ -19,7 +19,7 @@ from gracile.pipeline.stage import Stage
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
 from gracile.report import Record, StageReport, Totals
-from gracile.search.scoring import score_of
+from gracile.scoring import score_of
 from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.prune.scores import Criterion
 from gracile.report import Entry
+from gracile.scoring import score_of
 from gracile.search.dictionary import evaluate_columns
-from gracile.search.problem import Column, Problem
-from gracile.search.scoring import score_of
+from gracile.search.problem import Column, Floats, Problem
 from gracile.search.select import SCORED, select
 
 # The total cost of the model with parts at these sizes.
@@ -62,8 +62,16 @@ class Searchable(Protocol):
         """The cost of all parts together, where it is no sum over them."""
         ...
 
+    def shapes(self) -> Floats:
+        """[parts, 6]: what each part's layer looks like; see `gracile.search.problem.Problem`."""
+        ...
+
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
         """The model with only this part at this size inside the block."""
+        ...
+
+    def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
+        """A copy of the model with all parts at these sizes, repaired as the final one will be."""
         ...
 
 
@@ -75,6 +83,18 @@ def store_key(
     if criterion is not None:
         seen = f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seen}"
     return {"model": fingerprint(graph, model), "data": seen, "method": method}
+
+
+def store_of_joint(key: Mapping[str, str]) -> dict[str, str]:
+    """The store key of models with all parts at their sizes, from that of their candidates."""
+    return {**key, "widths": "joint"}
+
+
+def baseline_of(stage: Searchable, request: Request, score_before: float) -> float:
+    """The score of the stage's original by the function that scores candidates."""
+    if request.evaluate_search is request.evaluate:
+        return score_before
+    return score_of(request.evaluate_search, stage.model, "the original model")
 
 
 def by_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
@@ -94,11 +114,11 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         columns = stage.columns(metric)
     if request.search.kind in SCORED:
         candidates = [stage.candidates(column, request.search.ratios, metric) for column in columns]
-        _problem(stage, request, columns, before).require_reachable([min(levels) for levels in candidates])
+        problem_of(stage, request, columns, before).require_reachable([min(levels) for levels in candidates])
         with clock("evaluation dictionary"):
             columns = _scored(stage, request, columns, candidates, score_before)
     with clock("select"):
-        selected, final = select(_problem(stage, request, columns, before), request.search.kind)
+        selected, final = select(problem_of(stage, request, columns, before), request.search.kind)
     levels = list(zip(columns, selected.levels, final.levels, strict=True))
     return Selection(
         sizes={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
@@ -109,7 +129,8 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
     )
 
 
-def _problem(stage: Searchable, request: Request, columns: tuple[Column, ...], before: Cost) -> Problem:
+def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...], before: Cost) -> Problem:
+    """The problem that the stage and the target pose."""
     assert request.target is not None
     joint = stage.joint_cost(request.metric)
 
@@ -135,9 +156,7 @@ def _scored(
     candidates: list[list[int]],
     score_before: float,
 ) -> tuple[Column, ...]:
-    baseline = score_before
-    if request.evaluate_search is not request.evaluate:
-        baseline = score_of(request.evaluate_search, stage.model, "the original model")
+    baseline = baseline_of(stage, request, score_before)
     with request.opened_store() as store:
         job = store.job(stage.key, baseline)
         return evaluate_columns(columns, candidates, stage.trial, request.evaluate_search, job)

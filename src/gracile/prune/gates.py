@@ -4,7 +4,7 @@ The parameter stays the same object below its gate, so that optimizers made befo
 state_dict is keyed as before once the gate is taken away.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -81,21 +81,22 @@ def gates_of(model: nn.Module) -> dict[str, list[Gate]]:
     found: dict[str, list[Gate]] = {}
     for path, module in model.named_modules():
         for name in gated_names(module):
-            parametrized: Any = module.parametrizations[name]
-            canonical = first.setdefault(id(parametrized.original), child(path, name))
-            found.setdefault(canonical, []).extend(item for item in parametrized if isinstance(item, Gate))
+            parametrized: Any = module.parametrizations
+            canonical = first.setdefault(id(parametrized[name].original), child(path, name))
+            found.setdefault(canonical, []).extend(_gates(module, name))
     return found
 
 
-def take_gates(model: nn.Module, *, keep_zeros: bool) -> None:
-    """Take all gates away; the zeros become values, or what they hid stands there again.
+def take_gates(model: nn.Module, *, keep_zeros: bool, only: Iterable[Gate] | None = None) -> None:
+    """Take gates away, all or ``only`` some; the zeros become values, or what they hid stands there again.
 
     Raises:
         InputError: a gated parameter has further parametrizations.
     """
     require_gates_alone(model)
+    chosen = None if only is None else {id(gate) for gate in only}
     for module in list(model.modules()):
-        _plain(module, keep_zeros)
+        _plain(module, keep_zeros, chosen)
 
 
 def require_gates_alone(model: nn.Module) -> None:
@@ -111,10 +112,11 @@ def require_gates_alone(model: nn.Module) -> None:
 
 def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:
     """Put gates on the parameters of ``module`` itself that are cut."""
-    order = tuple(module._parameters)
     names = [name for name, parameter in module._parameters.items() if parameter is not None and id(parameter) in cuts]
     if not names:
         return
+    before = next(gated_names(module), None)
+    order = tuple(module._parameters) if before is None else _gates(module, before)[0].order
     _take_own_class(module)
     for name in names:
         parametrize.register_parametrization(module, name, Gate(cuts[id(module._parameters[name])], order))
@@ -123,12 +125,12 @@ def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:
         module.register_forward_hook(_read_plain, always_call=True)
 
 
-def _plain(module: nn.Module, keep_zeros: bool) -> None:
-    """Take the gates from the parameters of ``module`` itself."""
-    names = list(gated_names(module))
+def _plain(module: nn.Module, keep_zeros: bool, only: Collection[int] | None) -> None:
+    """Take gates from the parameters of ``module`` itself."""
+    names = [n for n in gated_names(module) if only is None or any(id(gate) in only for gate in _gates(module, n))]
     if not names:
         return
-    order = module.parametrizations[names[0]][0].order  # type: ignore[index, union-attr]
+    order = _gates(module, names[0])[0].order
     _take_own_class(module)
     for name in names:
         parametrize.remove_parametrizations(module, name, leave_parametrized=keep_zeros)
@@ -138,7 +140,8 @@ def _plain(module: nn.Module, keep_zeros: bool) -> None:
     module._parameters.clear()
     module._parameters.update(ordered)
     if isinstance(module, nn.RNNBase):
-        _drop_hooks(module)
+        if not any(gated_names(module)):
+            _drop_hooks(module)
         _read_plain(module)
 
 
@@ -159,6 +162,11 @@ def gated_names(module: nn.Module) -> Iterator[str]:
         for name, found in module.parametrizations.items():  # type: ignore[union-attr, operator]
             if any(isinstance(item, Gate) for item in found):
                 yield name
+
+
+def _gates(module: nn.Module, name: str) -> list[Gate]:
+    parametrized: Any = module.parametrizations
+    return [item for item in parametrized[name] if isinstance(item, Gate)]
 
 
 # torch's recurrent modules run on a list of their parameters that they made beforehand: it holds the masked ones

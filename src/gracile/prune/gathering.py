@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
+from gracile.channels import ChannelGroup
 from gracile.errors import EvaluationError, InputError
 from gracile.graph import eval_mode
+from gracile.inputs import Calibration
 from gracile.maths import criteria
 from gracile.plan import child
 from gracile.prune.gates import Tap, gates_of, put_gates, take_gates
+from gracile.prune.scores import CRITERIA, Criterion
 
 # From the model and one batch to the loss, a tensor of one element.
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -249,6 +252,27 @@ def gather(
     finally:
         if gated:
             take_gates(model, keep_zeros=False)
+
+
+def seen_on(
+    model: nn.Module,
+    groups: Iterable[ChannelGroup],
+    criterion: str | Criterion,
+    data: Calibration | None,
+    loss: Loss | None,
+    seed: int,
+) -> dict[str, Tensor] | None:
+    """What ``criterion`` sees of channel groups; None where it looks at no data.
+
+    Raises:
+        InputError, EvaluationError: see `gather`.
+    """
+    if not isinstance(criterion, str) or criterion not in CRITERIA or not CRITERIA[criterion].needs_data:
+        return None
+    if data is None:
+        raise InputError(f"criterion={criterion!r} looks at data: give calibration=batches, or use 'l2'")
+    names = dict.fromkeys(member.tensor for group in groups for member in group.members)
+    return gather(model, names, criterion, data.as_given() if needs_loss(criterion) else data, loss, seed=seed)
 
 
 def _nothing(parameter: Tensor) -> Tensor:

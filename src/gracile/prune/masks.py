@@ -34,23 +34,31 @@ class _Buffer:
     removed: Tensor
 
 
-def mask(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
+def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool = False) -> nn.Module:
     """A copy of ``model`` with zeros in all that ``plan`` would cut; the model itself with ``inplace=True``.
 
-    Of the Plan only the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
+    Of a Plan only the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
     away, and ``gracile.apply(unmask(masked), plan)`` makes the small model.
 
+    Args:
+        plan: or masks by the names of parameters and buffers, True where values stay, as `gracile.prune.sparsify`
+            returns them.
+
     Raises:
-        InputError: the plan holds Edits that no mask stands for, or the model is masked already.
+        InputError: the plan holds Edits that no mask stands for, a mask does not fit, or the model is masked already.
         PlanError: a slice does not fit the model.
     """
-    if not isinstance(plan, Plan):
-        raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
+    if not isinstance(plan, Plan | Mapping):
+        raise InputError(
+            f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text), or masks as "
+            "gracile.prune.sparsify returns them"
+        )
     if _is_masked(model):
         raise InputError("the model is masked already; take the masks away first with gracile.prune.unmask(model)")
-    _require_slices(plan)
+    if isinstance(plan, Plan):
+        _require_slices(plan)
     masked = model if inplace else copy.deepcopy(model)
-    removed = _removed(masked, plan)
+    removed = _removed(masked, plan) if isinstance(plan, Plan) else _zeros_of(masked, plan)
     buffers = {}
     for name, (tensor, cut) in removed.items():
         if not isinstance(tensor, nn.Parameter):
@@ -140,6 +148,32 @@ def _removed(model: nn.Module, plan: Plan) -> dict[str, tuple[Tensor, Tensor]]:
         before = found.get(name)
         gone = gone.reshape(shape)
         found[name] = tensor, gone if before is None else before[1] | gone
+    return found
+
+
+def _zeros_of(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> the tensor, and where zeros belong.
+
+    Raises:
+        InputError: a name is unknown, or a mask has another shape or type.
+    """
+    tensors = tensors_of(model)
+    refused = _parametrized(model)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, keep in masks.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise InputError(f"masks: the model has no parameter or buffer {name!r}; model.state_dict() lists them")
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != tensor.shape:
+            raise InputError(
+                f"the mask of {name} must be a bool tensor of the shape {list(tensor.shape)}, True where values stay; "
+                "gracile.prune.speedup takes masks of other kinds"
+            )
+        if id(tensor) in refused:
+            raise InputError(
+                f"{name} is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        found[name] = tensor, ~keep.to(tensor.device)
     return found
 
 

@@ -20,6 +20,7 @@ from gracile.graph import Graph, tensors_of
 from gracile.inputs import Calibration
 from gracile.plan import child
 from gracile.prune.consumers import Consumer, consumers_of, read_by
+from gracile.prune.gathering import Loss, seen_on
 from gracile.prune.planning import Prunable
 from gracile.prune.ranking import Ranking, first_to_go, rank
 from gracile.prune.scores import Criterion
@@ -53,6 +54,7 @@ class ChannelPruning:
         prunable: Prunable,
         calibration: Calibration | None,
         criterion: str | Criterion,
+        loss: Loss | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -64,9 +66,11 @@ class ChannelPruning:
         self._consumers = {name: consumers_of(group, self._layers) for name, group in self.groups.items()}
         read = read_by(consumer for consumers in self._consumers.values() for consumer in consumers)
         self.statistics = None if calibration is None else Statistics(model, graph, read, calibration)
+        seen = seen_on(model, prunable.groups, criterion, calibration, loss, seed)
         self.rankings: dict[str, Ranking] = rank(
-            model, graph, prunable.groups, criterion, statistics=self.statistics, layers=self._layers, seed=seed
-        )
+            model, graph, prunable.groups, criterion,
+            statistics=self.statistics, layers=self._layers, seen=seen, seed=seed,
+        )  # fmt: skip
 
     @property
     def unread(self) -> tuple[str, ...]:

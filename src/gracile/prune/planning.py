@@ -17,9 +17,10 @@ from gracile.inputs import Calibration, ExampleInputs
 from gracile.patterns import matching
 from gracile.plan import Plan
 from gracile.prune.consumers import consumers_of, read_by
+from gracile.prune.gathering import Loss, needs_loss, seen_on
 from gracile.prune.pricing import WidthPrice
-from gracile.prune.ranking import Ranking, criterion_names, first_to_go, needs_data, rank
-from gracile.prune.scores import Criterion
+from gracile.prune.ranking import Ranking, criterion_names, first_to_go, rank, reconstructs
+from gracile.prune.scores import Criterion, named
 from gracile.prune.statistics import Statistics
 from gracile.prune.widths import (
     Choices,
@@ -54,15 +55,17 @@ def plan(
     heads: Heads = "whole",
     grouped: Grouped = "position",
     calibration: Iterable[Any] | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
     verify: bool = True,
 ) -> Plan:
     """Choose channels of ``model`` to remove; the Plan cuts whole channel groups, so that the model still runs.
 
     Args:
-        criterion: what a channel is worth, over all tensors of its group: "l1", "l2", "fpgm", "bn_scale", "random", a
-            function from a matrix [channels, elements] to scores [channels], or, with ``calibration``, "elimination" or
-            "lasso" (`gracile.maths.eliminate`).
+        criterion: what a channel is worth, over all tensors of its group: "l1", "l2", "fpgm", "bn_scale", "random", or
+            a function from a matrix [channels, elements] to scores [channels]; with ``calibration`` "apoz",
+            "mean_activation", "elimination" or "lasso" (`gracile.maths.eliminate`); with ``loss`` besides "taylor",
+            "taylor_activation" or "obd" (`gracile.maths.criteria`).
         sparsity: the share of the channels to remove, of each group or of all together as ``scope`` says; or shell
             pattern -> sparsity for the groups that match one, later patterns winning.
         target: in place of ``sparsity``, a cost to reach from below, within one step of the coarsest group.
@@ -73,7 +76,8 @@ def plan(
         exclude: shell patterns of groups and of layers whose outputs stay as they are.
         heads: "whole" removes whole attention heads, "dimension" the same dimensions of every head.
         grouped: "position" removes the same positions in every group of a grouped convolution, "group" whole groups.
-        calibration: unlabelled inputs for the criteria that need them.
+        calibration: unlabelled inputs for the criteria that need them; with ``loss`` batches as it takes them.
+        loss: from the model and a batch to a tensor of one element, for the criteria that look at gradients.
         verify: compare the cut model with the zeroed original on the example inputs.
 
     Returns:
@@ -87,26 +91,37 @@ def plan(
     """
     if (sparsity is None) == (target is None):
         raise InputError("give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)")
-    require_criterion(criterion, scope, calibrated=calibration is not None)
+    require_criterion(criterion, scope, calibrated=calibration is not None, loss=loss)
     require_widths(round_to, max_sparsity)
     graph = capture(model, example_inputs)
     prunable = find_groups(graph, exclude=exclude, heads=heads, grouped=grouped)
     for note in prunable.notes:
         log.warning("%s", note)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
-    rankings = rankings_of(model, graph, prunable, criterion, data, seed)
+    rankings = rankings_of(model, graph, prunable, criterion, data, loss, seed)
     chooser = Chooser(graph, prunable, rankings, scope, round_to, max_sparsity)
     return chooser.cut(model, sparsity, target, verify=verify).plan
 
 
-def require_criterion(criterion: object, scope: object, *, calibrated: bool) -> None:
-    """Raises InputError where one of them is unknown, or the criterion needs data that is not there."""
+def require_criterion(criterion: object, scope: object, *, calibrated: bool, loss: object) -> None:
+    """Raises InputError where one of them is unknown, or the criterion needs what is not there."""
     if scope not in get_args(Scope):
         raise InputError(f"scope is {scope!r}; it is {' or '.join(map(repr, get_args(Scope)))}")
     if not callable(criterion) and criterion not in criterion_names():
         raise InputError(f"criterion is {criterion!r}; it is one of {', '.join(criterion_names())}, or a function")
-    if needs_data(criterion) and not calibrated:
-        raise InputError(f"criterion={criterion!r} looks at what layers read: give calibration=batches, or use 'l2'")
+    if criterion == "movement":
+        raise InputError(
+            "criterion='movement' learns its scores in training: take gracile.prepare with gracile.Pruning, or use 'l2'"
+        )
+    if (reconstructs(criterion) or named(criterion).needs_data) and not calibrated:
+        raise InputError(f"criterion={criterion!r} looks at data: give calibration=batches, or use 'l2'")
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss is a {type(loss).__name__}; give a function from the model and a batch to the loss")
+    if needs_loss(criterion) and loss is None:
+        raise InputError(
+            f"criterion={criterion!r} looks at gradients: give loss, as loss=lambda model, batch: "
+            "cross_entropy(model(batch[0]), batch[1]), or use 'l2'"
+        )
 
 
 def channel_groups(
@@ -204,15 +219,17 @@ def rankings_of(
     prunable: Prunable,
     criterion: str | Criterion,
     data: Calibration | None,
+    loss: Loss | None,
     seed: int,
 ) -> dict[str, Ranking]:
     """Rank the channels of every group that may be cut; statistics are gathered where the criterion needs them."""
     layers = free_layers(graph)
     statistics = None
-    if data is not None and needs_data(criterion):
+    if data is not None and reconstructs(criterion):
         consumers = [consumer for group in prunable.groups for consumer in consumers_of(group, layers)]
         statistics = Statistics(model, graph, read_by(consumers), data)
-    return rank(model, graph, prunable.groups, criterion, statistics=statistics, layers=layers, seed=seed)
+    seen = seen_on(model, prunable.groups, criterion, data, loss, seed)
+    return rank(model, graph, prunable.groups, criterion, statistics=statistics, layers=layers, seen=seen, seed=seed)
 
 
 class Chooser:

@@ -1,12 +1,13 @@
 """In which order the channels of each group go, and what each is worth."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from gracile.channels import ChannelGroup
 from gracile.errors import InputError
@@ -35,6 +36,12 @@ class Ranking:
     # all weights refitted, added up over the consumers; None without data.
     losses: Floats | None = None
 
+    @classmethod
+    def by_scores(cls, scores: Floats) -> "Ranking":
+        """The lowest of ``scores`` [channels] first."""
+        removed = np.argsort(scores, kind="stable").astype(np.intp)
+        return cls(removed, np.asarray(scores, dtype=np.float64)[removed])
+
 
 def first_to_go(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> dict[str, list[int]]:
     """The channels that go when each group keeps so many; groups that keep all are left out."""
@@ -45,11 +52,20 @@ def first_to_go(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> d
     }
 
 
+def fingerprint_of(rankings: Mapping[str, Ranking]) -> str:
+    """SHA-256 of the orders, group by group."""
+    digest = hashlib.sha256()
+    for name, ranking in rankings.items():
+        digest.update(f"{name} {ranking.removed.tolist()};".encode())
+    return digest.hexdigest()
+
+
 def criterion_names() -> tuple[str, ...]:
     return (*CRITERIA, *get_args(Reconstructing))
 
 
-def needs_data(criterion: object) -> bool:
+def reconstructs(criterion: object) -> bool:
+    """Whether a criterion looks at what is lost of the outputs of the layers that read the channels."""
     return criterion in get_args(Reconstructing)
 
 
@@ -61,9 +77,13 @@ def rank(
     *,
     statistics: Statistics | None = None,
     layers: Mapping[str, FreeLayer] | None = None,
+    seen: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, Ranking]:
     """Rank the channels of each group.
+
+    A reconstructing criterion needs ``statistics`` and ``layers``, others that look at data what was ``seen``
+    (`gracile.prune.gathering`).
 
     Groups without a consumer that could be refitted are ranked by "l2" where ``criterion`` is a reconstructing one,
     scaled so that their mean is that of the others.
@@ -72,8 +92,9 @@ def rank(
         InputError: the criterion is unknown, or needs data that is not there.
     """
     chosen = list(groups)
-    if not needs_data(criterion):
-        return {name: _by_scores(scores) for name, scores in scores_of(model, graph, chosen, criterion, seed).items()}
+    if not reconstructs(criterion):
+        scored = scores_of(model, graph, chosen, criterion, seed, seen)
+        return {name: Ranking.by_scores(scores) for name, scores in scored.items()}
     if statistics is None or layers is None:
         raise InputError(f"criterion {criterion!r} looks at what layers read: give calibration data, or use 'l2'")
     found: dict[str, Ranking] = {}
@@ -86,10 +107,5 @@ def rank(
     rest = [group for group in chosen if group.name not in found]
     usual = float(np.mean([ranking.scores.mean() for ranking in found.values()])) if found else 1.0
     for name, scores in scores_of(model, graph, rest, "l2", seed).items():
-        found[name] = _by_scores(scores * usual / (scores.mean() or 1.0))
+        found[name] = Ranking.by_scores(scores * usual / (scores.mean() or 1.0))
     return {group.name: found[group.name] for group in chosen}
-
-
-def _by_scores(scores: Any) -> Ranking:
-    removed = np.argsort(scores, kind="stable").astype(np.intp)
-    return Ranking(removed, np.asarray(scores, dtype=np.float64)[removed])

@@ -143,7 +143,7 @@ def sparsify(
     """Masks that keep the worthiest units of each weight.
 
     Args:
-        model: left as it is; `zero_masked` applies masks, `speedup` makes a smaller model where they free channels.
+        model: left as it is; `gracile.mask` applies them, `speedup` makes a smaller model where they free channels.
         sparsity: the share of the units to mask: of every convolution and linear layer, or shell pattern -> sparsity
             for the modules of any kind with a weight that match one, later patterns winning.  Left out with N of M.
         granularity: "element", "output" (rows: the weights, and the bias, of an output), "input", the sizes of a block,

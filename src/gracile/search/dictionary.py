@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import nn
 
 from gracile.progress import bar
+from gracile.scoring import Evaluate, score_of
 from gracile.search.problem import Column
-from gracile.search.scoring import Evaluate, score_of
 from gracile.store import Job
 
 # The model with only this layer at this size, inside a block.

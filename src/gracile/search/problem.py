@@ -69,12 +69,26 @@ class Problem:
     # Where the columns' costs depend on one another (a layer's MACs are a product of two widths): the total cost of
     # all levels together.  The columns' own costs are then those with all others as they are.
     joint: Callable[[Sequence[int]], int] | None = None
+    # [columns, 6], for searches that look at them: outputs, inputs, height, width, stride and kernel size of the layer
+    # that each column is, or whose outputs it cuts; zeros for what a layer has not.
+    shapes: Floats | None = None
 
     def cost(self, levels: Sequence[int]) -> int:
         """Total cost with each column at its level."""
         if self.joint is not None:
             return self.joint(levels)
         return self.fixed + sum(int(column.costs[level]) for column, level in zip(self.columns, levels, strict=True))
+
+    def shares(self, index: int) -> Floats:
+        """The share of itself that a column keeps at each level: of its size, or of its cost where that is its own."""
+        column = self.columns[index]
+        amounts = column.costs if self.joint is None else column.sizes
+        return np.asarray(amounts / amounts[-1], dtype=np.float64)
+
+    def weight(self, index: int) -> float:
+        """What a column costs as it is, all others as they are; 0 where it has but one level."""
+        column, lowest = self.columns[index], float(self.shares(index)[0])
+        return 0.0 if not column.dense else float(column.costs[-1] - column.costs[0]) / (1 - lowest)
 
     def around(self, levels: Sequence[int]) -> tuple[Ints, ...]:
         """What each level of each column adds to the total, the other columns at ``levels``."""
@@ -106,7 +120,7 @@ class Problem:
             f"the target of {self.bound:.6g} {self.metric} ({self.bound / self.total:.3g} of the original) "
             f"cannot be reached: with every layer at its lowest candidate {lowest / self.total:.3g} remain{rest}. "
             "Ways out: a higher target, fewer excluded layers, lower candidates "
-            "(Search(candidates=(0.02, 0.05, ...))), another method"
+            "(Search(candidates=(0.02, 0.05, ...))), a larger max_sparsity, another method"
         )
 
 

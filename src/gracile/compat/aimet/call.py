@@ -19,7 +19,7 @@ from gracile.graph import Graph
 from gracile.pipeline import Result, compress
 from gracile.recipe import Search, Target
 from gracile.report import Entry
-from gracile.search.scoring import Evaluate
+from gracile.scoring import Evaluate
 
 log = logging.getLogger(__name__)
 

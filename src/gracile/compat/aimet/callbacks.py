@@ -10,7 +10,7 @@ from torch import nn
 
 from gracile.compat.aimet.common.defs import EvalFunction
 from gracile.errors import InputError
-from gracile.search.scoring import Evaluate
+from gracile.scoring import Evaluate
 
 
 class Trainer(Protocol):

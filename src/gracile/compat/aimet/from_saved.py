@@ -21,7 +21,7 @@ from gracile.pipeline import Result, compress
 from gracile.pipeline.selection import store_key
 from gracile.prune.widths import Choices, choices_of
 from gracile.recipe import Search
-from gracile.search.scoring import Evaluate
+from gracile.scoring import Evaluate
 from gracile.store import Store
 
 

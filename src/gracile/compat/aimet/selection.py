@@ -18,8 +18,8 @@ from gracile.lowrank.layers import Found, Layer
 from gracile.lowrank.method import LowRank
 from gracile.recipe import SearchKind
 from gracile.report import Entry
+from gracile.scoring import Evaluate, score_of
 from gracile.search.problem import Column, Problem
-from gracile.search.scoring import Evaluate, score_of
 from gracile.search.select import select
 from gracile.search.tar import tar_levels
 from gracile.surgery import swapped

@@ -1,0 +1,66 @@
+"""Searches that score models with all parts at their sizes: annealing, NetAdapt, sensitivity, AMC."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gracile.cost import Cost
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.request import Request
+from gracile.pipeline.selection import Searchable, Selection, baseline_of, problem_of, store_of_joint
+from gracile.pipeline.tuning import fine_tuned
+from gracile.scoring import score_of
+from gracile.search.joint import JointScores, ScoreSizes
+from gracile.search.select import select_jointly
+from gracile.search_options import NetAdapt, Sensitivity, ShortFineTune
+
+
+def by_joint_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
+    """The sizes that the search chooses; the model with them has been scored as it is.
+
+    Args:
+        before: cost of the stage's original.
+        score_before: its score by ``request.evaluate``.
+
+    Raises:
+        TargetError: the target cannot be reached; found out before anything is evaluated.
+        EvaluationError: the evaluation function failed.
+        StoreError: the store is damaged or belongs to another job.
+        MissingExtraError: the search needs an optional package.
+    """
+    with clock("decompose"):
+        columns = stage.columns(request.metric)
+    problem = replace(problem_of(stage, request, columns, before), shapes=stage.shapes())
+    problem.require_reachable([0 for _ in columns])
+    tune = _short_fine_tune(request)
+    with clock("joint evaluations"), request.opened_store() as store:
+        baseline = baseline_of(stage, request, score_before)
+        job = store.job(store_of_joint(stage.key) | _tuned_by(tune), baseline)
+        scores = JointScores(columns, _scorer(stage, request, tune), job)
+        choice = select_jointly(problem, scores, request.search, request.seed)
+    levels = list(zip(columns, choice.levels, strict=True))
+    return Selection(
+        sizes={column.layer: int(column.sizes[level]) for column, level in levels if level != column.dense},
+        asked={column.layer: stage.ratio(column, level) for column, level in levels},
+        baseline=baseline,
+        notes=choice.notes,
+    )
+
+
+def _scorer(stage: Searchable, request: Request, tune: ShortFineTune | None) -> ScoreSizes:
+    def score(sizes: Mapping[str, int]) -> float:
+        model = stage.jointly(sizes)
+        if tune is not None:
+            model = fine_tuned(tune, model)
+        return score_of(request.evaluate_search, model, "the model with all parts at their sizes")
+
+    return score
+
+
+def _short_fine_tune(request: Request) -> ShortFineTune | None:
+    options = request.search.options
+    return options.fine_tune if isinstance(options, NetAdapt | Sensitivity) else None
+
+
+def _tuned_by(tune: ShortFineTune | None) -> dict[str, str]:
+    """What training adds to what the scores depend on."""
+    return {} if tune is None else {"fine_tune": getattr(tune, "__qualname__", type(tune).__qualname__)}

@@ -1,0 +1,266 @@
+"""Pruning while a model trains: scores, a schedule of masks, and in the end a Plan."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gracile.channels import Grouped, Heads
+from gracile.errors import InputError
+from gracile.graph import Graph, tensors_of
+from gracile.maths.schedule import Schedule
+from gracile.plan import Plan
+from gracile.prune.gates import Gate, gates_of, put_gates, take_gates
+from gracile.prune.scores import Criterion, Scores, named
+from gracile.prune.sparsify import Granularity, Masking
+from gracile.prune.widths import RoundTo, Scope, require_fraction, require_widths
+from gracile.recipe import Target
+from gracile.reconstruct import valued
+from gracile.session.layout import BlockLayout, ChannelLayout, Layout
+from gracile.session.regularizers import ADMM, Multipliers, Regularizer, Slim, Slimming
+from gracile.session.scoring import FromMovement, FromWeights, Movement, scoring_for
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """What goes, by which scores, and when; a spec for `gracile.prepare`.
+
+    Raises:
+        InputError: an argument is wrong, or several do not go together.
+    """
+
+    # See `gracile.prune.plan`; besides, in training, "movement".  Those that look at data take what the training
+    # shows since the last update of the masks.
+    criterion: str | Criterion = "l2"
+    # The share of the units to remove in the end, or pattern -> share, as `gracile.prune.plan` (whole channels) and
+    # `gracile.prune.sparsify` (within tensors) take it.
+    sparsity: float | Mapping[str, float] | None = None
+    # In place of the sparsity, a cost to reach by removing channels.
+    target: Target | None = None
+    # "channel" removes whole channel groups, heads among them, and makes the model really smaller; the rest are masks
+    # within single tensors (`gracile.prune.sparsify`).
+    granularity: Literal["channel"] | Granularity = "channel"
+    tile: tuple[int, ...] | None = None
+    scope: Scope = "layer"
+    schedule: Schedule = field(default_factory=Schedule)
+    max_sparsity: float = 0.9
+    round_to: RoundTo = 1
+    exclude: Sequence[str] = ()
+    heads: Heads = "whole"
+    grouped: Grouped = "position"
+    # A term of the loss.
+    regularizer: Slim | ADMM | None = None
+    movement: Movement = field(default_factory=Movement)
+    # Lottery tickets: after each update of the masks, what is left gets the values that it had after so many steps.
+    rewind_to: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        chosen = named(self.criterion)
+        soft = self.criterion == "movement" and self.movement.threshold is not None
+        given = [name for name in ("sparsity", "target") if getattr(self, name) is not None]
+        n_of_m = self.granularity != "channel" and self._masking.n_of_m is not None
+        if len(given) != (0 if soft or n_of_m else 1):
+            raise InputError(
+                "movement with a threshold finds the sparsity itself, and N:M says it: leave sparsity and target out"
+                if soft or n_of_m
+                else "give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)"
+            )
+        if self.target is not None and (self.granularity != "channel" or self.schedule.times > 1):
+            raise InputError(
+                "a target is reached by removing whole channels in one update: take granularity='channel' and a "
+                "one-shot schedule, or give a sparsity"
+            )
+        if self.granularity == "channel":
+            require_widths(self.round_to, self.max_sparsity)
+        require_fraction("max_sparsity", self.max_sparsity)
+        if chosen.needs_data and self.schedule.start < 1:
+            raise InputError(
+                f"criterion={self.criterion!r} looks at training steps, and the schedule's first update comes before "
+                "any: give for example Schedule(start=100)"
+            )
+        if self.criterion == "obd":
+            raise InputError("criterion='obd' takes second derivatives: it goes with gracile.prune.plan; take 'taylor'")
+        if self.rewind_to is not None and (
+            isinstance(self.rewind_to, bool) or not isinstance(self.rewind_to, int) or self.rewind_to < 0
+        ):
+            raise InputError(f"rewind_to is {self.rewind_to!r}; give a number of steps, from 0")
+
+    @property
+    def _masking(self) -> Masking:
+        return Masking(granularity=self.granularity, tile=self.tile, scope=self.scope, max_sparsity=self.max_sparsity)
+
+    def prepare(self, model: nn.Module, graph: Graph) -> "PruningPart":
+        """Put gates on the model.
+
+        Raises:
+            InputError: nothing can be pruned so, or a parameter is masked already.
+        """
+        layout: Layout = (
+            ChannelLayout(
+                model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.max_sparsity,
+                exclude=self.exclude, heads=self.heads, grouped=self.grouped,
+            )
+            if self.granularity == "channel"
+            else BlockLayout(model, self._masking, self.sparsity, self.exclude, self.criterion, self.movement.threshold)
+        )  # fmt: skip
+        return PruningPart(self, model, graph, layout)
+
+
+class PruningPart:
+    """See `gracile.session.part.Part`."""
+
+    def __init__(self, spec: Pruning, model: nn.Module, graph: Graph, layout: Layout) -> None:
+        self.spec = spec
+        self.model = model
+        self._graph = graph
+        self._layout = layout
+        self._steps = 0
+        # Units' name -> True for those that are removed.
+        self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
+        self._early: dict[str, Tensor] | None = None
+        parameters = dict(tensors_of(model))
+        self._gated = [
+            name
+            for name in dict.fromkeys(name for item in layout.units for name in layout.tensors(item))
+            if isinstance(parameters[name], nn.Parameter)
+        ]
+        self._regularizer = self._regularized()
+        self._gates = self._put_gates(parameters)
+        try:
+            self._scoring = scoring_for(model, graph, layout.units, spec.criterion, spec.movement, spec.seed)
+            self._after_step()
+        except BaseException:
+            self._take_gates(keep_zeros=False)
+            raise
+
+    def _put_gates(self, parameters: Mapping[str, Tensor]) -> dict[str, list[Gate]]:
+        masked = sorted(set(gates_of(self.model)) & set(self._gated))
+        if masked:
+            raise InputError(
+                f"{masked[0]} is masked already, by gracile.mask or by another part of the recipe: exclude its layer "
+                "from one of them, or take masks away with gracile.prune.unmask"
+            )
+        nowhere = {name: torch.zeros([1] * parameters[name].ndim, dtype=torch.bool) for name in self._gated}
+        put_gates(self.model, nowhere)
+        return {name: gates for name, gates in gates_of(self.model).items() if name in nowhere}
+
+    def _take_gates(self, *, keep_zeros: bool) -> None:
+        take_gates(self.model, keep_zeros=keep_zeros, only=[gate for gates in self._gates.values() for gate in gates])
+
+    def _regularized(self) -> Regularizer | None:
+        options = self.spec.regularizer
+        if options is None:
+            return None
+        if isinstance(options, Slim):
+            return Slimming(self.model, self._layout.scales(self._graph), options)
+        tensors = tensors_of(self.model)
+        weights = [name for name in self._gated if tensors[name].ndim > 1]
+        return Multipliers(self.model, weights, options, self._projected)
+
+    def _projected(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``values`` with the units zero that the final sparsity would remove of them."""
+        spec = self.spec
+        criterion = "l2" if named(spec.criterion).needs_data else spec.criterion
+        with valued(self.model, values):
+            scores = FromWeights(self.model, self._graph, self._layout.units, criterion, spec.seed).scores()
+            gone = self._layout.gone(scores, self._sparsity(spec.schedule.times), spec.target)
+        zeros = self._zeros(gone)
+        return {
+            name: value.masked_fill(zeros[name].to(value.device), 0) if name in zeros else value.clone()
+            for name, value in values.items()
+        }
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name -> True where its values stay, in its shape."""
+        tensors, zeros = tensors_of(self.model), self._zeros(self.gone)
+        return {name: (~zeros[name]).expand(tensors[name].shape).clone() for name in self._gated if name in zeros}
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the elements of the gated parameters that is zero."""
+        masks = self.masks
+        total = sum(mask.numel() for mask in masks.values())
+        return 1 - sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
+
+    def penalty(self) -> Tensor | float:
+        if self._regularizer is None or self._steps >= self.spec.schedule.end > 0:
+            return 0.0
+        return self._regularizer.penalty()
+
+    def step(self) -> None:
+        self._steps += 1
+        self._scoring.step()
+        if self._regularizer is not None:
+            self._regularizer.step()
+        self._after_step()
+
+    def _after_step(self) -> None:
+        if self._steps == self.spec.rewind_to:
+            self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()}
+        update = self.spec.schedule.update(self._steps)
+        if update is not None:
+            self._renew(update)
+
+    def _renew(self, update: int) -> None:
+        """Masks by the scores of now."""
+        scores = self._scoring.scores()
+        if isinstance(self._scoring, FromMovement):
+            self._scoring.strength = update / self.spec.schedule.times
+        else:
+            scores = {name: _first_to_go_again(values, self.gone[name]) for name, values in scores.items()}
+        self.gone = self._layout.gone(scores, self._sparsity(update), self.spec.target)
+        for name, zeros in self._zeros(self.gone).items():
+            for gate in self._gates.get(name, ()):
+                gate.remove(zeros)
+        self._scoring.renew()
+        if self._early is not None:
+            self._rewind(self._early)
+
+    def _sparsity(self, update: int) -> float | Mapping[str, float] | None:
+        schedule, final = self.spec.schedule, self.spec.sparsity
+        if isinstance(self._scoring, FromMovement) and self.spec.movement.threshold is not None:
+            return self._scoring.below()
+        # Within tensors the layout has made a share for each of what was asked.
+        final = final if self._layout.final is None else self._layout.final
+        if isinstance(final, Mapping):
+            return {name: schedule.sparsity(update, value) for name, value in final.items()}
+        return None if final is None else schedule.sparsity(update, final)
+
+    def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensor -> where zeros belong, over all units that cut it."""
+        found: dict[str, Tensor] = {}
+        for name, zeros in self._layout.removed(gone):
+            found[name] = found[name] | zeros if name in found else zeros
+        return found
+
+    @torch.no_grad()
+    def _rewind(self, early: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors_of(self.model).items():
+            if name in early:
+                tensor.copy_(early[name])
+
+    def finalize(self) -> Plan:
+        self._scoring.close()
+        self._take_gates(keep_zeros=True)
+        if self._steps < self.spec.schedule.end:
+            log.warning(
+                "the run ends after %d steps, before the schedule's last update at step %d: the sparsity is %.3g",
+                self._steps, self.spec.schedule.end, self.sparsity,
+            )  # fmt: skip
+        return self._layout.plan(self.model, self.gone)
+
+
+def _first_to_go_again(scores: Scores, gone: Tensor) -> Scores:
+    """``scores`` with removed units below all others, so that they stay removed."""
+    if not bool(gone.any()):
+        return scores
+    found = scores.copy()
+    found[gone.cpu().numpy()] = -1.0 if scores.min() >= 0 else scores.min() * 2 - 1
+    return found
