@@ -1,4 +1,4 @@
-"""Which units go, from their scores: per parameter, per set that goes together, or of a group of them by one threshold."""
+"""Which units go, from their scores: per parameter, per set that goes together, or of a group by one threshold."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

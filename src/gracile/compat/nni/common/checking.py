@@ -32,11 +32,13 @@ def known_keys(where: str, entry: Mapping[str, Any], known: Iterable[str]) -> No
     names = sorted(known)
     for key in entry:
         if key not in names:
-            raise InputError(f"{where}: the key {key!r} is unknown{hint(str(key), names)}; the keys are {', '.join(names)}")
+            raise InputError(
+                f"{where}: the key {key!r} is unknown{hint(str(key), names)}; the keys are {', '.join(names)}"
+            )
 
 
 def hint(name: str, names: Iterable[str]) -> str:
-    """"; did you mean ...?" where there are similar names."""
+    """What to add to a message where there are similar names: "; did you mean ...?"."""
     close = difflib.get_close_matches(name, sorted(set(names)), n=3)
     return f"; did you mean {' or '.join(repr(item) for item in close)}?" if close else ""
 

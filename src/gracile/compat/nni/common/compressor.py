@@ -54,8 +54,8 @@ class Compressor:
     def _require_evaluator(self) -> Evaluator:
         if self.evaluator is None:
             raise InputError(
-                f"{type(self).__name__} trains the model: give an evaluator, as TorchEvaluator(training_func, optimizer, "
-                "training_step)"
+                f"{type(self).__name__} trains the model: give an evaluator, as TorchEvaluator(training_func, "
+                "optimizer, training_step)"
             )
         return self.evaluator
 
@@ -91,7 +91,9 @@ class Compressor:
         state = {name: value.detach().clone() for name, value in self.bound_model.state_dict().items()}
         masks = self.get_masks()
         tensors = tensors_of(self.bound_model)
-        zeros = {id(tensors[child(module, target)]): mask for module, own in masks.items() for target, mask in own.items()}
+        zeros = {
+            id(tensors[child(module, target)]): mask for module, own in masks.items() for target, mask in own.items()
+        }
         for name, value in state.items():
             mask = zeros.get(id(tensors.get(name)))
             if mask is not None:

@@ -99,7 +99,9 @@ def compute_sparsity(
     )
 
 
-def compute_sparsity_compact2origin(origin_model: nn.Module, compact_model: nn.Module, config_list: Any) -> list[dict[str, Any]]:
+def compute_sparsity_compact2origin(
+    origin_model: nn.Module, compact_model: nn.Module, config_list: Any
+) -> list[dict[str, Any]]:
     """The share of the weights that cuts removed; see `compute_sparsity`."""
     return _sparsities(origin_model, compact_model, {}, config_list, cuts=True, masked=False)
 

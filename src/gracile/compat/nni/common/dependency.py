@@ -91,7 +91,11 @@ class ChannelDependency(_Dependency):
     """
 
     def __init__(
-        self, model: nn.Module | None = None, dummy_input: Any = None, traced_model: Any = None, prune_type: str = "Filter"
+        self,
+        model: nn.Module | None = None,
+        dummy_input: Any = None,
+        traced_model: Any = None,
+        prune_type: str = "Filter",
     ) -> None:
         if prune_type not in ("Filter", "Batchnorm"):
             raise InputError(f"prune_type is {prune_type!r}; it is 'Filter' or 'Batchnorm'")
@@ -139,7 +143,9 @@ class GroupDependency(_Dependency):
         """Layers that write what the layer ``name`` reads."""
         axis = 0 if isinstance(self.layers[name], _ConvTransposeNd) else 1
         weight = self.graph.canonical(child(name, "weight"))
-        cut = [group for group in self.groups.groups if any((m.tensor, m.axis) == (weight, axis) for m in group.members)]
+        cut = [
+            group for group in self.groups.groups if any((m.tensor, m.axis) == (weight, axis) for m in group.members)
+        ]
         members = {(member.tensor, member.axis) for group in cut for member in group.members}
         return [
             other
@@ -198,7 +204,9 @@ def _groups(module: nn.Module) -> int:
 
 
 def _outputs(module: Any) -> int:
-    return int(module.weight.shape[output_axis(module)]) * (module.groups if isinstance(module, _ConvTransposeNd) else 1)
+    return int(module.weight.shape[output_axis(module)]) * (
+        module.groups if isinstance(module, _ConvTransposeNd) else 1
+    )
 
 
 def dependency_of(model: nn.Module, dummy_input: Any) -> tuple[dict[str, str], dict[str, int]]:

@@ -20,8 +20,8 @@ AfterStep = Callable[[], object]
 class Evaluator(ABC):
     """Trains and scores a model.
 
-    NNI exchanged the optimizers of a model that it wrapped.  Here they stay: masks leave the parameters the objects that
-    they are.  Steps are seen through the optimizers' own step hooks, and terms of the loss are added to what the user's
+    NNI exchanged the optimizers of a model that it wrapped.  Here they stay: masks leave the parameters the objects
+    that they are.  Steps are seen through the optimizers' own step hooks, and terms of the loss are added to what the user's
     training step returns.
     """
 
@@ -113,8 +113,8 @@ class Evaluator(ABC):
         if isinstance(returned, tuple | list) and returned and isinstance(returned[0], Tensor):
             return type(returned)((self._patched(returned[0]), *returned[1:]))
         raise EvaluationError(
-            f"the training step returned a {type(returned).__name__}; it returns the loss, a tuple whose first item is the "
-            "loss, or a dictionary with 'loss'"
+            f"the training step returned a {type(returned).__name__}; it returns the loss, a tuple whose first item is "
+            "the loss, or a dictionary with 'loss'"
         )
 
     def _patched(self, loss: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def as_score(value: Any) -> float:
     Raises:
         EvaluationError: it returned none.
     """
-    found = value.get("default") if isinstance(value, Mapping) else value
+    found: Any = value.get("default") if isinstance(value, Mapping) else value
     if isinstance(found, tuple | list) and found:
         found = found[0]
     try:

@@ -24,8 +24,8 @@ class MovementScores:
         for rule in masking.rules:
             if rule.threshold is not None and not 0 < rule.threshold < 1:
                 raise InputError(
-                    f"{rule.where}: sparse_threshold is {rule.threshold!r}; movement compares it with sigmoids of scores: "
-                    "give a number in (0, 1), such as 0.1"
+                    f"{rule.where}: sparse_threshold is {rule.threshold!r}; movement compares it with sigmoids of "
+                    "scores: give a number in (0, 1), such as 0.1"
                 )
             names.setdefault(rule.threshold, []).append(rule.name)
         self._parts = [

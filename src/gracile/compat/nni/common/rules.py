@@ -58,7 +58,9 @@ def bias_follows(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return (("bias", (axis,)),) if tuple(bias.shape) == (weight.shape[axis],) else ()
 
 
-def block_of(granularity: Granularity, module: nn.Module, ndim: int, default: Literal["output", "element"]) -> tuple[int, ...]:
+def block_of(
+    granularity: Granularity, module: nn.Module, ndim: int, default: Literal["output", "element"]
+) -> tuple[int, ...]:
     """The sizes of a block along each axis, -1 for whole axes.
 
     Raises:

@@ -96,7 +96,8 @@ class OutputScores(WeightScores):
             module = masking.model.get_submodule(rule.module)
             if not isinstance(module, nn.Linear | _ConvNd) or rule.target != "weight":
                 raise InputError(
-                    f"{rule.where}: {rule.name} is no weight of a convolution or linear layer, whose outputs are looked at"
+                    f"{rule.where}: {rule.name} is no weight of a convolution or linear layer, whose outputs are "
+                    "looked at"
                 )
             self._handles.append(module.register_forward_hook(self._hook(rule.name, module)))
 

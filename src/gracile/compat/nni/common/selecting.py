@@ -33,8 +33,8 @@ class Modules:
         return type(self.by_name[name]).__name__.removeprefix("Parametrized")
 
     def selected(self, where: str, entry: Mapping[str, Any]) -> list[str]:
-        """((op_names and op_names_re and op_partial_names) of op_types) without the entry's own excludes, in the order of
-        the model.
+        """((op_names and op_names_re and op_partial_names) of op_types) without the entry's own excludes, in the order
+        of the model.
 
         Raises:
             InputError: there is no selector, or a name is unknown.

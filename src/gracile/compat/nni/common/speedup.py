@@ -63,7 +63,8 @@ class ModelSpeedup:
             raise InputError("give masks_or_file: the masks of a pruner, or a file of them")
         if gates_of(model):
             raise InputError(
-                f"the model is wrapped: {next(iter(gates_of(model)))} has a mask on it; call pruner.unwrap_model() first"
+                f"the model is wrapped: {next(iter(gates_of(model)))} has a mask on it; call pruner.unwrap_model() "
+                "first"
             )
         self.bound_model = model
         self.dummy_input = dummy_input

@@ -35,7 +35,9 @@ class FunctionEvaluator(Evaluator):
         self._objective = objective
         self._optimizers = optimizers
         self._schedulers = lr_schedulers
-        self._starts = [(item, copy.deepcopy(item.state_dict())) for item in (*self.optimizers, *_listed(lr_schedulers))]
+        self._starts = [
+            (item, copy.deepcopy(item.state_dict())) for item in (*self.optimizers, *_listed(lr_schedulers))
+        ]
 
     # The name of the argument that gives the loss, for messages.
     _objective_name = "objective"
@@ -58,7 +60,12 @@ class FunctionEvaluator(Evaluator):
     def bind_model(self, model: nn.Module, param_names_map: Mapping[str, str] | None = None) -> None:
         super().bind_model(model, param_names_map)
         own = {id(parameter) for parameter in model.parameters()}
-        held = [parameter for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"]]
+        held = [
+            parameter
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
         if not any(id(parameter) in own for parameter in held):
             raise InputError(
                 "the evaluator's optimizers hold no parameter of this model; make them from the very model that is "
@@ -103,8 +110,8 @@ class TorchEvaluator(FunctionEvaluator):
 
     ``training_func(model, optimizers, training_step, lr_schedulers, max_steps, max_epochs)`` trains, and calls
     ``training_step(batch, model)`` for the loss: a tensor, a tuple that it comes first in, or a dictionary with "loss".
-    It stops after ``max_steps`` or ``max_epochs``, whichever is given.  ``evaluating_func(model)`` returns a number or a
-    dictionary with "default".
+    It stops after ``max_steps`` or ``max_epochs``, whichever is given.  ``evaluating_func(model)`` returns a number or
+    a dictionary with "default".
 
     Before each training the optimizers and schedulers get the state that they were given with.
 

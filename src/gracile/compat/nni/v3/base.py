@@ -48,7 +48,7 @@ class Pruner(Compressor):
         """
         if not isinstance(compressor, Pruner):
             raise InputError(f"compressor is a {type(compressor).__name__}; give a pruner of gracile.compat.nni")
-        made = cls(compressor.bound_model, new_config_list, evaluator or compressor.evaluator, *arguments, **options)  # type: ignore[arg-type]
+        made = cls(compressor.bound_model, new_config_list, evaluator or compressor.evaluator, *arguments, **options)
         made._earlier = (*compressor._earlier, compressor)
         return made
 

@@ -173,7 +173,9 @@ def _granularity(where: str, value: Any) -> Granularity:
     if value in ("default", "out_channel", "in_channel"):
         return value  # type: ignore[no-any-return]
     if value == "per_channel":
-        raise InputError(f"{where}: granularity 'per_channel' is for inputs and outputs; take 'out_channel' for a weight")
+        raise InputError(
+            f"{where}: granularity 'per_channel' is for inputs and outputs; take 'out_channel' for a weight"
+        )
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise InputError(
             f"{where}: granularity is {value!r}; give 'default', 'out_channel', 'in_channel', or a list of block sizes"
@@ -183,7 +185,9 @@ def _granularity(where: str, value: Any) -> Granularity:
     if isinstance(value[0], Sequence) and not isinstance(value[0], str):
         sizes, side = value[0], value[1] if len(value) > 1 else "front"
         if side not in ("front", "back"):
-            raise InputError(f"{where}: granularity pads at {side!r}; it is 'front' or 'back'{hint(str(side), ('front', 'back'))}")
+            raise InputError(
+                f"{where}: granularity pads at {side!r}; it is 'front' or 'back'{hint(str(side), ('front', 'back'))}"
+            )
         if len(value) > 2 and value[2] != (1 if side == "front" else -1):
             raise InputError(f"{where}: granularity pads with {value[2]!r}; it is 1 in front and -1 at the back")
     if not all(isinstance(size, int) and not isinstance(size, bool) and (size >= 1 or size == -1) for size in sizes):
@@ -196,7 +200,11 @@ def _align(where: str, value: Any, name: str) -> tuple[str, str, tuple[int, ...]
         raise InputError(f"{where}: align is {value!r}; give {{'target_name': 'weight', 'dims': [0]}}")
     known_keys(f"{where}: align", value, ("module_name", "target_name", "dims"))
     module = value.get("module_name")
-    return (name if module is None else str(module)), str(value["target_name"]), tuple(int(dim) for dim in value["dims"])
+    return (
+        (name if module is None else str(module)),
+        str(value["target_name"]),
+        tuple(int(dim) for dim in value["dims"]),
+    )
 
 
 def _rules(modules: Modules, found: Mapping[tuple[str, str], _Setting]) -> list[Rule]:
@@ -211,7 +219,9 @@ def _rules(modules: Modules, found: Mapping[tuple[str, str], _Setting]) -> list[
             continue
         module, source, dims = setting.follows
         if (module, source) not in found or found[module, source].follows is not None:
-            raise InputError(f"{setting.rule.where}: {name!r} aligns with {source!r} of {module!r}, which is not masked itself")
+            raise InputError(
+                f"{setting.rule.where}: {name!r} aligns with {source!r} of {module!r}, which is not masked itself"
+            )
         if module != name:
             raise InputError(
                 f"{setting.rule.where}: {name!r} aligns with the module {module!r}; masks follow within a module here. "

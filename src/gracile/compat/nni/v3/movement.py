@@ -32,8 +32,8 @@ class MovementPruner(Pruner):
         self._last_step = require_steps("cooldown_begin_step", cooldown_begin_step)
         if cooldown_begin_step <= warmup_step:
             raise InputError(
-                f"cooldown_begin_step is {cooldown_begin_step}, and warmup_step {warmup_step}: masks are renewed between the "
-                "two, so that the first must be the larger"
+                f"cooldown_begin_step is {cooldown_begin_step}, and warmup_step {warmup_step}: masks are renewed between "
+                "the two, so that the first must be the larger"
             )
         if isinstance(regular_scale, bool) or not isinstance(regular_scale, int | float) or regular_scale < 0:
             raise InputError(f"regular_scale is {regular_scale!r}; give a number from 0")

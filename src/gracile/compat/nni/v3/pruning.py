@@ -120,7 +120,9 @@ class LinearPruner(Pruner):
 
     _formula = staticmethod(schedule.linear)
 
-    def __init__(self, pruner: Pruner, interval_steps: int, total_times: int, evaluator: Evaluator | None = None) -> None:
+    def __init__(
+        self, pruner: Pruner, interval_steps: int, total_times: int, evaluator: Evaluator | None = None
+    ) -> None:
         if not isinstance(pruner, Pruner) or isinstance(pruner, LinearPruner | MovementPruner):
             raise InputError(
                 f"pruner is a {type(pruner).__name__}; {type(self).__name__} takes a pruner without a schedule of its "
@@ -131,8 +133,8 @@ class LinearPruner(Pruner):
         self._last_step = self._interval * self._times
         if pruner._last_step > self._interval:
             raise InputError(
-                f"interval_steps is {interval_steps}, and {type(pruner).__name__} needs {pruner._last_step} training steps "
-                "before its masks; give at least as many"
+                f"interval_steps is {interval_steps}, and {type(pruner).__name__} needs {pruner._last_step} training "
+                "steps before its masks; give at least as many"
             )
         self._pruner = pruner
         self._earlier = pruner._earlier
@@ -143,7 +145,9 @@ class LinearPruner(Pruner):
 
     @classmethod
     def from_compressor(cls, *_arguments: Any, **_options: Any) -> Any:
-        raise InputError(f"{cls.__name__} takes a pruner: make that with from_compressor, and give it to {cls.__name__}")
+        raise InputError(
+            f"{cls.__name__} takes a pruner: make that with from_compressor, and give it to {cls.__name__}"
+        )
 
     def _scoring(self) -> Scoring:
         return self._pruner._scoring()

@@ -74,7 +74,9 @@ class FactorScores:
         for rule in masking.rules:
             module: Any = masking.model.get_submodule(rule.module)
             weight = getattr(module, rule.target)
-            factor = torch.ones(masking.blocks[rule.name].count, device=weight.device, dtype=weight.dtype, requires_grad=True)
+            factor = torch.ones(
+                masking.blocks[rule.name].count, device=weight.device, dtype=weight.dtype, requires_grad=True
+            )
             parametrize.register_parametrization(module, rule.target, Factor(masking.blocks[rule.name], factor))
             self._factors[rule.name] = factor
         self._optimizer = torch.optim.Adam(list(self._factors.values()), lr=_RATE)
