@@ -93,3 +93,14 @@ def patterns(where: str, key: str, value: Any) -> list[re.Pattern[str]]:
         except re.error as error:
             raise InputError(f"{where}: {key} has {text!r}, which is no regular expression: {error}") from error
     return found
+
+
+def count(owner: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number.
+
+    Raises:
+        InputError: it is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{owner}: {name} is {value!r}; give a whole number from {least}")
+    return value

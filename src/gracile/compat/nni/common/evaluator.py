@@ -21,8 +21,8 @@ class Evaluator(ABC):
     """Trains and scores a model.
 
     NNI exchanged the optimizers of a model that it wrapped.  Here they stay: masks leave the parameters the objects
-    that they are.  Steps are seen through the optimizers' own step hooks, and terms of the loss are added to what the user's
-    training step returns.
+    that they are.  Steps are seen through the optimizers' own step hooks, and terms of the loss are added to what the
+    user's training step returns.
     """
 
     def __init__(self, dummy_input: Any = None) -> None:
@@ -40,6 +40,20 @@ class Evaluator(ABC):
         """Forget the model, and what was added to its training."""
         self.revert_all_patches()
         self.model = None
+
+    def retarget(self, model: nn.Module) -> None:
+        """Train the parameters of ``model`` in place of those of the same names that were trained so far."""
+        self.model = model
+
+    @contextmanager
+    def moved(self, model: nn.Module) -> Iterator[None]:
+        """Inside, train and score ``model``, a copy of the bound one that may be cut."""
+        before = self.model
+        self.retarget(model)
+        try:
+            yield
+        finally:
+            self.model = before
 
     def get_dummy_input(self) -> Any:
         """What the model can be called with; None where it was not given."""
@@ -84,6 +98,11 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self) -> Any:
         """What the user's evaluation returns: a number, or a dictionary with "default"."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether `evaluate` has something to call."""
+        return True
 
     def score(self) -> float:
         """The number that `evaluate` gives.

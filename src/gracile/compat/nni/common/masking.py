@@ -66,10 +66,11 @@ class Masking:
             self._gates = {name: found[name] for name in self.names}
             self.wrapped = True
 
-    def unwrap(self) -> None:
-        """Take them away: the values that they hid stand there again."""
+    def unwrap(self, *, keep_zeros: bool = False) -> None:
+        """Take them away: the values that they hid stand there again, or zeros."""
         if self.wrapped:
-            take_gates(self.model, keep_zeros=False, only=[gate for gates in self._gates.values() for gate in gates])
+            gates = [gate for gates in self._gates.values() for gate in gates]
+            take_gates(self.model, keep_zeros=keep_zeros, only=gates)
             self._gates = {}
             self.wrapped = False
 

@@ -11,9 +11,10 @@ from gracile.session.scoring import FromMovement, Movement
 class MovementScores:
     """`gracile.session.Movement` on the units of a pruner; sigmoids of the scores where a threshold decides."""
 
-    def __init__(self, masking: Masking, scale: float) -> None:
+    def __init__(self, masking: Masking, scale: float, *, everywhere: bool = False) -> None:
         """Args:
         scale: of the penalty on units that a threshold decides about.
+        everywhere: the penalty is on all units.
 
         Raises:
             InputError: a threshold is no share.
@@ -32,7 +33,7 @@ class MovementScores:
             FromMovement(
                 masking.model,
                 [masking.blocks[name] for name in listed],
-                Movement(threshold=threshold, scale=0.0 if threshold is None else scale),
+                Movement(threshold=threshold, scale=scale if everywhere or threshold is not None else 0.0),
             )
             for threshold, listed in names.items()
         ]

@@ -45,7 +45,7 @@ class WeightScores:
     def scores(self) -> dict[str, Tensor]:
         return weight_scores(self._masking, self._formula)
 
-    def penalty(self) -> float:
+    def penalty(self) -> Tensor | float:
         return 0.0
 
     def close(self) -> None:
@@ -85,8 +85,7 @@ class OutputScores(WeightScores):
     def __init__(self, masking: Masking, activation: str, kind: Literal["apoz", "mean"]) -> None:
         """Raises InputError where the activation is unknown, or a rule names something else than weights of layers."""
         super().__init__(masking, criteria.total)
-        if activation not in _ACTIVATIONS:
-            raise InputError(f"activation is {activation!r}; it is one of {', '.join(_ACTIVATIONS)}")
+        self.require_activation(activation)
         self._activation = _ACTIVATIONS[activation]
         self._kind = kind
         self._sums: dict[str, Tensor] = {}
@@ -100,6 +99,12 @@ class OutputScores(WeightScores):
                     "looked at"
                 )
             self._handles.append(module.register_forward_hook(self._hook(rule.name, module)))
+
+    @staticmethod
+    def require_activation(activation: str) -> None:
+        """Raises InputError where there is no such activation."""
+        if activation not in _ACTIVATIONS:
+            raise InputError(f"activation is {activation!r}; it is one of {', '.join(_ACTIVATIONS)}")
 
     def _hook(self, name: str, module: nn.Module) -> Callable[[nn.Module, Any, Tensor], None]:
         axis = -1 if isinstance(module, nn.Linear) else -1 - len(module.kernel_size)  # type: ignore[arg-type]

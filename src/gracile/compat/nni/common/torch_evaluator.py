@@ -1,7 +1,8 @@
 """Evaluators over the user's own training function; NNI 3's form of it and the one before."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -59,44 +60,67 @@ class FunctionEvaluator(Evaluator):
 
     def bind_model(self, model: nn.Module, param_names_map: Mapping[str, str] | None = None) -> None:
         super().bind_model(model, param_names_map)
-        own = {id(parameter) for parameter in model.parameters()}
-        held = [
-            parameter
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
-        if not any(id(parameter) in own for parameter in held):
+        names = {id(tensor): name for name, tensor in reversed(tensors_of(model).items())}
+        self._names = [[names.get(id(held)) for held in group["params"]] for group in self._groups()]
+        if not any(name for group in self._names for name in group):
             raise InputError(
                 "the evaluator's optimizers hold no parameter of this model; make them from the very model that is "
                 "pruned: torch.optim.SGD(model.parameters(), ...)"
             )
 
-    def follow(self, before: nn.Module, after: nn.Module) -> None:
-        """Train the parameters of ``after`` where those of ``before`` with the same names were trained."""
-        names = {id(tensor): name for name, tensor in tensors_of(before).items()}
-        new = tensors_of(after)
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _rewind(self) -> None:
+        """Give optimizers and schedulers the state that they came with."""
+        for item, start in self._starts:
+            item.load_state_dict(copy.deepcopy(start))
+
+    def retarget(self, model: nn.Module) -> None:
+        self._rewind()
+        tensors = tensors_of(model)
+        for group, names in zip(self._groups(), self._names, strict=True):
+            group["params"] = [
+                held if name is None else tensors.get(name, held)
+                for name, held in zip(names, group["params"], strict=True)
+            ]
         for optimizer in self.optimizers:
+            # What was gathered for the former parameters has other shapes.
             optimizer.state.clear()
-            for group in optimizer.param_groups:
-                kept = [(names.get(id(parameter)), parameter) for parameter in group["params"]]
-                group["params"] = [
-                    parameter if name is None else new[name] for name, parameter in kept if name is None or name in new
-                ]
-        self.model = after
-        self._starts = [(item, start) for item, start in self._starts if not isinstance(item, Optimizer)]
-        self._starts += [(item, copy.deepcopy(item.state_dict())) for item in self.optimizers]
+        self._starts = [(item, copy.deepcopy(item.state_dict())) for item, _ in self._starts]
+        self.model = model
+
+    @contextmanager
+    def moved(self, model: nn.Module) -> Iterator[None]:
+        self._rewind()
+        held = [list(group["params"]) for group in self._groups()]
+        kept = [(optimizer, dict(optimizer.state)) for optimizer in self.optimizers]
+        before = self.model, self._starts, self._names
+        try:
+            with super().moved(model):
+                yield
+        finally:
+            for group, parameters in zip(self._groups(), held, strict=True):
+                group["params"] = parameters
+            for optimizer, state in kept:
+                optimizer.state.clear()
+                optimizer.state.update(state)
+            self.model, self._starts, self._names = before
+            self._rewind()
 
     def train(self, max_steps: int | None = None, max_epochs: int | None = None) -> None:
         model = self._require_model()
-        for item, start in self._starts:
-            item.load_state_dict(copy.deepcopy(start))
+        self._rewind()
         optimizers, schedulers = self._optimizers, self._schedulers
         with self._hooked(self.optimizers):
             self.training_func(model, optimizers, self._loss_function, schedulers, max_steps, max_epochs)
 
     def _loss_function(self, *arguments: Any, **keywords: Any) -> Any:
         return self._loss(self._objective(*arguments, **keywords))
+
+    @property
+    def evaluates(self) -> bool:
+        return self.evaluating_func is not None
 
     def evaluate(self) -> Any:
         model = self._require_model()

@@ -14,15 +14,15 @@ from gracile.errors import InputError
 _SPARSITIES = ("sparsity", "sparsity_per_layer", "total_sparsity")
 KEYS = (*SELECTORS, "exclude", *_SPARSITIES, "max_sparsity_per_layer", "rho")
 
+# Of a layer under a total_sparsity, at most this share goes where the entry says nothing.
+_USUAL_CAP = 0.99
 
-def rules_of(model: nn.Module, config_list: Any, *, needs_sparsity: bool = True) -> tuple[Rule, ...]:
+
+def rules_of(model: nn.Module, config_list: Any) -> tuple[Rule, ...]:
     """One rule for each module that is masked, in the order of the model.
 
     Of entries that select one module the last one holds; an entry with ``exclude`` takes modules out of those before
-    it.  Modules under one ``total_sparsity`` form a group of their own.
-
-    Args:
-        needs_sparsity: every entry says how much goes; Movement's soft mode finds it itself.
+    it.  Modules under one ``total_sparsity`` form a group of their own, of which each keeps at least a hundredth.
 
     Raises:
         InputError: an entry is wrong, which the message names by its place and key.
@@ -37,7 +37,7 @@ def rules_of(model: nn.Module, config_list: Any, *, needs_sparsity: bool = True)
             for name in names:
                 found.pop(name, None)
             continue
-        rule = _rule(where, entry, needs_sparsity)
+        rule = _rule(where, entry)
         caps = _caps(where, entry, modules)
         if isinstance(entry.get("max_sparsity_per_layer"), Mapping):
             known_modules(where, "max_sparsity_per_layer", caps, modules.by_name)
@@ -53,21 +53,24 @@ def rules_of(model: nn.Module, config_list: Any, *, needs_sparsity: bool = True)
     return tuple(found[name] for name in modules.by_name if name in found)
 
 
-def _rule(where: str, entry: Mapping[str, Any], needs_sparsity: bool) -> Rule:
+def _rule(where: str, entry: Mapping[str, Any]) -> Rule:
     given = [key for key in _SPARSITIES if key in entry]
     if len(given) > 1:
         raise InputError(f"{where}: {' and '.join(given)} say the same thing twice; give one of them")
-    if not given and needs_sparsity:
+    if not given:
         raise InputError(f"{where} says nothing of how much goes: give sparsity or total_sparsity, or exclude: True")
     if "max_sparsity_per_layer" in entry and "total_sparsity" not in entry:
         raise InputError(f"{where}: max_sparsity_per_layer goes with total_sparsity, which is missing")
-    ratio = number(where, given[0], entry[given[0]]) if given else None
+    rho = number(where, "rho", entry.get("rho", 1e-4), high=float("inf"))
+    if not rho:
+        raise InputError(f"{where}: rho is 0, which draws weights nowhere; give a number above 0, as 1e-4")
     return Rule(
         where=where,
         module="",
-        ratio=ratio,
+        ratio=number(where, given[0], entry[given[0]]),
+        max_ratio=_USUAL_CAP if "total_sparsity" in entry else 1.0,
         global_group=where if "total_sparsity" in entry else None,
-        rho=number(where, "rho", entry.get("rho", 1e-4), high=float("inf")),
+        rho=rho,
     )
 
 

@@ -153,14 +153,3 @@ def _step(runs: Sequence[_Run]) -> None:
     with torch.no_grad():
         for run in runs:
             run.step()
-
-
-def require_steps(name: str, value: object, least: int = 1) -> int:
-    """A number of steps.
-
-    Raises:
-        InputError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; give a whole number from {least}")
-    return value

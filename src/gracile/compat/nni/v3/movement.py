@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.movement import MovementScores
 from gracile.compat.nni.common.scoring import Scoring
-from gracile.compat.nni.v3.base import Pruner, require_steps
+from gracile.compat.nni.v3.base import Pruner
 from gracile.errors import InputError
 from gracile.maths import schedule
 
@@ -28,12 +29,12 @@ class MovementPruner(Pruner):
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, warmup_step: int,
         cooldown_begin_step: int, regular_scale: float = 1.0, existed_wrappers: Any = None,
     ) -> None:  # fmt: skip
-        self._warm_up = require_steps("warmup_step", warmup_step, 0)
-        self._last_step = require_steps("cooldown_begin_step", cooldown_begin_step)
+        self._warm_up = count(type(self).__name__, "warmup_step", warmup_step, 0)
+        self._last_step = count(type(self).__name__, "cooldown_begin_step", cooldown_begin_step)
         if cooldown_begin_step <= warmup_step:
             raise InputError(
-                f"cooldown_begin_step is {cooldown_begin_step}, and warmup_step {warmup_step}: masks are renewed between "
-                "the two, so that the first must be the larger"
+                f"cooldown_begin_step is {cooldown_begin_step}, and warmup_step {warmup_step}: masks are renewed "
+                "between the two, so that the first must be the larger"
             )
         if isinstance(regular_scale, bool) or not isinstance(regular_scale, int | float) or regular_scale < 0:
             raise InputError(f"regular_scale is {regular_scale!r}; give a number from 0")

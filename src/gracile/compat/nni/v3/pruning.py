@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import nn
 
+from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.scoring import Scoring, TaylorScores, WeightScores
-from gracile.compat.nni.v3.base import Pruner, require_steps
+from gracile.compat.nni.v3.base import Pruner
 from gracile.compat.nni.v3.movement import MovementPruner
 from gracile.compat.nni.v3.slim import SlimPruner
 from gracile.errors import InputError
@@ -98,7 +99,7 @@ class TaylorPruner(Pruner):
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, training_steps: int,
         existed_wrappers: Any = None,
     ) -> None:  # fmt: skip
-        self._last_step = require_steps("training_steps", training_steps)
+        self._last_step = count(type(self).__name__, "training_steps", training_steps)
         super().__init__(model, config_list, evaluator, existed_wrappers)
 
     def _scoring(self) -> Scoring:
@@ -128,8 +129,8 @@ class LinearPruner(Pruner):
                 f"pruner is a {type(pruner).__name__}; {type(self).__name__} takes a pruner without a schedule of its "
                 "own, as L1NormPruner(model, config_list)"
             )
-        self._interval = require_steps("interval_steps", interval_steps)
-        self._times = require_steps("total_times", total_times)
+        self._interval = count(type(self).__name__, "interval_steps", interval_steps)
+        self._times = count(type(self).__name__, "total_times", total_times)
         self._last_step = self._interval * self._times
         if pruner._last_step > self._interval:
             raise InputError(

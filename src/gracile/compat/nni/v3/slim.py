@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.masking import Masking
 from gracile.compat.nni.common.scoring import Scoring
-from gracile.compat.nni.v3.base import Pruner, require_steps
+from gracile.compat.nni.v3.base import Pruner
 from gracile.errors import InputError
 from gracile.prune.units import Blocks
 
@@ -33,7 +34,7 @@ class SlimPruner(Pruner):
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, training_steps: int,
         regular_scale: float = 1.0, existed_wrappers: Any = None,
     ) -> None:  # fmt: skip
-        self._last_step = require_steps("training_steps", training_steps)
+        self._last_step = count(type(self).__name__, "training_steps", training_steps)
         if isinstance(regular_scale, bool) or not isinstance(regular_scale, int | float) or regular_scale < 0:
             raise InputError(f"regular_scale is {regular_scale!r}; give a number from 0")
         self._scale = float(regular_scale)
