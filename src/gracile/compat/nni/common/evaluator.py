@@ -1,5 +1,6 @@
 """How a pruner trains and scores the user's model: what all evaluators share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -178,14 +179,17 @@ def as_score(value: Any) -> float:
     """A number from what an evaluation function returned.
 
     Raises:
-        EvaluationError: it returned none.
+        EvaluationError: it returned none, or one that is not finite.
     """
     found: Any = value.get("default") if isinstance(value, Mapping) else value
     if isinstance(found, tuple | list) and found:
         found = found[0]
     try:
-        return float(found)
+        score = float(found)
     except (TypeError, ValueError) as error:
         raise EvaluationError(
             f"the evaluation function returned {value!r}; return a number, or a dictionary with the key 'default'"
         ) from error
+    if not math.isfinite(score):
+        raise EvaluationError(f"the evaluation function returned {score}; it must return a finite number")
+    return score

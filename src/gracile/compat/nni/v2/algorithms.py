@@ -72,7 +72,8 @@ def maker(
             signature.bind(model, config_list, **given)
         except TypeError as error:
             raise InputError(
-                f"pruning_params of {algorithm!r}: {error}; {kind.__name__} takes {', '.join(list(signature.parameters)[2:])}"
+                f"pruning_params of {algorithm!r}: {error}; {kind.__name__} takes "
+                f"{', '.join(list(signature.parameters)[2:])}"
             ) from error
         return kind(model, config_list, **given)
 

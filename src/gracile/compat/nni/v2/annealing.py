@@ -88,7 +88,7 @@ def anneal(
     trials = Trials(layers, evaluator, finetune=True)
     problem = layers.problem(1 - total_sparsity)
     with trials.scores(layers.columns, folder, key) as scores:
-        choice = select_annealing(problem, scores, options, seed)
+        choice = select_annealing(problem, scores, options, seed, layers.levels())
     sizes = {
         column.layer: int(column.sizes[level]) for column, level in zip(layers.columns, choice.levels, strict=True)
     }
@@ -105,11 +105,12 @@ def total_of(config_list: list[dict[str, Any]]) -> float:
     for place, entry in totals:
         if "total_sparsity" not in entry:
             raise InputError(
-                f"config_list[{place}]: the search finds each layer's sparsity: give total_sparsity in place of sparsity"
+                f"config_list[{place}]: the search finds each layer's sparsity: give total_sparsity in place of "
+                "sparsity"
             )
     if len(totals) > 1:
         raise InputError(
-            f"config_list[{totals[1][0]}] is a second total_sparsity, and the search meets one: put all layers into one "
-            "entry, with several op_types or op_names"
+            f"config_list[{totals[1][0]}] is a second total_sparsity, and the search meets one: put all layers into "
+            "one entry, with several op_types or op_names"
         )
     return float(totals[0][1]["total_sparsity"])

@@ -1,6 +1,7 @@
 """NNI 2's AutoCompressPruner."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -8,8 +9,6 @@ from torch import nn
 
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
-from gracile.compat.nni.common.masking import Masks
-from gracile.compat.nni.v2.admm import ADMMPruner
 from gracile.compat.nni.v2.algorithms import maker
 from gracile.compat.nni.v2.annealing import anneal, total_of
 from gracile.compat.nni.v2.base import Pruner
@@ -62,12 +61,16 @@ class AutoCompressPruner(IterativePruner):
             if item is not None:
                 self._evaluators[id(item)] = item
                 item.bind_model(model)
-        self._searching = searching.get("evaluator") or evaluator
-        multiplying.setdefault("granularity", "fine-grained" if algorithm == "level" else "coarse-grained")
+        self._searching: Evaluator = searching.get("evaluator") or self._require_evaluation()
+        granularity = "fine-grained" if algorithm == "level" else "coarse-grained"
+        if multiplying.setdefault("granularity", granularity) != granularity:
+            raise InputError(
+                f"admm_params has granularity={multiplying['granularity']!r}, and pruning_algorithm={algorithm!r} of "
+                f"sa_params is {granularity}: leave granularity out"
+            )
         multiplying.setdefault("evaluator", evaluator)
         self._multiply = maker("admm", multiplying, evaluator)
         self._multiply(model, config_list).unwrap_model()
-        self._coarse = multiplying["granularity"] == "coarse-grained"
 
     def _run(self, model: nn.Module) -> Result:
         chain, result = Chain(model), None
@@ -79,7 +82,9 @@ class AutoCompressPruner(IterativePruner):
         assert result is not None
         return result
 
-    def _round(self, model: nn.Module, chain: Chain, place: int, entries: list[dict[str, Any]], *, last: bool) -> Result:
+    def _round(
+        self, model: nn.Module, chain: Chain, place: int, entries: list[dict[str, Any]], *, last: bool
+    ) -> Result:
         pruner, sizes = self._searched(model, chain, place, entries)
         masks = pruner.get_masks()
         if self._speedup:
@@ -101,18 +106,18 @@ class AutoCompressPruner(IterativePruner):
         ratio = base._masking.rules[0].ratio
         assert ratio is not None
         key = {"pruner": "auto-compress", "round": place, "config_list": entries}
-        layers, ratios, _ = anneal(
-            base, self._searching, ratio, self._options, self._seed + place, self._log_dir, key
-        )
-        rules = base._masking.rules
+        layers, ratios, _ = anneal(base, self._searching, ratio, self._options, self._seed + place, self._log_dir, key)
         base.unwrap_model()
         pruner = self._multiply(model, layers.entries(ratios))
-        assert isinstance(pruner, ADMMPruner)
-        if self._coarse:
-            pruner.follow(rules)
+        # What goes together in the search does so here, too.
+        sets = {rule.name: rule for rule in base._masking.rules}
+        pruner._masking.rules = tuple(
+            replace(rule, dependency_group=sets[rule.name].dependency_group, runs=sets[rule.name].runs)
+            for rule in pruner._masking.rules
+        )
         chain.resume(pruner)
         pruner.compress()
-        return pruner, layers.entries(ratios)
+        return pruner, layers.entries(chain.absolute(pruner, ratios))
 
 
 def _known(name: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -122,5 +127,3 @@ def _known(name: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[s
         if key not in keys:
             raise InputError(f"{name} has {key!r}; it takes {', '.join(keys)}")
     return dict(given)
-
-

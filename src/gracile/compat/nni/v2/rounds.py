@@ -156,8 +156,17 @@ class Chain:
         for name, blocks in masking.blocks.items():
             self._first.setdefault(name, (blocks.count, blocks.count * blocks.elements))
         masking.rules = tuple(self._relative(pruner, masking.rules))
+        self.resume(pruner)
+
+    def resume(self, pruner: Pruner) -> None:
+        """Mask what is gone."""
         if self._gone:
-            masking.remove(self._gone)
+            pruner._masking.remove(self._gone)
+
+    def absolute(self, pruner: Pruner, ratios: Mapping[str, float]) -> dict[str, float]:
+        """``ratios`` of what the parameters have now, as shares of what they had at first."""
+        blocks = pruner._masking.blocks
+        return {name: 1 - (1 - ratio) * blocks[name].count / self._first[name][0] for name, ratio in ratios.items()}
 
     def leave(self, pruner: Pruner, *, keep_zeros: bool) -> None:
         """Take the masks off; with ``keep_zeros`` they become values."""

@@ -51,6 +51,15 @@ class Layers:
         sizes: Ints = np.unique(np.rint(tenths).astype(np.int64)) * runs
         return Column(layer=name, sizes=sizes, costs=sizes * self.elements(name), residuals=np.zeros(len(sizes)))
 
+    def levels(self) -> list[int]:
+        """What each layer has now: as much as is not masked."""
+        gone = self.pruner._masking.gone
+        sizes = [self.units(column.layer) - int(gone[column.layer].sum()) for column in self.columns]
+        return [
+            max(int(np.searchsorted(column.sizes, size, side="right")) - 1, 0)
+            for column, size in zip(self.columns, sizes, strict=True)
+        ]
+
     def problem(self, bound: float) -> Problem:
         """How many elements of the masked parameters may stay, ``bound`` as a share of all."""
         total = sum(int(column.costs[-1]) for column in self.columns)
@@ -113,7 +122,10 @@ class Trials:
         """
         with Store(None if folder is None else folder / "scores.sqlite") as store:
             job = store.job(
-                {"model": _digest(self._pruner.bound_model), "search": json.dumps(dict(key), sort_keys=True, default=str)},
+                {
+                    "model": _digest(self._pruner.bound_model),
+                    "search": json.dumps(dict(key), sort_keys=True, default=str),
+                },
                 self._evaluator.score(),
             )
             yield JointScores(columns, self, job)
