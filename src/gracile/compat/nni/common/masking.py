@@ -44,10 +44,10 @@ class Masking:
             child(rule.module, target): (rule.name, axes) for rule in self.rules for target, axes in rule.followers
         }
         self.names = (*self.blocks, *(name for name in self._followers if name not in self.blocks))
-        masked = {*gates_of(model), *taken}.intersection(self.names)
+        masked = [name for name in self.names if name in {*gates_of(model), *taken}]
         if masked:
             raise InputError(
-                f"{min(masked)} is masked already, by another pruner: unwrap_model() takes masks away, and an entry "
+                f"{masked[0]} is masked already, by another pruner: unwrap_model() takes masks away, and an entry "
                 "with other op_names leaves the module to that pruner"
             )
         self._shapes = {name: tuple(tensors[name].shape) for name in self.names}

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from gracile.graph import tensors_of
 from gracile.plan import child
 
 # A block's sizes along the axes of a parameter, and at which end an axis that is not named is filled up: in front with
@@ -49,11 +50,17 @@ def output_axis(module: nn.Module) -> int:
     return 1 if isinstance(module, _ConvTransposeNd) else 0
 
 
+def parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
+    """The module's own parameter of that name, masked or not; None where it has none."""
+    found = tensors_of(module).get(name)
+    return found if isinstance(found, nn.Parameter) else None
+
+
 def bias_follows(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The bias, where each of its entries belongs to one output of the weight."""
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    weight, bias = parameter_of(module, "weight"), parameter_of(module, "bias")
     axis = output_axis(module)
-    if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter) or weight.ndim <= axis:
+    if weight is None or bias is None or weight.ndim <= axis:
         return ()
     return (("bias", (axis,)),) if tuple(bias.shape) == (weight.shape[axis],) else ()
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gracile.compat.nni.common.checking import entries_of, known_keys, known_modules, number
-from gracile.compat.nni.common.rules import Rule, bias_follows
+from gracile.compat.nni.common.rules import Rule, bias_follows, parameter_of
 from gracile.compat.nni.common.selecting import SELECTORS, Modules
 from gracile.errors import InputError
 
@@ -43,7 +43,7 @@ def rules_of(model: nn.Module, config_list: Any) -> tuple[Rule, ...]:
             known_modules(where, "max_sparsity_per_layer", caps, modules.by_name)
         for name in names:
             module = modules.by_name[name]
-            if not isinstance(getattr(module, "weight", None), nn.Parameter):
+            if parameter_of(module, "weight") is None:
                 _without_weight(where, entry, name, modules)
                 continue
             cap = caps.get(name, caps.get("", rule.max_ratio))
