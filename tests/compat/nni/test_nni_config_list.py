@@ -70,7 +70,10 @@ class TestNni2:
             ({"sparsity": 0.5}, r"config_list\[1\] selects nothing: give at least one of op_names"),
             ({"op_types": ["Linear"]}, r"config_list\[1\] says nothing of how much goes"),
             ({"op_types": "Linear", "sparsity": 0.5}, r"config_list\[1\]: op_types is the text 'Linear'.*\['Linear'\]"),
-            ({"op_types": ["Linear"], "sparsity": 1.5}, r"config_list\[1\]: sparsity is 1.5; give a number in \[0, 1\]"),
+            (
+                {"op_types": ["Linear"], "sparsity": 1.5},
+                r"config_list\[1\]: sparsity is 1.5; give a number in \[0, 1\]",
+            ),
             ({"op_types": ["Linear"], "sparsity": True}, r"config_list\[1\]: sparsity is True"),
             ({"op_types": ["Linear"], "sparsty": 0.5}, r"config_list\[1\]: the key 'sparsty' is unknown.*'sparsity'"),
             ({"op_names": ["conv3"], "sparsity": 0.5}, r"config_list\[1\]: op_names has 'conv3'.*did you mean 'conv"),

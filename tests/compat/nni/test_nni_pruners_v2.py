@@ -81,7 +81,9 @@ class TestNorms:
         assert masked(v2.L1NormPruner(model, entry))["bias"] == [0, 1, 0, 1]
 
     def test_total_sparsity_ranks_layers_together_within_caps(self):
-        model = nn.Sequential(linear([[1.0], [2.0], [3.0], [4.0]]), linear([[5.0] * 4, [6.0] * 4, [7.0] * 4, [8.0] * 4]))
+        model = nn.Sequential(
+            linear([[1.0], [2.0], [3.0], [4.0]]), linear([[5.0] * 4, [6.0] * 4, [7.0] * 4, [8.0] * 4])
+        )
         entry = {"op_types": ["Linear"], "total_sparsity": 0.2, "max_sparsity_per_layer": 0.5}
         _, masks = v2.L1NormPruner(model, [entry]).compress()
         # Elements: 4 and 16. Two of the first layer reach its cap; two more elements do not make a row of the second.
@@ -109,7 +111,9 @@ class TestModes:
         first, second = (masks[name]["bias"] for name in ("conv1", "conv2"))
         assert torch.equal(first, second)
         assert first.sum() == 4
-        norms = sum(model.get_submodule(n).parametrizations.weight.original.abs().sum((1, 2, 3)) for n in ("conv1", "conv2"))
+        norms = sum(
+            model.get_submodule(n).parametrizations.weight.original.abs().sum((1, 2, 3)) for n in ("conv1", "conv2")
+        )
         assert set(norms.topk(4).indices.tolist()) == set(first.nonzero().flatten().tolist())
 
     def test_groups_lose_the_same_positions(self):
@@ -291,9 +295,7 @@ class TestTraining:
 
     def test_training_that_shows_nothing(self):
         model = network()
-        evaluator = v2.TorchEvaluator(
-            lambda *_: None, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy
-        )
+        evaluator = v2.TorchEvaluator(lambda *_: None, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy)
         with pytest.raises(InputError, match="training showed nothing of fc.weight"):
             v2.TaylorFOWeightPruner(model, HALF, evaluator, 3).compress()
 

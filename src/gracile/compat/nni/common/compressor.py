@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gracile.compat.nni.common.evaluator import Evaluator
+from gracile.compat.nni.common.evaluator import Evaluator, require_evaluator
 from gracile.compat.nni.common.masking import Masking, Masks
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring, WeightScores
@@ -33,19 +33,18 @@ class Compressor:
         rules: Sequence[Rule],
         config_list: Any,
         evaluator: Evaluator | None = None,
-        taken: Sequence[str] = (),
     ) -> None:
-        if evaluator is not None and not isinstance(evaluator, Evaluator):
-            raise InputError(
-                f"evaluator is a {type(evaluator).__name__}; give a TorchEvaluator, LightningEvaluator or "
-                "TransformersEvaluator"
-            )
+        require_evaluator(evaluator)
         self.bound_model = model
         self.config_list = config_list
         self.evaluator = evaluator
         if evaluator is not None:
             evaluator.bind_model(model)
-        self._masking = Masking(model, rules, self._default, taken)
+        self._check(rules)
+        self._masking = Masking(model, rules, self._default)
+
+    def _check(self, rules: Sequence[Rule]) -> None:
+        """Raises InputError where a rule is none for this pruner."""
 
     def _scoring(self) -> Scoring:
         """The scores of the units, by the pruner's criterion."""

@@ -193,3 +193,18 @@ def as_score(value: Any) -> float:
     if not math.isfinite(score):
         raise EvaluationError(f"the evaluation function returned {score}; it must return a finite number")
     return score
+
+
+def require_evaluator(value: object) -> None:
+    """Raises InputError where an evaluator is something else than an Evaluator or None."""
+    if value is not None and not isinstance(value, Evaluator):
+        hint = (
+            "; trainer, traced_optimizer and criterion of releases before 2.9 go into one: TorchEvaluator("
+            "training_func, optimizer, criterion)"
+            if callable(value)
+            else ""
+        )
+        raise InputError(
+            f"evaluator is a {type(value).__name__}; give a TorchEvaluator, LightningEvaluator or "
+            f"TransformersEvaluator{hint}"
+        )

@@ -24,13 +24,8 @@ Masks = dict[str, dict[str, Tensor]]
 class Masking:
     """The gates of one pruner."""
 
-    def __init__(
-        self, model: nn.Module, rules: Sequence[Rule], default: Literal["output", "element"], taken: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, rules: Sequence[Rule], default: Literal["output", "element"]) -> None:
         """Put gates that hide nothing yet.
-
-        Args:
-            taken: parameters that other pruners of the same run have.
 
         Raises:
             InputError: blocks do not divide a parameter, or another pruner has it.
@@ -44,7 +39,7 @@ class Masking:
             child(rule.module, target): (rule.name, axes) for rule in self.rules for target, axes in rule.followers
         }
         self.names = (*self.blocks, *(name for name in self._followers if name not in self.blocks))
-        masked = [name for name in self.names if name in {*gates_of(model), *taken}]
+        masked = [name for name in self.names if name in gates_of(model)]
         if masked:
             raise InputError(
                 f"{masked[0]} is masked already, by another pruner: unwrap_model() takes masks away, and an entry "

@@ -1,11 +1,24 @@
 """Scores that are learned in training, for the movement pruners of both generations."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from gracile.compat.nni.common.masking import Masking
+from gracile.compat.nni.common.rules import Rule
 from gracile.errors import InputError
 from gracile.session.scoring import FromMovement, Movement
+
+
+def require_shares(rules: Sequence[Rule]) -> None:
+    """Raises InputError where a threshold is no share."""
+    for rule in rules:
+        if rule.threshold is not None and not 0 < rule.threshold < 1:
+            raise InputError(
+                f"{rule.where}: the threshold is {rule.threshold!r}; movement compares it with sigmoids of scores: give "
+                "a number in (0, 1), such as 0.1"
+            )
 
 
 class MovementScores:
@@ -15,19 +28,11 @@ class MovementScores:
         """Args:
         scale: of the penalty on units that a threshold decides about.
         everywhere: the penalty is on all units.
-
-        Raises:
-            InputError: a threshold is no share.
         """
         self._masking = masking
         self._soft = {rule.name for rule in masking.rules if rule.threshold is not None}
         names: dict[float | None, list[str]] = {}
         for rule in masking.rules:
-            if rule.threshold is not None and not 0 < rule.threshold < 1:
-                raise InputError(
-                    f"{rule.where}: sparse_threshold is {rule.threshold!r}; movement compares it with sigmoids of "
-                    "scores: give a number in (0, 1), such as 0.1"
-                )
             names.setdefault(rule.threshold, []).append(rule.name)
         self._parts = [
             FromMovement(

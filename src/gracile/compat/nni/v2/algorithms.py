@@ -60,9 +60,7 @@ def maker(
         raise InputError(
             f"pruning_algorithm is {algorithm!r}{hint(str(algorithm), allowed)}; it is one of {', '.join(allowed)}"
         )
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise InputError(f"pruning_params is a {type(parameters).__name__}; give a dictionary, as {{'mode': 'normal'}}")
-    kind, given = ALGORITHMS[algorithm], dict(parameters or {})
+    kind, given = ALGORITHMS[algorithm], parameters_of(parameters)
     if issubclass(kind, Training):
         given.setdefault("evaluator", evaluator)
     signature = inspect.signature(kind)
@@ -78,3 +76,14 @@ def maker(
         return kind(model, config_list, **given)
 
     return make
+
+
+def parameters_of(given: Mapping[str, Any] | None, name: str = "pruning_params") -> dict[str, Any]:
+    """The parameters for a constructor.
+
+    Raises:
+        InputError: they are no dictionary.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"{name} is a {type(given).__name__}; give a dictionary from names to values")
+    return dict(given or {})

@@ -13,7 +13,7 @@ from gracile.compat.nni.common.checking import count, hint
 from gracile.compat.nni.common.dependency import ChannelDependency
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import output_axis
-from gracile.compat.nni.v2.algorithms import STRUCTURED
+from gracile.compat.nni.v2.algorithms import STRUCTURED, parameters_of
 from gracile.compat.nni.v2.annealing import total_of
 from gracile.compat.nni.v2.iterating import IterativePruner, Result
 from gracile.compat.nni.v2.trials import Layers, Trials
@@ -87,7 +87,7 @@ class AMCPruner(IterativePruner):
         self._algorithm = pruning_algorithm
         together = {"mode": "dependency_aware", "dummy_input": getattr(evaluator, "dummy_input", None)}
         super().__init__(
-            model, config_list, pruning_algorithm, {**(pruning_params or {}), **together}, evaluator, log_dir=log_dir,
+            model, config_list, pruning_algorithm, {**parameters_of(pruning_params), **together}, evaluator, log_dir=log_dir,
             keep_intermediate_result=keep_intermediate_result, speedup=True,
         )  # fmt: skip
         self._require_evaluation()
@@ -180,7 +180,7 @@ def options_of(episodes: int, given: Mapping[str, Any] | None) -> AMC:
     Raises:
         InputError: a name is unknown, or a value out of range.
     """
-    parameters = dict(given or {})
+    parameters = parameters_of(given, "ddpg_params")
     found: dict[str, Any] = {"episodes": episodes}
     known = (*_OPTIONS, *_UNUSED, "hidden1", "hidden2", "warmup")
     for name, value in parameters.items():

@@ -9,7 +9,7 @@ from torch import nn
 
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
-from gracile.compat.nni.v2.algorithms import maker
+from gracile.compat.nni.v2.algorithms import maker, parameters_of
 from gracile.compat.nni.v2.annealing import anneal, total_of
 from gracile.compat.nni.v2.base import Pruner
 from gracile.compat.nni.v2.iterating import IterativePruner, Result, scaled
@@ -46,7 +46,7 @@ class AutoCompressPruner(IterativePruner):
         keep_intermediate_result: bool = False, evaluator: Evaluator | None = None, speedup: bool = False,
     ) -> None:  # fmt: skip
         self._rounds = count("AutoCompressPruner", "total_iteration", total_iteration)
-        searching, multiplying = _known("sa_params", sa_params, _SEARCH), dict(admm_params)
+        searching, multiplying = _known("sa_params", sa_params, _SEARCH), parameters_of(admm_params, "admm_params")
         self._options = Annealing(**{key: value for key, value in searching.items() if key in _ANNEALING})
         self._seed = searching.get("seed", 0)
         algorithm = searching.get("pruning_algorithm", "level")
@@ -121,9 +121,8 @@ class AutoCompressPruner(IterativePruner):
 
 
 def _known(name: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name} is a {type(given).__name__}; give a dictionary, as {{'pruning_algorithm': 'l1'}}")
-    for key in given:
+    found = parameters_of(given, name)
+    for key in found:
         if key not in keys:
             raise InputError(f"{name} has {key!r}; it takes {', '.join(keys)}")
-    return dict(given)
+    return found

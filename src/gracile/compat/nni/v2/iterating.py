@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from gracile.compat.nni.common.evaluator import Evaluator
+from gracile.compat.nni.common.evaluator import Evaluator, require_evaluator
 from gracile.compat.nni.common.masking import Masks
 from gracile.compat.nni.common.speedup import ModelSpeedup
-from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker
+from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
 from gracile.errors import FileError, InputError
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,7 @@ class IterativePruner(ABC):
         keep_intermediate_result: bool,
         speedup: bool,
     ) -> None:
-        if evaluator is not None and not isinstance(evaluator, Evaluator):
-            raise InputError(
-                f"evaluator is a {type(evaluator).__name__}; give a TorchEvaluator, LightningEvaluator or "
-                "TransformersEvaluator"
-            )
+        require_evaluator(evaluator)
         if keep_intermediate_result and log_dir is None:
             raise InputError("keep_intermediate_result=True needs log_dir, the folder to keep the results in")
         if speedup and (evaluator is None or evaluator.get_dummy_input() is None):
@@ -70,7 +66,7 @@ class IterativePruner(ABC):
         self._keep = keep_intermediate_result
         self._speedup = speedup
         self._evaluators = {
-            id(item): item for item in (evaluator, (pruning_params or {}).get("evaluator")) if item is not None
+            id(item): item for item in (evaluator, parameters_of(pruning_params).get("evaluator")) if item is not None
         }
         self._make: Maker = maker(pruning_algorithm, pruning_params, evaluator, self._allowed)
         for item in self._evaluators.values():

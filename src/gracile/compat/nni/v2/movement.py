@@ -9,7 +9,7 @@ from torch import nn
 from gracile.compat.nni.common.blocks_of_transformers import transformer_blocks
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
-from gracile.compat.nni.common.movement import MovementScores
+from gracile.compat.nni.common.movement import MovementScores, require_shares
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring
 from gracile.compat.nni.v2.base import Training
@@ -75,6 +75,9 @@ class MovementPruner(Training):
         if self._auto:
             found = tuple(replace(rule, granularity=transformer_blocks(model, rule)) for rule in found)
         return found
+
+    def _check(self, rules: Sequence[Rule]) -> None:
+        require_shares(rules)
 
     def _scoring(self) -> Scoring:
         return MovementScores(self._masking, self._scale, everywhere=True)

@@ -1,12 +1,14 @@
 """NNI 3's MovementPruner."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
-from gracile.compat.nni.common.movement import MovementScores
+from gracile.compat.nni.common.movement import MovementScores, require_shares
+from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring
 from gracile.compat.nni.v3.base import Pruner
 from gracile.errors import InputError
@@ -40,6 +42,9 @@ class MovementPruner(Pruner):
             raise InputError(f"regular_scale is {regular_scale!r}; give a number from 0")
         self._scale = float(regular_scale)
         super().__init__(model, config_list, evaluator, existed_wrappers)
+
+    def _check(self, rules: Sequence[Rule]) -> None:
+        require_shares(rules)
 
     def _scoring(self) -> Scoring:
         return MovementScores(self._masking, self._scale)

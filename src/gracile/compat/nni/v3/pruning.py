@@ -1,11 +1,13 @@
 """``nni.compression.pruning`` of NNI 3."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
+from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring, TaylorScores, WeightScores
 from gracile.compat.nni.v3.base import Pruner
 from gracile.compat.nni.v3.movement import MovementPruner
@@ -69,14 +71,9 @@ class FPGMPruner(Pruner):
         InputError: an entry of the config_list is wrong, or asks for single elements, which have no geometry.
     """
 
-    def __init__(
-        self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator | None = None,
-        existed_wrappers: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__(model, config_list, evaluator, existed_wrappers)
-        for rule in self._masking.rules:
-            if self._masking.blocks[rule.name].elements == 1:
-                self._masking.unwrap()
+    def _check(self, rules: Sequence[Rule]) -> None:
+        for rule in rules:
+            if isinstance(rule.granularity, tuple) and set(rule.granularity[0]) == {1}:
                 raise InputError(
                     f"{rule.where}: FPGM compares units by their distances, and those of {rule.name} have one element "
                     "each; take another granularity, or L1NormPruner"
