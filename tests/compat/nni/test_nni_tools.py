@@ -16,6 +16,10 @@ from gracile.surgery import applied_plan
 CONVS = [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}]
 
 
+def rows_of(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
 def masked_network():
     """A network whose batch-norm emits constants for masked channels, its pruner and its masks."""
     model = network().eval()
@@ -68,7 +72,7 @@ class TestSpeedup:
                 return (print, ("harm",))
 
         torch.save({"conv1": Harm()}, tmp_path / "harm.pth")
-        with pytest.raises(FileError, match="harm.pth cannot be read as masks"):
+        with pytest.raises(FileError, match=r"harm.pth cannot be read as masks"):
             v3.ModelSpeedup(network(), IMAGES[:1], tmp_path / "harm.pth")
         with pytest.raises(FileError, match="cannot be read as masks"):
             v3.ModelSpeedup(network(), IMAGES[:1], tmp_path / "missing.pth")
@@ -155,7 +159,7 @@ class TestDependencies:
         assert found.dependency_sets == [{"conv1", "conv2"}, {"conv3"}, {"grouped"}, {"fc"}]
         assert found.dependency["conv1"] == {"conv1", "conv2"}
         found.export(tmp_path / "sets.csv")
-        rows = list(csv.reader((tmp_path / "sets.csv").open()))
+        rows = rows_of(tmp_path / "sets.csv")
         assert rows[:2] == [["Dependency Set", "Layers"], ["Set 1", "conv1", "conv2"]]
 
     def test_layers_that_read_the_same_channels(self):
@@ -166,7 +170,7 @@ class TestDependencies:
         found = facade.GroupDependency(Residual(), IMAGES[:1])
         assert dict(found.dependency) == {"conv1": 1, "conv2": 1, "conv3": 2, "grouped": 2, "fc": 1}
         found.export(tmp_path / "groups.csv")
-        assert ["conv3", "2"] in list(csv.reader((tmp_path / "groups.csv").open()))
+        assert ["conv3", "2"] in rows_of(tmp_path / "groups.csv")
 
     def test_depthwise_convolutions_ask_for_nothing(self):
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
@@ -211,7 +215,7 @@ class TestSensitivity:
         assert found["conv2"][0.5] == pytest.approx(2 * float(sums[4:].sum()), rel=1e-5)
         assert isinstance(model.conv2.weight, nn.Parameter)
         analysis.export(tmp_path / "table.csv")
-        rows = list(csv.reader((tmp_path / "table.csv").open()))
+        rows = rows_of(tmp_path / "table.csv")
         assert rows[0] == ["layername", "0.25", "0.5"]
         assert [row[0] for row in rows[1:]] == ["conv1", "conv2"]
 

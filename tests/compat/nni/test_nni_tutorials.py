@@ -7,6 +7,14 @@ from nni_toys import IMAGES, LABELS, by_criterion
 from torch import nn
 from torch.nn import functional as F
 
+import gracile.compat.nni as nni
+from gracile.compat.nni.compression import pruning as pruning3
+from gracile.compat.nni.compression.pytorch import pruning as pruning2
+from gracile.compat.nni.compression.pytorch.speedup.v2 import ModelSpeedup as ModelSpeedup2
+from gracile.compat.nni.compression.pytorch.utils.counter import count_flops_params
+from gracile.compat.nni.compression.speedup import ModelSpeedup
+from gracile.compat.nni.compression.utils import TorchEvaluator, auto_set_denpendency_group_ids
+
 
 class Lenet(nn.Module):
     """A network such as the tutorials prune, on 8 x 8 images."""
@@ -39,12 +47,9 @@ def loss_of(model):
 
 
 def test_quick_start_of_nni_3():
-    from gracile.compat.nni.compression.pruning import L1NormPruner
-    from gracile.compat.nni.compression.speedup import ModelSpeedup
-
     model = pretrained()
     config_list = [{"op_types": ["Linear", "Conv2d"], "exclude_op_names": ["fc3"], "sparse_ratio": 0.5}]
-    pruner = L1NormPruner(model, config_list)
+    pruner = pruning3.L1NormPruner(model, config_list)
     _, masks = pruner.compress()
     sparsities = {name: f"{mask['weight'].sum() / mask['weight'].numel():.2}" for name, mask in masks.items()}
     assert sparsities == dict.fromkeys(("conv1", "conv2", "fc1", "fc2"), "0.5")
@@ -62,46 +67,35 @@ def test_quick_start_of_nni_3():
 
 
 def test_quick_start_of_nni_2():
-    from gracile.compat.nni.compression.pytorch.pruning import L1NormPruner
-    from gracile.compat.nni.compression.pytorch.speedup.v2 import ModelSpeedup
-
     model = pretrained()
     config_list = [
         {"sparsity_per_layer": 0.5, "op_types": ["Linear", "Conv2d"]},
         {"exclude": True, "op_names": ["fc3"]},
     ]
-    pruner = L1NormPruner(model, config_list)
+    pruner = pruning2.L1NormPruner(model, config_list)
     _, masks = pruner.compress()
     assert all(float(mask["weight"].mean()) == 0.5 for mask in masks.values())
     pruner._unwrap_model()
-    ModelSpeedup(model, torch.rand(3, 1, 8, 8), masks).speedup_model()
+    ModelSpeedup2(model, torch.rand(3, 1, 8, 8), masks).speedup_model()
     assert (model.conv2.in_channels, model.fc1.in_features, model.fc3.in_features) == (3, 72, 10)
     optimizer = torch.optim.SGD(model.parameters(), 1e-2)
     by_criterion(model, optimizer, F.nll_loss, None, 4)
 
 
 def test_speedup_with_a_file_and_a_count(tmp_path):
-    from gracile.compat.nni.compression.pytorch import ModelSpeedup
-    from gracile.compat.nni.compression.pytorch.pruning import L1NormPruner
-    from gracile.compat.nni.compression.pytorch.utils.counter import count_flops_params
-
     model = pretrained()
     dense, _, _ = count_flops_params(model, torch.rand(1, 1, 8, 8), verbose=False)
-    pruner = L1NormPruner(model, [{"op_types": ["Conv2d"], "sparsity": 0.5}])
+    pruner = pruning2.L1NormPruner(model, [{"op_types": ["Conv2d"], "sparsity": 0.5}])
     pruner.compress()
     pruner.export_model(model_path=str(tmp_path / "model.pth"), mask_path=str(tmp_path / "mask.pth"))
     fresh = Lenet()
     fresh.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
-    ModelSpeedup(fresh, torch.rand(4, 1, 8, 8), str(tmp_path / "mask.pth"), torch.device("cpu")).speedup_model()
+    ModelSpeedup2(fresh, torch.rand(4, 1, 8, 8), str(tmp_path / "mask.pth"), torch.device("cpu")).speedup_model()
     small, _, _ = count_flops_params(fresh, torch.rand(1, 1, 8, 8), verbose=False)
     assert small < 0.5 * dense
 
 
 def test_dependencies_are_set_and_the_model_speeds_up():
-    from gracile.compat.nni.compression.pruning import TaylorPruner
-    from gracile.compat.nni.compression.speedup import ModelSpeedup
-    from gracile.compat.nni.compression.utils import TorchEvaluator, auto_set_denpendency_group_ids
-
     model = pretrained()
     dummy_input = torch.rand(8, 1, 8, 8)
     config_list = [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}]
@@ -117,11 +111,9 @@ def test_dependencies_are_set_and_the_model_speeds_up():
             training_step((IMAGES, LABELS), model).backward()
             optimizers.step()
 
-    import gracile.compat.nni as nni
-
     optimizer = nni.trace(torch.optim.Adam)(model.parameters(), lr=1e-3)
     evaluator = TorchEvaluator(training_func, optimizer, training_step, dummy_input=dummy_input)
-    pruner = TaylorPruner(model, config_list, evaluator, training_steps=4)
+    pruner = pruning3.TaylorPruner(model, config_list, evaluator, training_steps=4)
     _, masks = pruner.compress()
     pruner.unwrap_model()
     small = ModelSpeedup(copy.deepcopy(model), dummy_input, masks).speedup_model()
