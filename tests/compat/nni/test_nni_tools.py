@@ -210,7 +210,7 @@ class TestSensitivity:
         analysis = facade.SensitivityAnalysis(model, norm, sparsities=[0.25, 0.5])
         found = analysis.analysis(val_args=[model], val_kwargs={"scale": 2})
         assert calls == [{"conv1": a, "conv2": b} for a, b in ((0, 0), (2, 0), (4, 0), (0, 2), (0, 4))]
-        sums = model.conv2.weight.abs().sum((1, 2, 3)).sort().values
+        sums = model.conv2.weight.detach().abs().sum((1, 2, 3)).sort().values
         assert found["conv1"] == {0.25: analysis.ori_metric, 0.5: analysis.ori_metric}
         assert found["conv2"][0.5] == pytest.approx(2 * float(sums[4:].sum()), rel=1e-5)
         assert isinstance(model.conv2.weight, nn.Parameter)
