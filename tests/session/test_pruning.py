@@ -644,10 +644,6 @@ def test_scores_below_zero_keep_what_is_removed_first_in_a_global_scope():
         ({"sparsity": 0.5, "granularity": "2:4"}, "N:M says it: leave sparsity and target out"),
         ({"sparsity": 0.5, "granularity": "rows"}, "granularity is 'rows'"),
         ({"target": gracile.Target(macs=0.5), "granularity": "element"}, "a target is reached by removing whole"),
-        (
-            {"target": gracile.Target(macs=0.5), "schedule": Schedule(kind="agp", times=2)},
-            "a target is reached by removing whole channels in one update",
-        ),
         ({"sparsity": 0.5, "rewind_to": -1}, "rewind_to is -1"),
         ({"sparsity": 0.5, "rewind_to": 3}, "rewind_to=3 comes after the schedule's first update, at step 0"),
         ({"sparsity": 0.5, "regularizer": ADMM()}, "ADMM readies units before they go"),
