@@ -643,7 +643,7 @@ def test_scores_below_zero_keep_what_is_removed_first_in_a_global_scope():
         ({"target": gracile.Target(macs=0.5), "granularity": "element"}, "a target is reached by removing whole"),
         ({"sparsity": 0.5, "rewind_to": -1}, "rewind_to is -1"),
         ({"sparsity": 0.5, "rewind_to": 3}, "rewind_to=3 comes after the schedule's first update, at step 0"),
-        ({"sparsity": 0.5, "regularizer": ADMM()}, "ADMM readies units before they go"),
+        ({"sparsity": 0.5, "regularizer": ADMM()}, "a regularizer works before the masks come"),
         (
             {"criterion": "movement", "movement": Movement(threshold=0.1), "sparsity": 0.5},
             "finds the sparsity itself",
