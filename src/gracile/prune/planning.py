@@ -9,7 +9,7 @@ from torch import nn
 
 from gracile import channels
 from gracile.channels import ChannelGroup, ChannelGroups, Grouped, Heads
-from gracile.cost import price
+from gracile.cost import Measure, price
 from gracile.cutting import Cut, cut
 from gracile.errors import InputError
 from gracile.graph import Graph, bare_name, capture
@@ -273,10 +273,18 @@ class Chooser:
             require_fraction("sparsity", sparsity)
             return by_sparsity(left, self._rankings, self._scope, sparsity) if left else {}
         assert target is not None
+        return self.within(target.metric, target.bound(price(self._graph)), stubborn)
+
+    def within(self, measure: Measure, bound: float, stubborn: Iterable[str] = ()) -> Widths:
+        """The width of each group for a cost of at most ``bound``; those of ``stubborn`` stay whole.
+
+        Raises:
+            TargetError: the bound cannot be reached.
+        """
+        left = [choice for name, choice in self.choices.items() if name not in set(stubborn)]
         if not left:
             return {}
-        bound, metric = target.bound(price(self._graph)), target.metric
-        return by_cost(left, self._rankings, self._scope, lambda widths: self.price(widths, metric), bound)
+        return by_cost(left, self._rankings, self._scope, lambda widths: self.price(widths, measure), bound)
 
     def _by_patterns(self, left: Sequence[Choices], sparsities: Mapping[str, float]) -> Widths:
         for pattern, value in sparsities.items():

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +51,8 @@ class Pruning:
     tile: tuple[int, ...] | None = None
     scope: Scope = "layer"
     schedule: Schedule = field(default_factory=Schedule)
-    max_sparsity: float = 0.9
+    # At most this share of a group, or of a tensor, goes; None is 0.9 of whole channels, and everything within tensors.
+    max_sparsity: float | None = None
     round_to: RoundTo = 1
     # Shell patterns of channel groups, and of layers whose outputs may go; the others stay, all where left out.  Two
     # specs that include different layers can prune one model in one run.
@@ -63,6 +65,7 @@ class Pruning:
     regularizer: Slim | ADMM | None = None
     movement: Movement = field(default_factory=Movement)
     # Lottery tickets: after each update of the masks, what is left gets the values that it had after so many steps.
+    # The optimizer's state is yours: make a new one then, as the paper does, or its momentum goes on.
     rewind_to: int | None = None
     seed: int = 0
 
@@ -77,13 +80,24 @@ class Pruning:
                 if soft or n_of_m
                 else "give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)"
             )
+        if soft and (n_of_m or self.scope == "global"):
+            raise InputError(
+                "movement with a threshold finds the sparsity of each layer itself: leave scope='layer', and take "
+                "another granularity than N:M"
+            )
+        if self.target is not None and self.target.latency is not None:
+            raise InputError("a latency is measured while compressing: give it to gracile.compress, and MACs here")
         if self.target is not None and self.granularity != "channel":
             raise InputError(
                 "a target is reached by removing whole channels: take granularity='channel', or give a sparsity"
             )
         if self.granularity == "channel":
-            require_widths(self.round_to, self.max_sparsity)
-        require_fraction("max_sparsity", self.max_sparsity)
+            require_widths(self.round_to, self.cap)
+            if self.scope not in get_args(Scope):
+                raise InputError(f"scope is {self.scope!r}; it is {' or '.join(map(repr, get_args(Scope)))}")
+        if self.max_sparsity is not None:
+            require_fraction("max_sparsity", self.max_sparsity)
+        self._require_shares()
         if chosen.needs_data and self.schedule.start == 0:
             raise InputError(
                 f"criterion={self.criterion!r} looks at training steps, and the schedule's first update comes before "
@@ -100,10 +114,31 @@ class Pruning:
             isinstance(self.rewind_to, bool) or not isinstance(self.rewind_to, int) or self.rewind_to < 0
         ):
             raise InputError(f"rewind_to is {self.rewind_to!r}; give a number of steps, from 0")
+        start = self.schedule.start
+        if self.rewind_to is not None and start is not None and self.rewind_to > start:
+            raise InputError(
+                f"rewind_to={self.rewind_to} comes after the schedule's first update, at step {start}: "
+                "nothing could be rewound then; take fewer steps, or start the schedule later"
+            )
+
+    def _require_shares(self) -> None:
+        """Raises InputError where a sparsity is out of range."""
+        several = isinstance(self.sparsity, Mapping)
+        shares = self.sparsity if isinstance(self.sparsity, Mapping) else {"": self.sparsity}
+        for pattern, value in shares.items():
+            if value is not None:
+                require_fraction(f"sparsity[{pattern!r}]" if several else "sparsity", value)
+
+    @property
+    def cap(self) -> float:
+        """At most this share of a group, or of a tensor, goes."""
+        if self.max_sparsity is None:
+            return 0.9 if self.granularity == "channel" else 1.0
+        return self.max_sparsity
 
     @property
     def _masking(self) -> Masking:
-        return Masking(granularity=self.granularity, tile=self.tile, scope=self.scope, max_sparsity=self.max_sparsity)
+        return Masking(granularity=self.granularity, tile=self.tile, scope=self.scope, max_sparsity=self.cap)
 
     def prepare(self, model: nn.Module, graph: Graph) -> "PruningPart":
         """Put gates on the model.
@@ -113,7 +148,7 @@ class Pruning:
         """
         layout: Layout = (
             ChannelLayout(
-                model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.max_sparsity,
+                model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.cap,
                 include=self.include, exclude=self.exclude, heads=self.heads, grouped=self.grouped,
                 straight_through=self.criterion == "movement",
             )
@@ -134,6 +169,7 @@ class PruningPart:
         self._graph = graph
         self._layout = layout
         self._steps = 0
+        self._settled = False
         # Units' name -> True for those that are removed.
         self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
         self._early: dict[str, Tensor] | None = None
@@ -229,7 +265,7 @@ class PruningPart:
         if isinstance(self._scoring, FromMovement):
             self._scoring.strength = update / self.spec.schedule.times
         else:
-            scores = {name: _first_to_go_again(values, self.gone[name]) for name, values in scores.items()}
+            scores = _first_to_go_again(scores, self.gone)
         self.gone = self._layout.gone(scores, self._sparsity(update), self._target(update))
         self._close_gates(_joined(self._layout.silenced(self.gone)))
         self._scoring.renew()
@@ -239,7 +275,7 @@ class PruningPart:
     def _sparsity(self, update: int) -> float | Mapping[str, float] | None:
         schedule, final = self.spec.schedule, self.spec.sparsity
         if isinstance(self._scoring, FromMovement) and self.spec.movement.threshold is not None:
-            return self._scoring.below()
+            return {name: min(share, self.spec.cap) for name, share in self._scoring.below().items()}
         # Within tensors the layout has made a share for each of what was asked.
         final = final if self._layout.final is None else self._layout.final
         if isinstance(final, Mapping):
@@ -252,7 +288,7 @@ class PruningPart:
             return target
         cost = price(self._graph)
         saved = 1 - target.bound(cost) / cost[target.metric]
-        return Target(**{target.metric: 1 - schedule.sparsity(update, saved)})
+        return target.at(1 - schedule.sparsity(update, saved))
 
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensor -> where zeros belong, over all units that cut it."""
@@ -268,11 +304,6 @@ class PruningPart:
         for name, tensor in tensors_below_gates(self.model).items():
             tensor.copy_(early[name])
 
-    def cancel(self) -> None:
-        """Take the gates away, and leave the model as it was."""
-        self._scoring.close()
-        self._take_gates(keep_zeros=False)
-
     def settle(self) -> None:
         """The last update where the schedule leaves it to the end, and zeros in place of the gates; once."""
         if self._settled:
@@ -285,6 +316,13 @@ class PruningPart:
             self._scoring.close()
             self._close_gates(self._zeros(self.gone))
             self._take_gates(keep_zeros=True)
+
+    def withdraw(self) -> None:
+        """Take the gates away as if they had never been there."""
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=False)
 
     def finalize(self) -> Plan:
         self.settle()
@@ -305,10 +343,8 @@ def _joined(cuts: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def _first_to_go_again(scores: Scores, gone: Tensor) -> Scores:
-    """``scores`` with removed units below all others, so that they stay removed."""
-    if not bool(gone.any()):
-        return scores
-    found = scores.copy()
-    found[gone.cpu().numpy()] = -1.0 if scores.min() >= 0 else scores.min() * 2 - 1
-    return found
+def _first_to_go_again(scores: Mapping[str, Scores], gone: Mapping[str, Tensor]) -> dict[str, Scores]:
+    """``scores`` with removed units below all others of any tensor, so that they stay removed."""
+    lowest = min(float(values.min()) for values in scores.values())
+    below = lowest - 1 - abs(lowest)
+    return {name: np.where(gone[name].cpu().numpy(), below, values) for name, values in scores.items()}
