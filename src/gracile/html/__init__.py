@@ -1,0 +1,35 @@
+"""Documents as one self-contained HTML file: text, numbers, tables and charts, drawn from plain data."""
+
+from gracile.html.page import page
+from gracile.html.parts import (
+    Cell,
+    Chart,
+    Column,
+    Document,
+    Figures,
+    Notes,
+    Number,
+    Part,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    named,
+)
+
+__all__ = [
+    "Cell",
+    "Chart",
+    "Column",
+    "Document",
+    "Figures",
+    "Notes",
+    "Number",
+    "Part",
+    "Section",
+    "Table",
+    "Text",
+    "Verdict",
+    "named",
+    "page",
+]
