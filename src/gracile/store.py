@@ -118,26 +118,35 @@ class Store:
             )
         return Job(self._connection, identity, stored)
 
+    def jobs(self) -> list[tuple[dict[str, str], Job]]:
+        """All jobs and their keys, in the order in which they were begun.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _named(self.path):
+            jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
+            try:
+                return [(dict(json.loads(key)), Job(self._connection, identity, base)) for identity, key, base in jobs]
+            except (ValueError, TypeError, RecursionError) as error:
+                raise StoreError(f"the store {self.path} is damaged: the key of a job is no JSON: {error}") from error
+
     def to_json(self) -> str:
-        """All jobs and their evaluations."""
-        jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
-        return json.dumps(
-            {
-                "version": _VERSION,
-                "jobs": [
-                    {
-                        "key": json.loads(key),
-                        "baseline": baseline,
-                        "scores": [
-                            [layer, size, score]
-                            for (layer, size), score in Job(self._connection, identity, baseline).scores().items()
-                        ],
-                    }
-                    for identity, key, baseline in jobs
-                ],
-            },
-            indent=1,
-        )
+        """All jobs and their evaluations.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _named(self.path):
+            jobs = [
+                {
+                    "key": key,
+                    "baseline": job.baseline,
+                    "scores": [[layer, size, score] for (layer, size), score in job.scores().items()],
+                }
+                for key, job in self.jobs()
+            ]
+        return json.dumps({"version": _VERSION, "jobs": jobs}, indent=1)
 
     def read_json(self, text: str) -> None:
         """Add what `to_json` wrote.

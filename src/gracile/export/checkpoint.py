@@ -18,6 +18,8 @@ from gracile.report import Report
 from gracile.surgery import applied_plan, apply
 
 PLAN, WEIGHTS, REPORT = "plan.json", "model.safetensors", "report.json"
+# What `gracile report` draws from the report.
+PAGE = "report.html"
 
 # Metadata of the safetensors file: the names of tied tensors beyond the first, as JSON.
 _ALIASES = "gracile.aliases"
@@ -52,7 +54,7 @@ def require_free(folder: Path) -> None:
     """Raises FileError where `save` would refuse ``folder``: a file, other files in it, or no right to write."""
     if folder.is_file():
         raise FileError(f"{folder} is a file; give a folder")
-    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT} if folder.is_dir() else set()
+    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT, PAGE} if folder.is_dir() else set()
     if foreign:
         raise FileError(
             f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
@@ -75,7 +77,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")
     folder = Path(folder)
-    plan = _read_plan(folder / PLAN)
+    plan = read_plan(folder / PLAN)
     values = _read_weights(folder / WEIGHTS)
     try:
         # Saved values spare a factorization; where slices follow it they have another shape, and are filled in later.
@@ -139,7 +141,7 @@ def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def _read_plan(file: Path) -> Plan:
+def read_plan(file: Path) -> Plan:
     try:
         return Plan.from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, PlanError) as error:

@@ -1,6 +1,6 @@
 """Documents as one self-contained HTML file: text, numbers, tables and charts, drawn from plain data."""
 
-from gracile.html.page import page
+from gracile.html.page import fragment, page, write
 from gracile.html.parts import (
     Cell,
     Chart,
@@ -30,6 +30,8 @@ __all__ = [
     "Table",
     "Text",
     "Verdict",
+    "fragment",
     "named",
     "page",
+    "write",
 ]

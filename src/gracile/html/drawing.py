@@ -101,7 +101,8 @@ def table(part: Table, *, scripts: bool = True) -> str:
             f'<details class="table"><summary>{title} <small>{count}</small></summary>'
             f'<div class="tools">{link}</div>{frame}</details>'
         )
-    return f'<div class="table"><div class="tools"><small>{count}</small>{link}</div>{frame}</div>'
+    heading = f"<div><b>{title}</b> <small>{count}</small></div>"
+    return f'<div class="table"><div class="tools">{heading}{link}</div>{frame}</div>'
 
 
 def _head(column: Column, scripts: bool) -> str:

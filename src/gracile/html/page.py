@@ -1,9 +1,13 @@
 """A whole document: one file that needs nothing else, neither beside it nor from the network."""
 
+import tempfile
 from functools import cache
 from html import escape
 from importlib.resources import files
+from os import PathLike
+from pathlib import Path
 
+from gracile.errors import FileError
 from gracile.extras import extra
 from gracile.html.drawing import section
 from gracile.html.parts import Chart, Document
@@ -27,7 +31,7 @@ def page(document: Document) -> str:
     links = "".join(
         f'<li><a href="#{escape(drawn.anchor)}">{escape(drawn.title)}</a></li>' for drawn in document.sections
     )
-    refresh = f'<meta http-equiv="refresh" content="{document.refresh}">' if document.refresh else ""
+    refresh = f' data-refresh="{document.refresh}"' if document.refresh else ""
     sections = "\n".join(section(drawn) for drawn in document.sections)
     return f"""<!doctype html>
 <html lang="en">
@@ -36,12 +40,12 @@ def page(document: Document) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="gracile">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">{refresh}
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{escape(document.title)}</title>
 <link rel="icon" href="data:,">
 <style>{_asset("page.css")}</style>
 </head>
-<body>
+<body{refresh}>
 <a class="skip" href="#content">Skip to the content</a>
 <header><h1>{escape(document.title)}</h1><p>{escape(document.subtitle)}</p></header>
 <nav aria-label="Sections" tabindex="0"><ul>{links}</ul></nav>
@@ -62,6 +66,28 @@ def fragment(document: Document) -> str:
         f'<div class="gracile"><style>{_scoped(_asset("page.css"))}</style>'
         f"<h1>{escape(document.title)}</h1><p>{escape(document.subtitle)}</p>{sections}</div>"
     )
+
+
+def write(path: str | PathLike[str], text: str) -> Path:
+    """Write a page beside its place and rename it there.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    file = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="replace", dir=file.parent, prefix=f".{file.name}.", delete=False
+        ) as beside:
+            beside.write(text)
+        try:
+            Path(beside.name).chmod(0o644)
+            Path(beside.name).replace(file)
+        finally:
+            Path(beside.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{file} cannot be written: {error}") from error
+    return file
 
 
 @cache

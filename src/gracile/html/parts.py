@@ -118,7 +118,7 @@ class Document:
     sections: Sequence[Section]
     # Small print at the end.
     footer: str = ""
-    # Seconds after which a browser loads the page again.
+    # Seconds after which a browser loads the page again, unless its reader is at work in it.
     refresh: int | None = None
 
 

@@ -50,6 +50,9 @@ class Result:
     def __str__(self) -> str:
         return str(self.report)
 
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
 
 def compress(
     model: nn.Module,

@@ -1,12 +1,8 @@
 """The Report as people see it."""
 
-import tempfile
 from os import PathLike
-from pathlib import Path
 
-from gracile.errors import FileError
-from gracile.html import Document, Section, page
-from gracile.html.page import fragment
+from gracile.html import Document, Section, fragment, page, write
 from gracile.report.records import Evidence
 from gracile.report.sections import SECTIONS, SUMMARY, Draw
 
@@ -29,7 +25,7 @@ class Report(Evidence):
         """
         text = page(self._document(SECTIONS))
         if path is not None:
-            write_page(path, text)
+            write(path, text)
         return text
 
     def _repr_html_(self) -> str:
@@ -49,25 +45,3 @@ class Report(Evidence):
 
 def _searched(search: str) -> str:
     return "set by hand" if search == "manual" else f"found by the {search} search"
-
-
-def write_page(path: str | PathLike[str], text: str) -> Path:
-    """Write a page beside its place and rename it there.
-
-    Raises:
-        FileError: the file cannot be written.
-    """
-    file = Path(path)
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="replace", dir=file.parent, prefix=f".{file.name}.", delete=False
-        ) as beside:
-            beside.write(text)
-        try:
-            Path(beside.name).chmod(0o644)
-            Path(beside.name).replace(file)
-        finally:
-            Path(beside.name).unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"{file} cannot be written: {error}") from error
-    return file

@@ -88,4 +88,11 @@
       body.append(...rows.map(([, row]) => row));
     });
   }
+
+  // A page that follows a run comes anew, unless somebody is at work in it.
+  const seconds = Number(document.body.dataset.refresh);
+  const busy = () =>
+    document.hidden || document.querySelector("details[open], th:not([aria-sort=none])") ||
+    figures.some(({ picker }) => picker && picker.selectedIndex > 0);
+  if (seconds) setInterval(() => busy() || location.reload(), 1000 * seconds);
 })();

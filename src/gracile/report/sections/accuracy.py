@@ -45,10 +45,11 @@ def accuracy(report: Evidence) -> Section:
         ],
         layout={
             "showlegend": False,
+            "margin": {"l": 8, "r": 12, "t": 34, "b": 8},
             "xaxis": {"title": {"text": f"{name} that remain"}, "tickformat": ".0%", "range": [1.06, 0]},
             "yaxis": {"title": {"text": "score"}, "range": _room([point.score for point in points])},
             "shapes": _bound(report, metric),
-            "annotations": [_label(point, last=point is points[-1]) for point in _apart(points)],
+            "annotations": _labels(_apart(points)),
         },
         height=360,
     )  # fmt: skip
@@ -69,20 +70,16 @@ def points_of(report: Evidence, metric: Metric) -> list[Point]:
     """The original, each stage, and what fine-tuning made of it."""
     points = [Point("original", 1.0, report.score_before)]
     total = max(1, getattr(report.before, metric))
+    several = len(report.stages) > 1
     states = [
-        (
-            stage.method if len(report.stages) > 1 else "compressed",
-            stage.after,
-            stage.score_after,
-            stage.score_fine_tuned,
-        )
+        (stage.method if several else "compressed", stage.after, stage.score_after, stage.score_fine_tuned)
         for stage in report.stages
     ] or [("compressed", report.after, report.score_after, report.score_fine_tuned)]
     for what, after, score, tuned in states:
         share = getattr(after, metric) / total
         points.append(Point(what, share, score))
         if tuned is not None:
-            points.append(Point(f"{what}, fine-tuned", share, tuned))
+            points.append(Point(f"{what}, fine-tuned" if several else "fine-tuned", share, tuned))
     return points
 
 
@@ -97,13 +94,21 @@ def _apart(points: list[Point]) -> list[Point]:
     return points if len(points) <= 5 else [points[0], points[-1]]
 
 
-def _label(point: Point, *, last: bool) -> dict[str, object]:
-    return {
-        "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}", "showarrow": False,
-        "xanchor": "right" if point.share < 0.35 else "left" if point.share > 0.8 else "center",
-        "yshift": 20 if not point.what.endswith("compressed") else -20,
-        "font": {"color": "var(--accent)" if last else "var(--soft)"},
-    }  # fmt: skip
+def _labels(points: list[Point]) -> list[dict[str, object]]:
+    """The names beside their points: those of the same cost above each other."""
+    labels = []
+    for index, point in enumerate(points):
+        beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
+        shift = 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
+        left = point.share < 0.35
+        labels.append(
+            {
+                "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
+                "showarrow": False, "xanchor": "right" if left else "left", "xshift": -12 if left else 12,
+                "yshift": shift, "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
+            }
+        )  # fmt: skip
+    return labels
 
 
 def _bound(report: Evidence, metric: Metric) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ def channels(report: Evidence) -> Section | None:
     if groups:
         tables.append(
             Table(
-                title="Channel groups",
+                title="Groups",
                 columns=[
                     Column(title="group"),
                     Column(title="channels before", numbers=True),

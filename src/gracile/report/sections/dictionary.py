@@ -75,7 +75,7 @@ def _baseline(score: float) -> dict[str, object]:
     return {
         "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": score, "y1": score,
         "line": {"color": "var(--soft)", "width": 1.5, "dash": "dash"},
-        "label": {"text": "original", "textposition": "start", "font": {"color": "var(--soft)"}},
+        "label": {"text": "original", "textposition": "end", "font": {"color": "var(--soft)"}},
     }  # fmt: skip
 
 

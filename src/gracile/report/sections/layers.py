@@ -13,7 +13,7 @@ def layers(report: Evidence) -> Section | None:
         title="Layers",
         parts=[
             Table(
-                title="Layers",
+                title="All layers",
                 columns=[
                     Column(title="layer"),
                     Column(title="method"),

@@ -21,7 +21,6 @@ def ratios(report: Evidence) -> Section | None:
 
 def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
     names = [called(layer.name) for layer in layers]
-    places = list(range(len(layers)))
     asked = [(place, layer.asked) for place, layer in enumerate(layers) if layer.asked is not None]
     grouped = any(layer.read_by for layer in layers) or all(layer.before is None for layer in layers)
     unit = "channels" if grouped else {"macs": "MACs"}.get(report.metric, report.metric)
@@ -32,13 +31,8 @@ def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
         title=(method or report.method).replace("_", " "),
         about=f"Bars: the share of each part's {unit} that remains. The table of layers has the numbers.",
         traces=[
-            {
-                "type": "bar", "orientation": "h", "x": [layer.got for layer in layers], "y": places,
-                "name": "got",
-                "marker": {"color": ["var(--pale)" if layer.size is None else "var(--accent)" for layer in layers]},
-                "customdata": [[named(name), _size(layer)] for name, layer in zip(names, layers, strict=True)],
-                "hovertemplate": "%{customdata[0]}<br>%{x:.1%} remain%{customdata[1]}<extra></extra>",
-            },
+            _bars("smaller", "var(--accent)", [(p, layer) for p, layer in enumerate(layers) if layer.size is not None]),
+            _bars("whole", "var(--pale)", [(p, layer) for p, layer in enumerate(layers) if layer.size is None]),
             {
                 "type": "scatter", "mode": "markers", "x": [ratio for _, ratio in asked],
                 "y": [place for place, _ in asked], "name": "asked for",
@@ -49,6 +43,15 @@ def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
         layout={**layout, "showlegend": True},
         height=height,
     )  # fmt: skip
+
+
+def _bars(name: str, colour: str, layers: list[tuple[int, LayerReport]]) -> dict[str, object]:
+    return {
+        "type": "bar", "orientation": "h", "name": name, "marker": {"color": colour},
+        "x": [layer.got for _, layer in layers], "y": [place for place, _ in layers],
+        "customdata": [[named(called(layer.name)), _size(layer)] for _, layer in layers],
+        "hovertemplate": "%{customdata[0]}<br>%{x:.1%} remain%{customdata[1]}<extra></extra>",
+    }  # fmt: skip
 
 
 def _size(layer: LayerReport) -> str:

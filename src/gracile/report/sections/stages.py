@@ -13,7 +13,7 @@ def stages(report: Evidence) -> Section | None:
         title="Stages",
         parts=[
             Table(
-                title="Stages",
+                title="Methods in their order",
                 columns=[
                     Column(title="method"),
                     Column(title="search"),
