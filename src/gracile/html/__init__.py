@@ -1,6 +1,5 @@
 """Documents as one self-contained HTML file: text, numbers, tables and charts, drawn from plain data."""
 
-from gracile.html.page import fragment, page, write
 from gracile.html.parts import (
     Cell,
     Chart,
@@ -16,6 +15,7 @@ from gracile.html.parts import (
     Verdict,
     named,
 )
+from gracile.html.writing import fragment, page, write
 
 __all__ = [
     "Cell",

@@ -24,7 +24,7 @@ from gracile.compat.aimet import (
     TarRankSelectionParameters,
     WeightSvdParameters,
 )
-from gracile.compat.aimet.evaluations import Ratios
+from gracile.compat.aimet.evaluations import FILE, Ratios
 from gracile.errors import CaptureError, EvaluationError, FileError, InputError, TargetError
 
 DATA = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -265,6 +265,7 @@ def test_a_failing_trainer_loses_no_evaluation(model, folder):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(model, spatial(), trainer=SimpleNamespace(train_model=fail))
     [file] = folder.iterdir()
+    assert file.name == FILE
     callback = Callback(model)
     run(model, spatial(saved_eval_scores_dict=str(file)), callback)
     assert callback.iterations == [None, None]

@@ -5,22 +5,34 @@ from typing import TypeAlias
 
 from gracile.html import Section
 from gracile.report.records import Evidence
-from gracile.report.sections.accuracy import accuracy
-from gracile.report.sections.channels import channels
-from gracile.report.sections.costs import costs
-from gracile.report.sections.dictionary import dictionary
-from gracile.report.sections.layers import layers
-from gracile.report.sections.ratios import ratios
-from gracile.report.sections.run import run
-from gracile.report.sections.stages import stages
-from gracile.report.sections.summary import summary
+from gracile.report.sections import (
+    accuracy,
+    channels,
+    costs,
+    dictionary,
+    layers,
+    ratios,
+    run,
+    stages,
+    summary,
+)
 
 Draw: TypeAlias = Callable[[Evidence], Section | None]
 
 # In the order of the page.
-SECTIONS: tuple[Draw, ...] = (summary, accuracy, stages, ratios, costs, dictionary, channels, layers, run)
+SECTIONS: tuple[Draw, ...] = (
+    summary.draw,
+    accuracy.draw,
+    stages.draw,
+    ratios.draw,
+    costs.draw,
+    dictionary.draw,
+    channels.draw,
+    layers.draw,
+    run.draw,
+)
 
 # What a notebook shows.
-SUMMARY: tuple[Draw, ...] = (summary, layers)
+SUMMARY: tuple[Draw, ...] = (summary.draw, layers.draw)
 
 __all__ = ["SECTIONS", "SUMMARY", "Draw"]

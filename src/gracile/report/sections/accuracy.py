@@ -19,7 +19,7 @@ class Point:
     score: float
 
 
-def accuracy(report: Evidence) -> Section:
+def draw(report: Evidence) -> Section:
     """The score against the share of the cost that remains."""
     metric: Metric = next((known for known in METRICS if known == report.metric), "macs")
     name = METRIC_NAMES[metric]

@@ -7,7 +7,7 @@ from gracile.report.sections.written import called
 _FROZEN = "frozen: "
 
 
-def channels(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """Which layers read each group, and the reasons of those that cannot be cut."""
     groups = [layer for layer in report.layers if layer.read_by]
     frozen = [layer for layer in report.layers if layer.reason.startswith(_FROZEN)]

@@ -9,7 +9,7 @@ from gracile.report.sections.written import called, counted, rows_of
 _METRICS: tuple[tuple[Literal["macs", "bytes"], str], ...] = (("macs", "MACs"), ("bytes", "bytes"))
 
 
-def costs(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """Two charts of bars, the original's pale behind the result's."""
     layers = [layer for layer in report.layers if layer.before is not None]
     if not layers:

@@ -8,7 +8,7 @@ from gracile.report.sections.written import called, percent
 _COLOURS = 8
 
 
-def dictionary(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """A curve for each layer, and the point that was chosen on it."""
     if not report.dictionary:
         return None

@@ -5,7 +5,7 @@ from gracile.report.records import Evidence
 from gracile.report.sections.written import called, counted, percent
 
 
-def layers(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """All rows of the report in one table."""
     if not report.layers:
         return None

@@ -5,7 +5,7 @@ from gracile.report.records import Evidence, LayerReport
 from gracile.report.sections.written import called, rows_of, smaller
 
 
-def ratios(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """A chart for each method: what remains of each part, and what was asked for."""
     methods = dict.fromkeys(layer.method for layer in smaller(report.layers))
     if not methods:

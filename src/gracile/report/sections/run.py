@@ -4,7 +4,7 @@ from gracile.html import Cell, Column, Part, Section, Table
 from gracile.report.records import Evidence
 
 
-def run(report: Evidence) -> Section:
+def draw(report: Evidence) -> Section:
     """Everything that another run needs to come to the same."""
     environment = report.environment
     rows: list[tuple[Cell, Cell]] = [(name, str(value)) for name, value in environment.model_dump().items()]

@@ -5,7 +5,7 @@ from gracile.report.records import Evidence
 from gracile.report.sections.written import percent
 
 
-def stages(report: Evidence) -> Section | None:
+def draw(report: Evidence) -> Section | None:
     """A row for each method, where there are several or something was cut."""
     if len(report.stages) < 2 and all(stage.equivalence is None for stage in report.stages):
         return None

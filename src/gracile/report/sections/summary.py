@@ -8,7 +8,7 @@ from gracile.text import count
 METRIC_NAMES: dict[Metric, str] = {"macs": "MACs", "params": "Parameters", "bytes": "Bytes"}
 
 
-def summary(report: Evidence) -> Section:
+def draw(report: Evidence) -> Section:
     """What came out, the answer first."""
     parts: list[Part] = [_verdict(report), Figures([*_costs(report), _score(report)])]
     if report.notes:
