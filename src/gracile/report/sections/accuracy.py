@@ -99,7 +99,7 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
     labels = []
     for index, point in enumerate(points):
         beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
-        shift = 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
+        shift = 10 if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
         left = point.share < 0.35
         labels.append(
             {
