@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 # One thread a process: small tensors gain nothing from more, and results are equal per thread count.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench zoo clean
+.PHONY: demo test fuzz lint format bench zoo clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		hatchling hypothesis import-linter mypy pillow pytest ruff torch==2.13.0 -e .
+		hatchling hypothesis import-linter mypy pillow playwright pytest ruff torch==2.13.0 -e ".[report]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -21,6 +21,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Random networks and damaged files for a night.
+fuzz: $(VENV)/installed
+	GRACILE_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -16,6 +16,14 @@ from gracile.errors import InputError
 ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
+def require_module(model: object) -> None:
+    """Raises InputError where ``model`` is no module."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InputError(f"model is the class {model.__name__}; give an instance, as {model.__name__}()")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """The positional and keyword arguments of one call of a model."""
@@ -47,6 +55,11 @@ class Inputs:
         if not made.tensors:
             raise InputError(
                 f"example_inputs holds no tensor ({example!r}); the model is run on it once, so give real inputs"
+            )
+        if not any(tensor.numel() for tensor in made.tensors):
+            raise InputError(
+                f"example_inputs holds no example: its shapes are {[tuple(tensor.shape) for tensor in made.tensors]}; "
+                "give a batch of at least one"
             )
         return made
 

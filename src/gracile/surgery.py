@@ -51,8 +51,10 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
         The edited model, of the same class; another object where the plan replaces the model itself.
 
     Raises:
+        InputError: ``model`` is no module, or ``plan`` no Plan.
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
     """
+    require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
     before = applied_plan(model)
@@ -64,6 +66,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
 def applied_plan(model: nn.Module) -> Plan:
     """All that `apply` has done to ``model`` since it was the user's; empty for an untouched model."""
+    require_module(model)
     plan = getattr(model, _ATTRIBUTE, Plan())
     assert isinstance(plan, Plan)
     return plan

@@ -35,7 +35,7 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
     Raises:
         FileError: the folder holds other files, or cannot be written.
     """
-    folder = Path(folder).absolute()
+    folder = _folder(folder).absolute()
     require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")
-    folder = Path(folder)
+    folder = _folder(folder)
     plan = read_plan(folder / PLAN)
     values = _read_weights(folder / WEIGHTS)
     try:
@@ -87,6 +87,12 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
     _fill(loaded, values, folder / WEIGHTS)
     return loaded
+
+
+def _folder(folder: object) -> Path:
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"folder is a {type(folder).__name__}; give the path of a folder")
+    return Path(folder)
 
 
 def _write(folder: Path, model: nn.Module, report: Report | None) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gracile.errors import CaptureError, InputError
+from gracile.errors import CaptureError
 from gracile.graph.nodes import Graph, Node, Spec, refs_in
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs, Inputs, require_module
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _refuse_uncapturable(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+    require_module(model)
     inner = {
         "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
         "DataParallel": ("wrapped in DataParallel", "model.module"),

@@ -44,6 +44,7 @@ def mask(model: nn.Module, plan: Plan, *, inplace: bool = False) -> nn.Module:
         InputError: the plan holds Edits that no mask stands for, or the model is masked already.
         PlanError: a slice does not fit the model.
     """
+    require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
     if _is_masked(model):
