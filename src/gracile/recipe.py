@@ -85,6 +85,13 @@ class Search:
     def __post_init__(self) -> None:
         if self.kind not in SEARCHES:
             raise InputError(f"search is {self.kind!r}; it is one of {', '.join(SEARCHES)}")
+        if not isinstance(self.candidates, int | tuple | list) or (
+            isinstance(self.candidates, tuple | list)
+            and not all(isinstance(ratio, int | float) for ratio in self.candidates)
+        ):
+            raise InputError(
+                f"candidates is {self.candidates!r}; it is a number, as 10, or a tuple of ratios in (0, 1)"
+            )
         if isinstance(self.candidates, int):
             if isinstance(self.candidates, bool) or self.candidates < 2:
                 raise InputError(f"candidates is {self.candidates!r}; an integer must be at least 2")

@@ -1,6 +1,7 @@
 """Evaluations on disk: one SQLite file, written after each evaluation, so that a killed run resumes."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gracile.errors import StoreError
+from gracile.inputs import require_path
 
 _VERSION = 1
 _APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
@@ -61,6 +63,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
+        require_path("store", path)
         self.path = None if path is None else Path(path)
         with _named(self.path):
             if self.path is not None:
@@ -179,13 +182,28 @@ def _parsed(text: str) -> list[tuple[dict[str, str], float, list[tuple[str, int,
         return [
             (
                 {str(name): str(value) for name, value in job["key"].items()},
-                float(job["baseline"]),
-                [(str(layer), int(size), float(score)) for layer, size, score in job["scores"]],
+                _number(job["baseline"]),
+                [(str(layer), _size(size), _number(score)) for layer, size, score in job["scores"]],
             )
             for job in data["jobs"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(f"not an export of a gracile store: {type(error).__name__}: {error}") from error
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no score")
+    return number
+
+
+def _size(value: Any) -> int:
+    size = int(value)
+    # SQLite's integers have 64 bits.
+    if not 0 <= size < 2**63:
+        raise ValueError(f"{value!r} is no size")
+    return size
 
 
 @contextmanager

@@ -6,7 +6,18 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-KINDS = ("conv", "strided", "residual", "projected", "depthwise", "grouped", "dense", "scaled", "group_norm", "bottleneck")
+KINDS = (
+    "conv",
+    "strided",
+    "residual",
+    "projected",
+    "depthwise",
+    "grouped",
+    "dense",
+    "scaled",
+    "group_norm",
+    "bottleneck",
+)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def damaged(name):
     """The bytes of a file with some of them changed, removed, repeated or put in."""
     return st.lists(
         st.tuples(
-            st.sampled_from(("change", "cut", "insert", "repeat", "digit")), st.floats(0, 1), st.binary(min_size=1, max_size=8)
+            st.sampled_from(("change", "cut", "insert", "repeat", "digit")),
+            st.floats(0, 1),
+            st.binary(min_size=1, max_size=8),
         ),
         min_size=1,
         max_size=6,
@@ -76,7 +78,7 @@ def _damage(name, steps):
         if what == "change":
             data[at : at + len(put)] = put
         elif what == "cut":
-            del data[at : at + 3 * len(put)] if put[0] % 4 else data[at:]
+            del data[at : at + 3 * len(put) if put[0] % 4 else None]
         elif what == "insert":
             data[at:at] = put
         elif what == "repeat":

@@ -24,7 +24,14 @@ def test_pruning(spec: Spec, criterion, sparsity, scope, round_to):
     model, inputs = spec.build(), spec.inputs()
     graph = gracile.capture(model, inputs)
     plan = gracile.prune.plan(
-        model, graph, criterion=criterion, sparsity=sparsity, scope=scope, round_to=round_to, seed=spec.seed, verify=False
+        model,
+        graph,
+        criterion=criterion,
+        sparsity=sparsity,
+        scope=scope,
+        round_to=round_to,
+        seed=spec.seed,
+        verify=False,
     )
     event("cuts" if plan.edits else "cuts nothing")
     found = equivalence(model, plan, inputs)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
+from gracile.inputs import require_module, require_path
 from gracile.plan import Plan, Slice
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
@@ -76,6 +77,13 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")
+    require_module(model)
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise InputError(
+                f"{name} of the fresh model is on the meta device, where saved values have no place; build the model "
+                "on a real device, or call model.to_empty(device='cpu') first"
+            )
     folder = _folder(folder)
     plan = read_plan(folder / PLAN)
     values = _read_weights(folder / WEIGHTS)
@@ -90,9 +98,10 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
 
 def _folder(folder: object) -> Path:
-    if not isinstance(folder, str | os.PathLike):
-        raise InputError(f"folder is a {type(folder).__name__}; give the path of a folder")
-    return Path(folder)
+    require_path("folder", folder)
+    if folder is None:
+        raise InputError("folder is None; give a path as text or as a pathlib.Path")
+    return Path(folder)  # type: ignore[arg-type]
 
 
 def _write(folder: Path, model: nn.Module, report: Report | None) -> None:

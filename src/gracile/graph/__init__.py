@@ -7,7 +7,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 from gracile.graph.capturing import capture, capture_training
 from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in
 from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run
-from gracile.graph.tensors import eval_mode, tensors_of
+from gracile.graph.tensors import eval_mode, require_copyable, require_finite, tensors_of
 
 __all__ = [
     "Graph",
@@ -25,6 +25,8 @@ __all__ = [
     "fingerprint",
     "record",
     "refs_in",
+    "require_copyable",
+    "require_finite",
     "run",
     "tensors_of",
 ]

@@ -79,7 +79,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _refuse_uncapturable(model: nn.Module) -> None:
-    require_module(model)
+    # TorchScript is told with its place below.
+    if not isinstance(model, torch.jit.ScriptModule):
+        require_module(model)
     inner = {
         "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
         "DataParallel": ("wrapped in DataParallel", "model.module"),

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, tensors_of
+from gracile.inputs import require_module
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 

@@ -10,6 +10,7 @@ from torch import get_num_threads
 
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
+from gracile.inputs import require_path
 from gracile.text import count, table
 
 VERSION: Literal[1] = 1
@@ -151,6 +152,7 @@ class Evidence(_Frozen):
         Raises:
             FileError: the file cannot be read, or is no Report.
         """
+        require_path("file", file)
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
