@@ -1,6 +1,7 @@
 """Bad input, one case each: a named error with the value and a way out, before hours of work."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -84,6 +85,12 @@ def pruned_by_torch():
     return model
 
 
+def compiled():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.compile(net())
+
+
 def on_meta():
     with torch.device("meta"):
         return Net()
@@ -109,7 +116,7 @@ MODELS = [
     (lambda: gracile.load("folder", on_meta()), InputError, "conv.weight of the fresh model is on the meta device"),
     (lambda: compress(on_meta()), CaptureError, "conv.weight is on the meta device"),
     (lambda: compress(nn.Sequential(nn.LazyConv2d(4, 3))), CaptureError, "not initialised yet; run the model once"),
-    (lambda: compress(torch.compile(net())), CaptureError, "compiled by torch.compile; .*_orig_mod"),
+    (lambda: compress(compiled()), CaptureError, "compiled by torch.compile; .*_orig_mod"),
     (lambda: compress(nn.DataParallel(net())), CaptureError, "wrapped in DataParallel; .*model.module"),
     (lambda: gracile.capture(Branching(4, 4), torch.ones(1, 4)), CaptureError, "Ways out"),
     (lambda: compress(nn.ReLU()), InputError, "no layer can be compressed by this method"),
@@ -185,6 +192,7 @@ ARGUMENTS = [
     (lambda: prune(sparsity={1: 0.5}), InputError, "1 is a int; patterns are texts"),
     (lambda: prune(sparsity=0.5, criterion="l3"), InputError, "criterion is 'l3'; it is one of"),
     (lambda: prune(sparsity=0.5, criterion=lambda m: m.sum(1) * NAN), InputError, "NaN or infinite scores"),
+    (lambda: prune(sparsity=0.5, criterion=lambda m: 1 / 0), InputError, "the criterion failed on .* ZeroDivision"),
     (lambda: prune(sparsity=0.5, scope="all"), InputError, "scope is 'all'"),
     (lambda: factorize(cost_ratio=2), InputError, "cost_ratio is 2"),
 ]
@@ -224,7 +232,8 @@ def test_bad_input_is_named(call, kind, message):
 
 
 def test_torchscript_is_named():
-    with pytest.warns(DeprecationWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         traced = torch.jit.trace(net(), X)
     with pytest.raises(CaptureError, match="TorchScript module"):
         compress(traced)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gracile.errors import CaptureError
+from gracile.errors import CaptureError, InputError
 from gracile.graph.nodes import Graph, Node, Spec, refs_in
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
@@ -43,6 +43,11 @@ def capture(
     if isinstance(example_inputs, Graph):
         return example_inputs
     inputs = Inputs.of(example_inputs)
+    if not any(tensor.numel() for tensor in inputs.tensors):
+        raise InputError(
+            f"example_inputs holds no example: its shapes are {[tuple(tensor.shape) for tensor in inputs.tensors]}; "
+            "give a batch of at least one"
+        )
     _refuse_uncapturable(model)
     if dynamic_batch and inputs.batch_size:
         # torch.export specialises sizes of one: capture two examples instead.
