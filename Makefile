@@ -6,14 +6,14 @@ BIN := $(VENV)/bin
 # One thread a process: small tensors gain nothing from more, and results are equal per thread count.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format docs bench zoo clean
+.PHONY: demo test fuzz lint format docs bench zoo clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		accelerate hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow pytest pytest-xdist ruff \
-		torch==2.13.0 -e .
+		accelerate hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow playwright pytest \
+		pytest-xdist ruff torch==2.13.0 -e ".[report]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -22,6 +22,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Random networks and damaged files for a night.
+fuzz: $(VENV)/installed
+	GRACILE_FUZZ=2000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

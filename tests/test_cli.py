@@ -70,7 +70,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--help") == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("demo", "profile", "compress", "--version"))
+    assert all(
+        command in text for command in ("demo", "profile", "compress", "report", "watch", "inspect", "--version")
+    )
 
 
 def test_profile(module: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,3 +225,46 @@ def test_as_a_module_from_the_current_folder(module: str, tmp_path: Path) -> Non
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "total" in done.stdout
+
+
+def test_report_watch_and_inspect(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("search: tar", "search: exact") + "store: runs.db\n")
+    assert _run("compress", "recipe.yaml") == 0
+    capsys.readouterr()
+    assert _run("report", "small") == 0
+    assert capsys.readouterr().out == "small/report.html\n"
+    assert "Evaluation dictionary" in (tmp_path / "small" / "report.html").read_text(encoding="utf-8")
+    assert _run("report", "small/report.json", "--output", "page.html") == 0
+    assert (tmp_path / "page.html").read_bytes() == (tmp_path / "small" / "report.html").read_bytes()
+    capsys.readouterr()
+    assert _run("report", "small", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "spatial_svd"
+
+    assert _run("watch", "runs.db", "--once") == 0
+    assert capsys.readouterr().out == "runs.db.html\n"
+    assert "1 spatial svd" in (tmp_path / "runs.db.html").read_text(encoding="utf-8")
+
+    assert _run("inspect", "small") == 0
+    assert "factorize" in capsys.readouterr().out
+    assert _run("inspect", "small", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["plan"]["edits"][0]["edit"] == "factorize"
+    assert data["report"]["search"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["report", "nowhere"], 1, "gracile: nowhere: [Errno 2]"),
+        (["watch", "nowhere.db"], 1, "gracile: there is no store nowhere.db yet"),
+        (["watch", "x.db", "--output", "x.html"], 2, "goes with --once"),
+        (["inspect", "nowhere"], 1, "gracile: nowhere is no folder"),
+    ],
+)
+def test_what_is_not_there(
+    module: str, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
+) -> None:
+    assert _run(*arguments) == status
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line: ``gracile demo``, ``gracile profile`` and ``gracile compress``."""
+"""The command line: ``gracile demo``, ``profile``, ``compress``, ``report``, ``watch`` and ``inspect``."""
 
 import json
 import logging
@@ -17,10 +17,14 @@ from torch import nn
 from gracile.cost import Cost, profile
 from gracile.demo import Dataset, run_demo
 from gracile.errors import GracileError, InputError, RecipeError
-from gracile.export.checkpoint import require_free
+from gracile.export.checkpoint import PAGE, REPORT, require_free
+from gracile.export.saved import inspect
+from gracile.html import write
+from gracile.live import serve, store_page
 from gracile.pipeline import compress
 from gracile.recipe_file import Dtype, InputSection, Recipe, examples
 from gracile.references import make
+from gracile.report import Report
 
 app = typer.Typer(
     name="gracile",
@@ -116,6 +120,55 @@ def compress_command(
     result = compress(job.model, job.example_inputs, **job.options)
     saved = result.save(folder)
     _out(result.report.to_json() if as_json else f"{result.report}\n\nsaved in {saved}")
+
+
+@app.command("report")
+def report_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A saved folder, or a report.json.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write the page; by default report.html beside.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and write nothing.")] = False,
+) -> None:
+    """Draw the report of a saved folder as one HTML file, which needs no other file and no network."""
+    file = folder / REPORT if folder.is_dir() else folder
+    report = Report.read(file)
+    if as_json:
+        _out(report.to_json())
+        return
+    place = output or file.with_name(PAGE)
+    report.to_html(place)
+    _out(str(place))
+
+
+@app.command("watch")
+def watch_command(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of a run: compress(..., store=STORE).")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    once: Annotated[bool, typer.Option("--once", help="Write the page as it is now and end.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --once: where to write; by default STORE.html.")
+    ] = None,
+) -> None:
+    """Show the evaluations of a running search in a page that only this machine can open; Ctrl-C ends it."""
+    if output is not None and not once:
+        raise typer.BadParameter("goes with --once", param_hint="--output")
+    if not once:
+        serve(store, port=port, started=lambda address: _out(f"{address} (Ctrl-C ends)"))
+        return
+    place = output or store.with_name(f"{store.name}.html")
+    write(place, store_page(store))
+    _out(str(place))
+
+
+@app.command("inspect")
+def inspect_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A saved folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what a saved folder holds: the plan's edits, the tensors, the report; needs no model."""
+    saved = inspect(folder)
+    _out(json.dumps(saved.as_data(), indent=1) if as_json else str(saved))
 
 
 def _inputs(shapes: Sequence[str], dtypes: Sequence[str]) -> list[InputSection]:

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -16,6 +17,30 @@ from gracile.errors import InputError
 _Batch = TypeVar("_Batch")
 
 ExampleInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def require_module(model: object) -> None:
+    """Raises InputError where ``model`` is no module."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InputError(f"model is the class {model.__name__}; give an instance, as {model.__name__}()")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "model is a TorchScript module, whose parts cannot be changed; give the original Python module"
+        )
+
+
+def require_path(name: str, path: object) -> None:
+    """Raises InputError where the argument ``name`` is neither a path nor None."""
+    if path is not None and not isinstance(path, str) and not isinstance(path, PurePath):
+        raise InputError(f"{name} is a {type(path).__name__}; give a path as text or as a pathlib.Path")
+
+
+def require_seed(seed: object) -> None:
+    """Raises InputError where ``seed`` is no whole number that torch takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; give a whole number of at most 64 bits, for example 0")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,8 +188,10 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
     Raises:
         InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
     """
-    for batch in _some(calibration):
-        yield example.like(batch)
+    for place, batch in enumerate(_some(calibration), 1):
+        made = example.like(batch)
+        _require_data(made, place)
+        yield made
 
 
 def _some(calibration: Iterable[Any]) -> Iterator[Any]:
@@ -184,6 +211,18 @@ def _some(calibration: Iterable[Any]) -> Iterator[Any]:
         )
 
 
+def _require_data(batch: Inputs, place: int) -> None:
+    tensors = batch.tensors
+    if not any(tensor.numel() for tensor in tensors):
+        raise InputError(
+            f"calibration batch {place} holds no example, its shapes are {[tuple(t.shape) for t in tensors]}; "
+            "leave empty batches out"
+        )
+    # Infinities are no fault in themselves: attention masks hold them.
+    if any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in tensors):
+        raise InputError(f"calibration batch {place} holds NaN; clean the data, or leave such examples out")
+
+
 class Calibration:
     """Calibration data that can be run through several times and recognised again.
 
@@ -192,6 +231,7 @@ class Calibration:
     """
 
     def __init__(self, batches: Iterable[Any], example: Inputs, seed: int = 0) -> None:
+        require_seed(seed)
         one_shot = isinstance(batches, Iterator)
         self._batches: Iterable[Any] = list(batches) if one_shot else batches
         self._example = example

@@ -15,8 +15,24 @@ class Matched:
     unmatched: tuple[str, ...]
 
 
+def require_patterns(name: str, patterns: object) -> None:
+    """Raises InputError where the argument ``name`` is no list of texts."""
+    if isinstance(patterns, str):
+        raise InputError(f"{name} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(f"{name} is {patterns!r}; give a list of shell patterns, as ['layer1.*'], or [] for none")
+
+
 def matching(patterns: Iterable[str], names: Sequence[str]) -> Matched:
-    """Match shell patterns ("layer1.*", "head*"; not regular expressions) against names; later patterns win."""
+    """Match shell patterns ("layer1.*", "head*"; not regular expressions) against names; later patterns win.
+
+    Raises:
+        InputError: a pattern is no text.
+    """
+    patterns = list(patterns)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InputError(f"{pattern!r} is a {type(pattern).__name__}; patterns are texts, as 'layer1.*'")
     found: dict[str, str] = {}
     unmatched = []
     for pattern in patterns:
@@ -25,10 +41,3 @@ def matching(patterns: Iterable[str], names: Sequence[str]) -> Matched:
         if not hits:
             unmatched.append(pattern)
     return Matched(found, tuple(unmatched))
-
-
-def require_patterns(**patterns: Iterable[str] | None) -> None:
-    """Raises InputError where an argument that takes patterns is one text, which would be taken letter by letter."""
-    for name, value in patterns.items():
-        if isinstance(value, str):
-            raise InputError(f"{name} is the text {value!r}; give a list of patterns: [{value!r}]")

@@ -23,7 +23,7 @@ from pydantic import (
 
 from gracile.channels import after_cutting
 from gracile.cost import Cost, Operation, price, resized
-from gracile.errors import PlanError
+from gracile.errors import InputError, PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 from gracile.program import Program
@@ -252,16 +252,21 @@ class Plan(BaseModel):
             PlanError: the text is not JSON, of another version, or holds an unknown or malformed Edit.
         """
         try:
-            return cls.model_validate_json(text)
+            made = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the text"
             raise PlanError(
                 f"not a plan that this version of gracile reads (format {VERSION}): {where}: {first['msg']}"
             ) from error
+        if "version" not in made.model_fields_set:
+            raise PlanError(f"not a plan that this version of gracile reads (format {VERSION}): it names no version")
+        return made
 
     def then(self, other: "Plan") -> "Plan":
         """The Edits of this plan, then those of the other."""
+        if not isinstance(other, Plan):
+            raise InputError(f"other is a {type(other).__name__}; give a gracile.Plan")
         return Plan(edits=self.edits + other.edits)
 
     def cost(self, graph: Graph) -> Cost:
@@ -270,6 +275,8 @@ class Plan(BaseModel):
         Raises:
             PlanError: an Edit does not fit.
         """
+        if not isinstance(graph, Graph):
+            raise InputError(f"graph is a {type(graph).__name__}; give gracile.capture(model, example_inputs)")
         cost = price(graph)
         for cutting, edits in groupby(
             self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)

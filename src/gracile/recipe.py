@@ -179,6 +179,13 @@ class Search:
                 f"options is {self.options!r}; the search {self.kind!r} takes "
                 + (f"gracile.{OPTIONS[self.kind].__name__}(...)" if self.kind in OPTIONS else "none")
             )
+        if not isinstance(self.candidates, int | tuple | list) or (
+            isinstance(self.candidates, tuple | list)
+            and not all(isinstance(ratio, int | float) for ratio in self.candidates)
+        ):
+            raise InputError(
+                f"candidates is {self.candidates!r}; it is a number, as 10, or a tuple of ratios in (0, 1)"
+            )
         if isinstance(self.candidates, int):
             if isinstance(self.candidates, bool) or self.candidates < 2:
                 raise InputError(f"candidates is {self.candidates!r}; an integer must be at least 2")

@@ -1,6 +1,7 @@
 """Evaluations on disk: one SQLite file, written after each evaluation, so that a killed run resumes."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from gracile.errors import StoreError
+from gracile.inputs import require_path
 
 _VERSION = 1
 _APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
@@ -61,6 +63,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
+        require_path("store", path)
         self.path = None if path is None else Path(path)
         with _named(self.path):
             if self.path is not None:
@@ -118,26 +121,35 @@ class Store:
             )
         return Job(self._connection, identity, stored)
 
+    def jobs(self) -> list[tuple[dict[str, str], Job]]:
+        """All jobs and their keys, in the order in which they were begun.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _named(self.path):
+            jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
+            try:
+                return [(dict(json.loads(key)), Job(self._connection, identity, base)) for identity, key, base in jobs]
+            except (ValueError, TypeError, RecursionError) as error:
+                raise StoreError(f"the store {self.path} is damaged: the key of a job is no JSON: {error}") from error
+
     def to_json(self) -> str:
-        """All jobs and their evaluations."""
-        jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
-        return json.dumps(
-            {
-                "version": _VERSION,
-                "jobs": [
-                    {
-                        "key": json.loads(key),
-                        "baseline": baseline,
-                        "scores": [
-                            [layer, size, score]
-                            for (layer, size), score in Job(self._connection, identity, baseline).scores().items()
-                        ],
-                    }
-                    for identity, key, baseline in jobs
-                ],
-            },
-            indent=1,
-        )
+        """All jobs and their evaluations.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _named(self.path):
+            jobs = [
+                {
+                    "key": key,
+                    "baseline": job.baseline,
+                    "scores": [[layer, size, score] for (layer, size), score in job.scores().items()],
+                }
+                for key, job in self.jobs()
+            ]
+        return json.dumps({"version": _VERSION, "jobs": jobs}, indent=1)
 
     def read_json(self, text: str) -> None:
         """Add what `to_json` wrote.
@@ -170,13 +182,28 @@ def _parsed(text: str) -> list[tuple[dict[str, str], float, list[tuple[str, int,
         return [
             (
                 {str(name): str(value) for name, value in job["key"].items()},
-                float(job["baseline"]),
-                [(str(layer), int(size), float(score)) for layer, size, score in job["scores"]],
+                _number(job["baseline"]),
+                [(str(layer), _size(size), _number(score)) for layer, size, score in job["scores"]],
             )
             for job in data["jobs"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(f"not an export of a gracile store: {type(error).__name__}: {error}") from error
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no score")
+    return number
+
+
+def _size(value: Any) -> int:
+    size = int(value)
+    # SQLite's integers have 64 bits.
+    if not 0 <= size < 2**63:
+        raise ValueError(f"{value!r} is no size")
+    return size
 
 
 @contextmanager

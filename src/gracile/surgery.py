@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
-from gracile.graph import eval_mode
+from gracile.graph import eval_mode, require_copyable
+from gracile.inputs import require_module
 from gracile.maths.factorize import (
     LayerShape,
     Scheme,
@@ -55,11 +56,15 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
         The edited model, of the same class; another object where the plan replaces the model itself.
 
     Raises:
+        InputError: ``model`` is no module, or ``plan`` no Plan.
         PlanError: an Edit does not fit the model.  With ``inplace`` the model is then as it was.
     """
+    require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
     before = applied_plan(model)
+    if not inplace:
+        require_copyable(model)
     surgeon = _Surgeon(model if inplace else copy.deepcopy(model), values or {})
     surgeon.operate(plan.edits)
     setattr(surgeon.root, _ATTRIBUTE, before.then(plan))
@@ -68,6 +73,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
 
 def applied_plan(model: nn.Module) -> Plan:
     """All that `apply` has done to ``model`` since it was the user's; empty for an untouched model."""
+    require_module(model)
     plan = getattr(model, _ATTRIBUTE, Plan())
     assert isinstance(plan, Plan)
     return plan
@@ -261,6 +267,8 @@ def _factorize(surgeon: _Surgeon, edit: Factorize) -> None:
     names = [child(edit.module, name) for name in ("0.weight", "1.weight", "1.bias")]
 
     def plain() -> tuple[Tensor, Tensor]:
+        if not bool(layer.weight.isfinite().all()):
+            raise PlanError(f"{edit}: the weight of {edit.module or '(model)'} holds NaN or infinite values")
         left, right = decompose(matrix(edit.scheme, layer.weight)).truncated(edit.rank)
         return factor_weights(edit.scheme, shape.weight, left, right)
 
@@ -349,6 +357,8 @@ def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
     owner = getattr(module, holder, None) if holder else module
     if not hasattr(owner, name):
         raise PlanError(f"{edit}: {type(module).__name__} has no attribute {edit.name!r}")
+    if name.startswith("__") or not isinstance(getattr(owner, name), int | float | list | tuple | None):
+        raise PlanError(f"{edit}: {edit.name!r} of {type(module).__name__} is no number or list of numbers")
     value = list(edit.value) if isinstance(getattr(owner, name), list) and isinstance(edit.value, tuple) else edit.value
     if not holder:
         surgeon.set_attribute(module, name, value)

@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
+from gracile.inputs import require_module, require_path
 from gracile.plan import Plan, Slice
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
 
 PLAN, WEIGHTS, REPORT = "plan.json", "model.safetensors", "report.json"
+# What `gracile report` draws from the report.
+PAGE = "report.html"
 
 # Metadata of the safetensors file: the names of tied tensors beyond the first, as JSON.
 _ALIASES = "gracile.aliases"
@@ -33,7 +36,7 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
     Raises:
         FileError: the folder holds other files, or cannot be written.
     """
-    folder = Path(folder).absolute()
+    folder = _folder(folder).absolute()
     require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,7 @@ def require_free(folder: Path) -> None:
     """Raises FileError where `save` would refuse ``folder``: a file, other files in it, or no right to write."""
     if folder.is_file():
         raise FileError(f"{folder} is a file; give a folder")
-    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT} if folder.is_dir() else set()
+    foreign = {entry.name for entry in folder.iterdir()} - {PLAN, WEIGHTS, REPORT, PAGE} if folder.is_dir() else set()
     if foreign:
         raise FileError(
             f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
@@ -74,8 +77,15 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is a {type(model).__name__}; give a fresh instance of the model's class")
-    folder = Path(folder)
-    plan = _read_plan(folder / PLAN)
+    require_module(model)
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise InputError(
+                f"{name} of the fresh model is on the meta device, where saved values have no place; build the model "
+                "on a real device, or call model.to_empty(device='cpu') first"
+            )
+    folder = _folder(folder)
+    plan = read_plan(folder / PLAN)
     values = _read_weights(folder / WEIGHTS)
     try:
         # Saved values spare a factorization; where slices follow it they have another shape, and are filled in later.
@@ -85,6 +95,13 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
     _fill(loaded, values, folder / WEIGHTS)
     return loaded
+
+
+def _folder(folder: object) -> Path:
+    require_path("folder", folder)
+    if folder is None:
+        raise InputError("folder is None; give a path as text or as a pathlib.Path")
+    return Path(folder)  # type: ignore[arg-type]
 
 
 def _write(folder: Path, model: nn.Module, report: Report | None) -> None:
@@ -139,7 +156,7 @@ def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def _read_plan(file: Path) -> Plan:
+def read_plan(file: Path) -> Plan:
     try:
         return Plan.from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, PlanError) as error:

@@ -7,7 +7,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 from gracile.graph.capturing import capture, capture_training, export_program
 from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, users_of
 from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run
-from gracile.graph.tensors import eval_mode, tensors_of, ties_of
+from gracile.graph.tensors import eval_mode, require_copyable, require_finite, tensors_of, ties_of
 
 __all__ = [
     "Graph",
@@ -26,6 +26,8 @@ __all__ = [
     "fingerprint",
     "record",
     "refs_in",
+    "require_copyable",
+    "require_finite",
     "run",
     "tensors_of",
     "ties_of",

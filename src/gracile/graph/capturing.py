@@ -14,7 +14,7 @@ from gracile.errors import CaptureError, InputError
 from gracile.graph.nodes import Graph, Node, Spec, refs_in, users_of
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs, Inputs, require_module
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ def capture(
     if isinstance(example_inputs, Graph):
         return example_inputs
     inputs = Inputs.of(example_inputs)
+    if not any(tensor.numel() for tensor in inputs.tensors):
+        raise InputError(
+            f"example_inputs holds no example: its shapes are {[tuple(tensor.shape) for tensor in inputs.tensors]}; "
+            "give a batch of at least one"
+        )
     _refuse_uncapturable(model)
     if dynamic_batch and inputs.batch_size:
         # torch.export specialises sizes of one: capture two examples instead.
@@ -110,8 +115,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _refuse_uncapturable(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+    # TorchScript is told with its place below.
+    if not isinstance(model, torch.jit.ScriptModule):
+        require_module(model)
     inner = {
         "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
         "DataParallel": ("wrapped in DataParallel", "model.module"),

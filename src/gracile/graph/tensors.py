@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from gracile.errors import InputError
+
 _PARAMETRIZED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")
 
 
@@ -29,6 +31,30 @@ def ties_of(model: nn.Module) -> dict[str, str]:
         if canonical != name:
             ties[name] = canonical
     return ties
+
+
+def require_copyable(model: nn.Module) -> None:
+    """Raises InputError where a module keeps a tensor that a hook computes, which no copy can take along."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                tensor = f"{path}.{name}" if path else name
+                raise InputError(
+                    f"{tensor} is computed by a hook before each forward pass, as torch.nn.utils.weight_norm and "
+                    "torch.nn.utils.prune do, so that the model cannot be copied.  Ways out: make it plain with "
+                    "torch.nn.utils.remove_weight_norm(module) or torch.nn.utils.prune.remove(module, name); for "
+                    "masks, gracile.prune.from_masks"
+                )
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raises InputError where a parameter holds NaN or an infinity."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            raise InputError(
+                f"{plain_name(name)} holds NaN or infinite values; train again with a lower rate or clipped gradients, "
+                "or load an earlier checkpoint"
+            )
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from torch import nn
 
 from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, capture, require_copyable, require_finite
 from gracile.inputs import ExampleInputs
 from gracile.lowrank.layers import Found, find_layers
 from gracile.maths.factorize import Scheme
-from gracile.patterns import matching
+from gracile.patterns import matching, require_patterns
 from gracile.plan import Factorize, Plan
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,10 @@ def plan(
         raise InputError(f"metric is {metric!r}; it is one of {', '.join(METRICS)}")
     require_ratio("cost_ratio", cost_ratio)
     require_multiple(round_to)
+    require_patterns("exclude", exclude)
     graph = capture(model, example_inputs)
+    require_copyable(model)
+    require_finite(model)
     found = find_layers(model, graph, method, exclude)
     wanted = {layer.name: cost_ratio for layer in found.layers}
     unmatched: tuple[str, ...] = ()
@@ -75,6 +78,8 @@ def ratios_of(found: Found, ratios: Mapping[str, float]) -> tuple[dict[str, floa
     Raises:
         InputError: a ratio is out of range, or no pattern matches a layer that can be factorized.
     """
+    if not isinstance(ratios, Mapping):
+        raise InputError(f"ratios is {ratios!r}; give a dictionary of patterns and ratios, as {{'layer1.*': 0.5}}")
     for pattern, ratio in ratios.items():
         require_ratio(f"ratios[{pattern!r}]", ratio)
     names = [layer.name for layer in found.layers]

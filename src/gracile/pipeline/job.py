@@ -10,7 +10,7 @@ from torch import nn
 
 from gracile.cost import Metric, price
 from gracile.export.checkpoint import save
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, capture, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
@@ -50,6 +50,9 @@ class Result:
 
     def __str__(self) -> str:
         return str(self.report)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
 
 def compress(
@@ -132,6 +135,8 @@ def compress(
     clock = Clock()
     with clock("capture"):
         graph = capture(model, example_inputs)
+        require_copyable(model)
+        require_finite(model)
         before = price(graph)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, data, clock)

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
+from gracile.inputs import require_path, require_seed
 from gracile.latency import LatencyPrice
+from gracile.patterns import require_patterns
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
@@ -105,10 +107,11 @@ def checked(
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
     methods = methods_of(method)
     _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
-    if isinstance(arguments["exclude"], str):
-        raise InputError(
-            f"exclude is the text {arguments['exclude']!r}; give a list of patterns: [{arguments['exclude']!r}]"
-        )
+    require_patterns("exclude", arguments["exclude"])
+    require_seed(arguments["seed"])
+    require_path("store", arguments["store"])
+    if evaluate_search is not None and not callable(evaluate_search):
+        raise InputError(f"evaluate_search is a {type(evaluate_search).__name__}; give a function")
     chosen: str | Criterion = criterion
     if criterion == "auto":
         chosen = "elimination" if calibrated else "l2"
@@ -137,6 +140,8 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(macs=0.5)")
+    if ratios is not None and not isinstance(ratios, Mapping):
+        raise InputError(f"ratios is {ratios!r}; give a dictionary of patterns and ratios, as {{'layer1.*': 0.5}}")
     if ratios is not None and len(methods) > 1:
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, tensors_of
+from gracile.inputs import require_module
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 
@@ -48,6 +49,7 @@ def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool =
         InputError: the plan holds Edits that no mask stands for, a mask does not fit, or the model is masked already.
         PlanError: a slice does not fit the model.
     """
+    require_module(model)
     if not isinstance(plan, Plan | Mapping):
         raise InputError(
             f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text), or masks as "

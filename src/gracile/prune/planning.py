@@ -12,8 +12,8 @@ from gracile.channels import ChannelGroup, ChannelGroups, Grouped, Heads
 from gracile.cost import Measure, price
 from gracile.cutting import Cut, cut
 from gracile.errors import InputError
-from gracile.graph import Graph, bare_name, capture
-from gracile.inputs import Calibration, ExampleInputs
+from gracile.graph import Graph, bare_name, capture, require_copyable
+from gracile.inputs import Calibration, ExampleInputs, require_seed
 from gracile.patterns import matching, require_patterns
 from gracile.plan import Plan
 from gracile.prune.consumers import consumers_of, read_by
@@ -92,9 +92,13 @@ def plan(
     """
     if (sparsity is None) == (target is None):
         raise InputError("give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)")
+    if target is not None and not isinstance(target, Target):
+        raise InputError(f"target is {target!r}; give for example gracile.Target(macs=0.5)")
     require_criterion(criterion, scope, calibrated=calibration is not None, loss=loss)
     require_widths(round_to, max_sparsity)
+    require_seed(seed)
     graph = capture(model, example_inputs)
+    require_copyable(model)
     prunable = find_groups(graph, include=include, exclude=exclude, heads=heads, grouped=grouped)
     for note in prunable.notes:
         log.warning("%s", note)
@@ -181,7 +185,8 @@ def find_groups(
     Raises:
         InputError: an argument is wrong.
     """
-    require_patterns(include=include, exclude=exclude)
+    require_patterns("include", () if include is None else include)
+    require_patterns("exclude", exclude)
     found = channels.channel_groups(graph, heads=heads, grouped=grouped)
     skipped = {group.name: "a single channel" for group in found.groups if group.channels < 2}
     names = {group.name: {group.name, *_output_layers(graph, group)} for group in found.groups}

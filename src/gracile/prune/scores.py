@@ -270,7 +270,10 @@ def _scored(criterion: Named, name: str, matrix: Tensor, generator: Generator) -
     Raises:
         InputError: the criterion's result does not fit.
     """
-    result: Any = criterion.formula(matrix, generator)
+    try:
+        result: Any = criterion.formula(matrix, generator)
+    except Exception as error:
+        raise InputError(f"the criterion failed on {name}: {type(error).__name__}: {error}") from error
     try:
         scores = torch.as_tensor(result).detach().to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:

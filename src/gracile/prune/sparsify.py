@@ -212,7 +212,8 @@ def layer_sparsities(
     Raises:
         InputError: a sparsity is out of range, nothing matches, or a global scope has several sparsities.
     """
-    require_patterns(include=include, exclude=exclude)
+    require_patterns("include", () if include is None else include)
+    require_patterns("exclude", exclude)
     if masking.n_of_m is not None:
         if sparsity is not None and not isinstance(sparsity, Mapping):
             raise InputError(f"granularity={masking.granularity!r} says the sparsity itself; leave sparsity out")

@@ -22,6 +22,7 @@ from gracile.compat.aimet import (
     SpatialSvdParameters,
     TarRankSelectionParameters,
 )
+from gracile.compat.aimet.evaluations import Ratios
 from gracile.compat.aimet.samples import Samples
 from gracile.errors import FileError, InputError, TargetError
 from gracile.graph import capture
@@ -321,7 +322,7 @@ class TestSavedDictionary:
         assert second.compression_ratio_selection_stats == stats.compression_ratio_selection_stats
         for name in ("search", "dictionary", "dictionary_baseline", "bound", "metric", "notes"):
             assert getattr(second.report, name) == getattr(stats.report, name)
-        assert [path.name for path in folder.iterdir()] == [file.name]
+        assert {path.name for path in folder.iterdir()} == {file.name, Ratios.FILE}
 
     def test_another_target_metric_and_multiplicity(self, model):
         _, stats = run(model, auto())

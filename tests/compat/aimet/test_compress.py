@@ -24,6 +24,7 @@ from gracile.compat.aimet import (
     TarRankSelectionParameters,
     WeightSvdParameters,
 )
+from gracile.compat.aimet.evaluations import FILE, Ratios
 from gracile.errors import CaptureError, EvaluationError, FileError, InputError, TargetError
 
 DATA = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -264,22 +265,39 @@ def test_a_failing_trainer_loses_no_evaluation(model, folder):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(model, spatial(), trainer=SimpleNamespace(train_model=fail))
     [file] = folder.iterdir()
+    assert file.name == FILE
     callback = Callback(model)
     run(model, spatial(saved_eval_scores_dict=str(file)), callback)
     assert callback.iterations == [None, None]
 
 
-def test_visualization_url_is_accepted(model, caplog):
+def test_the_report_of_a_visualization_url_is_a_page_in_the_data_folder(model, folder, caplog):
+    pytest.importorskip("plotly")
     with caplog.at_level("INFO", logger="gracile"):
         run(model, by_hand((model.conv2, 0.5)), visualization_url="http://localhost:5006")
-    assert any("visualization_url" in record.message for record in caplog.records)
+    page = folder / "compression.html"
+    assert "conv2" in page.read_text(encoding="utf-8")
+    assert any(str(page) in record.message for record in caplog.records)
+
+
+def test_a_visualization_url_that_names_a_file_is_that_file(model, folder, tmp_path):
+    pytest.importorskip("plotly")
+    run(model, by_hand((model.conv2, 0.5)), visualization_url=(tmp_path / "new" / "page.html").as_uri())
+    assert "conv2" in (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_chosen_ratios_are_kept(model, folder):
+    _, stats = run(model, spatial())
+    kept = Ratios.model_validate_json((folder / Ratios.FILE).read_text())
+    assert kept.ratios == tuple((layer.name, layer.compression_ratio) for layer in stats.per_layer_stats)
+    assert any(ratio is not None and ratio < 1 for _, ratio in kept.ratios)
 
 
 class TestSavedDictionary:
     def test_no_candidate_is_evaluated_again(self, model, folder):
         first, stats = run(model, spatial())
         file = stats.compression_ratio_selection_stats.eval_scores_file
-        assert [path.name for path in folder.iterdir()] == [file.name]
+        assert {path.name for path in folder.iterdir()} == {file.name, Ratios.FILE}
         callback = Callback(model)
         again, second = run(model, spatial(saved_eval_scores_dict=file, num_comp_ratio_candidates=9), callback)
         assert callback.iterations == [None, None]

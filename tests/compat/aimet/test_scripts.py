@@ -127,5 +127,8 @@ def test_scripts_run_and_leave_nothing_in_the_working_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("MAC ratio") == 3
     assert list(work.iterdir()) == []
-    kept = [path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()]
-    assert kept == ["gracile/greedy_selection_eval_scores_dict.json"]
+    kept = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+    assert kept == {
+        "gracile/greedy_selection_eval_scores_dict.json",
+        "gracile/greedy_selection_comp_ratios_list.json",
+    }

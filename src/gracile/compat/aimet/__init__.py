@@ -21,6 +21,7 @@ from gracile.compat.aimet.defs import (
     SpatialSvdParameters,
     WeightSvdParameters,
 )
+from gracile.compat.aimet.visualize_serialized_data import VisualizeCompression
 from gracile.compat.aimet.winnow.winnow import winnow_model
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SpatialSvdParameters",
     "TarCompressionRatioSelectionStats",
     "TarRankSelectionParameters",
+    "VisualizeCompression",
     "WeightSvdParameters",
     "winnow_model",
 ]

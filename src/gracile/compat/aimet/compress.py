@@ -15,6 +15,7 @@ from gracile.compat.aimet.common.defs import (
     CostMetric,
     EvalFunction,
     GreedyCompressionRatioSelectionStats,
+    GreedySelectionParameters,
     TarCompressionRatioSelectionStats,
     TarRankSelectionParameters,
 )
@@ -25,10 +26,13 @@ from gracile.compat.aimet.defs import (
     WeightSvdParameters,
 )
 from gracile.compat.aimet.dummy_inputs import captured
+from gracile.compat.aimet.evaluations import write_ratios
 from gracile.compat.aimet.job import parse
 from gracile.compat.aimet.pruning import pruned
 from gracile.compat.aimet.selection import by_tar, from_saved
+from gracile.compat.aimet.visualize_serialized_data import make_folder, page_file
 from gracile.errors import InputError
+from gracile.extras import extra
 from gracile.lowrank.layers import find_layers, require_layers
 
 __all__ = ["ModelCompressor"]
@@ -67,13 +71,15 @@ class ModelCompressor:
                 far and an object of the layer's name and module; before everything else it is called once with a
                 copy of the model and ``train_flag=False``.  Channels are all cut before the first training, and each
                 group of them counts as one layer, the first that reads it.
-            visualization_url: has no effect; the report stands in the statistics.
+            visualization_url: where given, the report is written as an HTML page: to a path that ends in ``.html`` or
+                a ``file:`` URL, for any other address to ``compression.html`` in the data folder; nothing is served.
 
         Raises:
             InputError: an argument is wrong, or no layer can be compressed.
             CaptureError: the model cannot be captured.
             TargetError: the target cannot be reached.
             EvaluationError: the callback failed, or returned no finite number.
+            MissingExtraError: there is a visualization_url, and plotly is not installed.
             FileError: the data folder cannot be written, or the saved evaluation dictionary does not fit.
         """
         if not isinstance(model, nn.Module):
@@ -82,8 +88,11 @@ class ModelCompressor:
         use_cuda = any(parameter.is_cuda for parameter in model.parameters())
         evaluate = scorer(eval_callback, None, use_cuda)
         evaluate_search = evaluate if eval_iterations is None else scorer(eval_callback, eval_iterations, use_cuda)
-        if visualization_url is not None:
-            log.info("visualization_url %s is not used: print the statistics or their report", visualization_url)
+        file = None if visualization_url is None else page_file(visualization_url)
+        if file is not None:
+            # Before hours of work, not after.
+            make_folder(file)
+            extra("plotly.offline", "report")
         announce(trainer, model)
         call = Call(
             model=model,
@@ -94,7 +103,13 @@ class ModelCompressor:
             trainer=trainer,
             excluded=job.ignored,
         )
-        return pruned(call) if job.method == "channel_pruning" else _factorized(call)
+        compressed, stats = pruned(call) if job.method == "channel_pruning" else _factorized(call)
+        if isinstance(job.select, GreedySelectionParameters):
+            write_ratios([(layer.name, layer.compression_ratio) for layer in stats.per_layer_stats])
+        if file is not None:
+            stats.report.to_html(file)
+            log.info("visualization_url %s: nothing is served; the report is in %s", visualization_url, file)
+        return compressed, stats
 
 
 def _factorized(call: Call) -> Compressed:

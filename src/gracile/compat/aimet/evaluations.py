@@ -3,10 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
@@ -40,6 +40,18 @@ class Evaluations(BaseModel):
     candidates: PositiveInt | None = None
     # Layer or group -> rank or width -> score.
     scores: dict[str, Annotated[dict[PositiveInt, FiniteFloat], Field(min_length=1)]]
+
+
+class Ratios(BaseModel):
+    """The ratio that a greedy selection chose for each layer; None where the layer stays as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # AIMET's name, with the ending that tells what is inside.
+    FILE: ClassVar[str] = "greedy_selection_comp_ratios_list.json"
+
+    version: Literal[1] = 1
+    ratios: tuple[tuple[str, FiniteFloat | None], ...]
 
 
 def data_folder() -> Path:
@@ -90,11 +102,24 @@ def write(store: Path, scheme: Method, candidates: int | None = None) -> Path:
     evaluations = Evaluations(
         scheme=scheme, model=job["key"]["model"], baseline=job["baseline"], candidates=candidates, scores=scores
     )
-    file = data_folder() / FILE
-    beside = file.with_name(f".{FILE}.{os.getpid()}")
+    return _put(data_folder() / FILE, evaluations)
+
+
+def write_ratios(ratios: Sequence[tuple[str, float | None]]) -> Path:
+    """Write the chosen ratios into the data folder; the file is complete or as it was.
+
+    Raises:
+        FileError: the data folder cannot be written.
+    """
+    return _put(data_folder() / Ratios.FILE, Ratios(ratios=tuple(ratios)))
+
+
+def _put(file: Path, contents: BaseModel) -> Path:
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            beside.write_text(evaluations.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
+            beside.write_text(contents.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
             beside.replace(file)
         finally:
             beside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What was *shown*: plain records of a compression, drawn as text here and kept as JSON."""
+"""The records of a compression, drawn as text here and kept as JSON."""
 
 import platform
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import get_num_threads
 
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
+from gracile.inputs import require_path
 from gracile.text import count, table
 from gracile.timings import LatencyReport
 
@@ -100,7 +101,7 @@ class Environment(_Frozen):
     seed: int = 0
 
 
-class Report(_Frozen):
+class Evidence(_Frozen):
     """The evidence of one `compress` call; prints as tables."""
 
     version: Literal[1] = VERSION
@@ -154,11 +155,17 @@ class Report(_Frozen):
         Raises:
             FileError: the file cannot be read, or is no Report.
         """
+        require_path("file", file)
         try:
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"{file}: {error}") from error
         return cls.from_json(text)
+
+    @property
+    def score(self) -> float:
+        """The score of what is handed over: fine-tuned where there was any fine-tuning."""
+        return self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
 
     def ratio(self, metric: Metric) -> float:
         """Cost after / cost before."""
@@ -178,10 +185,9 @@ class Report(_Frozen):
         return "\n\n".join(parts)
 
     def _headline(self) -> str:
-        final = self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
         return (
             f"{self.model}: {self.method}, {self.search} ratios, to {self.ratio('macs'):.1%} of the MACs and "
-            f"{self.ratio('params'):.1%} of the parameters; score {self.score_before:.6g} -> {final:.6g}"
+            f"{self.ratio('params'):.1%} of the parameters; score {self.score_before:.6g} -> {self.score:.6g}"
         )
 
     def _totals(self) -> str:

@@ -1,0 +1,83 @@
+"""What a saved folder holds, read without a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from gracile.errors import FileError
+from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, read_plan
+from gracile.plan import Plan
+from gracile.report import Report
+from gracile.text import count, table
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """The contents of a folder that `save` wrote; prints as tables."""
+
+    folder: Path
+    plan: Plan
+    # Name -> shape and type of each stored tensor.
+    tensors: dict[str, tuple[tuple[int, ...], str]]
+    # None where the model was saved without one.
+    report: Report | None
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all tensors together."""
+        total = 0
+        for shape, _ in self.tensors.values():
+            size = 1
+            for length in shape:
+                size *= length
+            total += size
+        return total
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything as plain data for JSON."""
+        return {
+            "folder": str(self.folder),
+            "plan": self.plan.model_dump(mode="json"),
+            "tensors": {name: {"shape": list(shape), "dtype": kind} for name, (shape, kind) in self.tensors.items()},
+            "report": None if self.report is None else self.report.model_dump(mode="json"),
+        }
+
+    def __str__(self) -> str:
+        edits = table(("", f"edit of {PLAN}"), list(enumerate(self.plan.edits, 1)), right=(0,))
+        tensors = table(
+            (f"tensor of {WEIGHTS}", "shape", "type"),
+            [(name, "x".join(map(str, shape)) or "()", kind) for name, (shape, kind) in self.tensors.items()],
+        )
+        parts = [
+            f"{self.folder}: {len(self.plan.edits)} edits, {len(self.tensors)} tensors, {count(self.elements)} numbers",
+            edits if self.plan.edits else "the plan changes nothing",
+            tensors,
+            f"there is no {REPORT}" if self.report is None else f"{REPORT}:\n{self.report}",
+        ]
+        return "\n\n".join(parts)
+
+
+def inspect(folder: str | Path) -> Saved:
+    """Read the plan, the names and shapes of the tensors, and the report; the values stay on the disk.
+
+    Raises:
+        FileError: there is no such folder, or a file in it is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileError(f"{folder} is no folder; give one that gracile saved, with {PLAN} and {WEIGHTS} in it")
+    plan = read_plan(folder / PLAN)
+    tensors = _tensors(folder / WEIGHTS)
+    report = folder / REPORT
+    return Saved(folder, plan, tensors, Report.read(report) if report.exists() else None)
+
+
+def _tensors(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise FileError(f"{file} cannot be read: {type(error).__name__}: {error}") from error

@@ -1,0 +1,25 @@
+"""What was *shown*: records of a compression, drawn as text, as HTML, and kept as JSON."""
+
+from gracile.report.drawn import Report
+from gracile.report.records import (
+    VERSION,
+    Entry,
+    Environment,
+    Evidence,
+    LayerReport,
+    Record,
+    StageReport,
+    Totals,
+)
+
+__all__ = [
+    "VERSION",
+    "Entry",
+    "Environment",
+    "Evidence",
+    "LayerReport",
+    "Record",
+    "Report",
+    "StageReport",
+    "Totals",
+]

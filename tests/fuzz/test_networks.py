@@ -1,0 +1,66 @@
+"""Random networks: what is cut equals the zeroed original, costs what the plan says, and comes back from the disk."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from fuzz.networks import Spec, specs
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+import gracile
+from gracile.export.checkpoint import save
+from gracile.testing import equivalence
+
+
+@given(
+    specs(),
+    st.sampled_from(("l1", "l2", "fpgm", "random")),
+    st.sampled_from((0.25, 0.5, 0.8)),
+    st.sampled_from(("layer", "global")),
+    st.sampled_from((1, 2, "auto")),
+)
+def test_pruning(spec: Spec, criterion, sparsity, scope, round_to):
+    model, inputs = spec.build(), spec.inputs()
+    graph = gracile.capture(model, inputs)
+    plan = gracile.prune.plan(
+        model,
+        graph,
+        criterion=criterion,
+        sparsity=sparsity,
+        scope=scope,
+        round_to=round_to,
+        seed=spec.seed,
+        verify=False,
+    )
+    event("cuts" if plan.edits else "cuts nothing")
+    found = equivalence(model, plan, inputs)
+    assert found.error <= found.tolerance
+    _holds(spec, plan, graph, inputs)
+
+
+@given(specs(), st.sampled_from(("weight_svd", "spatial_svd")), st.sampled_from((0.3, 0.6)))
+def test_factorizing(spec: Spec, method, ratio):
+    model, inputs = spec.build(), spec.inputs()
+    graph = gracile.capture(model, inputs)
+    plan = gracile.lowrank.plan(model, graph, method=method, ratios={"*": ratio})
+    _holds(spec, plan, graph, inputs)
+
+
+def _holds(spec: Spec, plan, graph, inputs):
+    assert gracile.Plan.from_json(plan.to_json()) == plan
+    model = spec.build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = gracile.apply(model, plan)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    priced, counted = plan.cost(graph), gracile.profile(small, inputs)
+    assert (priced.macs, priced.params, priced.bytes) == (counted.macs, counted.params, counted.bytes)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save(Path(folder) / "small", small)
+        loaded = gracile.load(saved, Spec(spec.blocks, spec.head, spec.seed + 1).build())
+    values, expected = loaded.state_dict(), small.state_dict()
+    assert values.keys() == expected.keys()
+    assert all(torch.equal(values[name], expected[name]) for name in expected)
+    with torch.no_grad():
+        assert torch.equal(loaded(inputs), small(inputs))
+    assert gracile.applied_plan(loaded) == gracile.applied_plan(small)

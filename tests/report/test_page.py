@@ -1,0 +1,127 @@
+import json
+import sys
+
+import pytest
+from support.parsed import Parsed
+from support.reports import HOSTILE, report
+
+from gracile.errors import MissingExtraError
+from gracile.report import Environment, Report, Totals
+from gracile.report.sections import SECTIONS
+from gracile.report.sections.accuracy import points_of
+
+pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
+
+
+def charts(parsed):
+    return [json.loads(text) for kind, text in parsed.scripts if kind == "application/json"]
+
+
+def bare(**changes):
+    """A report with nothing but its totals."""
+    values = {
+        "model": "Net", "method": "prune", "search": "manual", "metric": "macs", "bound": None,
+        "before": Totals(macs=0, params=0, bytes=0), "after": Totals(macs=0, params=0, bytes=0),
+        "score_before": 1.0, "score_after": 1.0, "layers": (), "seconds": {},
+        "environment": Environment(gracile="0.1.0"),
+    }  # fmt: skip
+    return Report(**(values | changes))
+
+
+def test_the_verdict_comes_first_and_every_section_is_linked():
+    parsed = Parsed(report().to_html())
+    titles = [attributes["id"] for attributes in parsed.all("section")]
+    assert titles == [
+        "summary", "accuracy", "stages", "chosen-ratios", "cost-of-each-layer", "evaluation-dictionary",
+        "channel-groups", "layers", "run",
+    ]  # fmt: skip
+    assert [link["href"] for link in parsed.all("a") if link["href"].startswith("#")][1:] == [f"#{t}" for t in titles]
+    assert "48.0% of the MACs and 48.0% of the parameters remain; the score fell from 0.91 to 0.89" in parsed.texts
+    assert "The target is reached: 480 k of at most 520 k MACs." in parsed.texts
+
+
+def test_charts_hold_the_records():
+    parsed = Parsed(report().to_html())
+    accuracy, factorized, pruned, macs, size, dictionary = charts(parsed)
+    assert accuracy["data"][0]["x"] == [1.0, 0.69, 0.48, 0.48]
+    assert accuracy["data"][0]["y"] == [0.91, 0.9, 0.85, 0.89]
+    assert factorized["data"][0]["x"] == [0.48, 0.49, 0.5]
+    assert pruned["data"][0]["x"] == [0.5]
+    assert macs["data"][0]["x"] == [300_000, 150_000, 100_000]
+    assert macs["data"][1]["x"] == [150_000, 75_000, 50_000]
+    assert size["data"][1]["x"] == [60_000, 30_000, 20_000]
+    curves, rings = dictionary["data"][0::2], dictionary["data"][1::2]
+    assert [curve["x"] for curve in curves] == [[0.25, 0.5, 0.75]] * 3
+    assert [(ring["x"], ring["y"]) for ring in rings] == [([0.5], [0.85])] * 3
+
+
+def test_one_script_is_plotly_and_nothing_comes_from_the_network():
+    text = report().to_html()
+    parsed = Parsed(text)
+    assert sum(len(script) > 1_000_000 for _, script in parsed.scripts) == 1
+    for tag, attributes in parsed.tags:
+        assert "src" not in attributes, tag
+        assert tag not in ("iframe", "object", "embed", "form")
+        assert (attributes.get("href") or "#").startswith(("#", "data:"))
+
+
+def test_hostile_names_stay_names():
+    parsed = Parsed(report(extra=HOSTILE).to_html())
+    assert not parsed.all("img")
+    assert sum(HOSTILE in text for text in parsed.texts) > 20
+    for chart in charts(parsed):
+        # Titles apart, plotly reads tags: none is left.
+        texts = json.dumps(chart["data"]).replace("<br>", "").replace("<extra></extra>", "")
+        assert "<" not in texts
+        assert not any("<" in label for label in chart["layout"]["yaxis"].get("ticktext", []))
+
+
+def test_sections_without_data_do_not_appear():
+    parsed = Parsed(bare().to_html())
+    assert [attributes["id"] for attributes in parsed.all("section")] == ["summary", "accuracy", "run"]
+    assert "The ratios were set by hand." in parsed.texts
+    assert "the score stayed at 1" in parsed.text
+
+
+def test_a_missed_target_is_said_first():
+    totals = Totals(macs=900, params=10, bytes=40)
+    parsed = Parsed(bare(before=totals, after=totals, bound=500.0, search="exact").to_html())
+    assert "The target is missed: 900 MACs remain, where at most 500 were wanted." in parsed.texts
+    assert any("warn" in (attributes.get("class") or "") for attributes in parsed.all("div"))
+
+
+def test_the_points_of_one_method():
+    points = points_of(bare(score_fine_tuned=1.5, before=Totals(macs=10, params=1, bytes=4)), "macs")
+    assert [(point.what, point.score) for point in points] == [
+        ("original", 1.0), ("compressed", 1.0), ("fine-tuned", 1.5),
+    ]  # fmt: skip
+
+
+def test_a_file_is_written(tmp_path):
+    made = report()
+    assert made.to_html(tmp_path / "page.html") == (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert Report.from_json(made.to_json()).to_html() == made.to_html()
+
+
+def test_a_notebook_shows_a_small_page_without_scripts():
+    text = report(extra=HOSTILE)._repr_html_()
+    parsed = Parsed(text)
+    assert len(text) < 50_000
+    assert not parsed.all("script")
+    assert not parsed.all("img")
+    assert "the score fell from 0.91 to 0.89" in parsed.text
+
+
+def test_without_plotly_the_pip_line_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    monkeypatch.setattr("gracile.html.writing._plotly", sys.modules["gracile.html.writing"]._plotly.__wrapped__)
+    with pytest.raises(MissingExtraError, match=r"pip install 'gracile\[report\]'"):
+        report().to_html()
+    assert report()._repr_html_()
+
+
+def test_every_section_draws_every_report():
+    for made in (report(), report(60), bare()):
+        drawn = [draw(made) for draw in SECTIONS]
+        anchors = [section.anchor for section in drawn if section is not None]
+        assert len(set(anchors)) == len(anchors)

@@ -1,0 +1,262 @@
+"""Bad input, one case each: a named error with the value and a way out, before hours of work."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import gracile
+from gracile.errors import (
+    CaptureError,
+    EvaluationError,
+    FileError,
+    InputError,
+    PlanError,
+    StoreError,
+    TargetError,
+)
+from gracile.store import Store
+
+X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+NAN, INF = float("nan"), float("inf")
+
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3)
+        self.fc = nn.Linear(width, 4)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv2(torch.relu(self.norm(self.conv(x))))).mean((2, 3)))
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def net():
+    return Net().eval()
+
+
+def score(model):
+    return -float(model(X).square().mean())
+
+
+def compress(model=None, example=None, **options):
+    options = {"evaluate": score, "target": gracile.Target(macs=0.7), "search": "tar"} | options
+    return gracile.compress(net() if model is None else model, X[:1] if example is None else example, **options)
+
+
+def by_hand(ratios, **options):
+    return compress(target=None, ratios=ratios, **options)
+
+
+def prune(model=None, example=None, **options):
+    options = options or {"sparsity": 0.5}
+    return gracile.prune.plan(net() if model is None else model, X[:1] if example is None else example, **options)
+
+
+def factorize(**options):
+    return gracile.lowrank.plan(net(), X[:1], **options)
+
+
+def with_nan():
+    model = net()
+    model.conv2.weight.data[0] = NAN
+    return model
+
+
+def weight_normed():
+    model = net()
+    with pytest.warns(FutureWarning):
+        torch.nn.utils.weight_norm(model.conv2)
+    return model
+
+
+def pruned_by_torch():
+    model = net()
+    torch.nn.utils.prune.l1_unstructured(model.conv2, "weight", 0.5)
+    return model
+
+
+def compiled():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.compile(net())
+
+
+def on_meta():
+    with torch.device("meta"):
+        return Net()
+
+
+def edits(*made):
+    return gracile.Plan.from_json(json.dumps({"version": 1, "edits": list(made)}))
+
+
+def attribute(name, value=3):
+    return gracile.apply(net(), edits({"edit": "set_attribute", "module": "conv", "name": name, "value": value}))
+
+
+MODELS = [
+    (lambda: gracile.capture(None, X), InputError, "model is a NoneType"),
+    (lambda: gracile.capture(Net, X), InputError, r"model is the class Net; give an instance, as Net\(\)"),
+    (lambda: gracile.profile("resnet", X), InputError, "model is a str"),
+    (lambda: prune(net().state_dict()), InputError, "model is a OrderedDict"),
+    (lambda: gracile.apply(None, gracile.Plan()), InputError, "model is a NoneType"),
+    (lambda: gracile.mask(None, gracile.Plan()), InputError, "model is a NoneType"),
+    (lambda: gracile.applied_plan(None), InputError, "model is a NoneType"),
+    (lambda: gracile.load("folder", None), InputError, "model is a NoneType"),
+    (lambda: gracile.load("folder", on_meta()), InputError, "conv.weight of the fresh model is on the meta device"),
+    (lambda: compress(on_meta()), CaptureError, "conv.weight is on the meta device"),
+    (lambda: compress(nn.Sequential(nn.LazyConv2d(4, 3))), CaptureError, "not initialised yet; run the model once"),
+    (lambda: compress(compiled()), CaptureError, "compiled by torch.compile; .*_orig_mod"),
+    (lambda: compress(nn.DataParallel(net())), CaptureError, "wrapped in DataParallel; .*model.module"),
+    (lambda: gracile.capture(Branching(4, 4), torch.ones(1, 4)), CaptureError, "Ways out"),
+    (lambda: compress(nn.ReLU()), InputError, "no layer can be compressed by this method"),
+    (lambda: compress(with_nan()), InputError, "conv2.weight holds NaN .* load an earlier checkpoint"),
+    (lambda: compress(with_nan(), method="channel_pruning"), InputError, "conv2.weight holds NaN"),
+    (lambda: prune(with_nan()), InputError, "conv2.weight holds NaN"),
+    (lambda: gracile.lowrank.plan(with_nan(), X), InputError, "conv2.weight holds NaN"),
+    (lambda: gracile.apply(with_nan(), factorize()), PlanError, "conv2 .*holds NaN"),
+    (lambda: compress(weight_normed()), InputError, "conv2.weight is computed by a hook .*remove_weight_norm"),
+    (lambda: prune(pruned_by_torch()), InputError, "conv2.weight is computed by a hook .*from_masks"),
+    (lambda: gracile.apply(pruned_by_torch(), gracile.Plan()), InputError, "conv2.weight is computed by a hook"),
+]
+
+INPUTS = [
+    (lambda: gracile.capture(net(), None), InputError, "example_inputs is a NoneType; give a tensor"),
+    (lambda: gracile.capture(net(), X.numpy()), InputError, "example_inputs is a ndarray"),
+    (lambda: gracile.capture(net(), (1, 3, 8, 8)), InputError, "holds no tensor"),
+    (lambda: compress(example=X[:0]), InputError, r"holds no example: its shapes are \[\(0, 3, 8, 8\)\]"),
+    (lambda: gracile.capture(net(), X.int()), CaptureError, "Ways out"),
+    (lambda: gracile.capture(net(), {"image": X}), CaptureError, "Ways out"),
+]
+
+EVALUATIONS = [
+    (lambda: compress(evaluate=lambda model: NAN), EvaluationError, "must return a finite number"),
+    (lambda: compress(evaluate=lambda model: None), EvaluationError, "returned NoneType .*larger is better"),
+    (lambda: compress(evaluate=lambda model: "0.5"), EvaluationError, "returned '0.5'"),
+    (lambda: compress(evaluate=lambda model: torch.ones(3)), EvaluationError, "returned Tensor"),
+    (lambda: compress(evaluate=lambda model: 1j), EvaluationError, "returned complex"),
+    (lambda: compress(evaluate=lambda model: 1 / 0), EvaluationError, "failed on the original model: ZeroDivision"),
+    (lambda: compress(evaluate=0.5), InputError, "evaluate is a float; give a function"),
+    (lambda: compress(evaluate_search=0.5), InputError, "evaluate_search is a float; give a function"),
+    (lambda: compress(fine_tune=3), InputError, "fine_tune is a int; give a function"),
+    (lambda: compress(fine_tune=lambda model: nn.Linear(2, 2)), InputError, "not the compressed one"),
+]
+
+CALIBRATIONS = [
+    (lambda: compress(calibration=[]), InputError, "calibration yields no batch"),
+    (lambda: compress(calibration=[None]), InputError, "a calibration batch is a NoneType"),
+    (lambda: compress(calibration=X), InputError, "calibration is a Tensor; give an iterable"),
+    (lambda: compress(calibration=[X, X[:0]]), InputError, "calibration batch 2 holds no example"),
+    (lambda: compress(calibration=[X * NAN]), InputError, "calibration batch 1 holds NaN"),
+    (lambda: compress(calibration=[X[:, :2]]), CaptureError, r"\(8, 2, 8, 8\)"),
+]
+
+ARGUMENTS = [
+    (lambda: gracile.Target(macs=0), InputError, "macs=0: a ratio is a number"),
+    (lambda: gracile.Target(macs=NAN), InputError, "macs=nan"),
+    (lambda: gracile.Target(macs="half"), InputError, "macs='half' is no amount"),
+    (lambda: compress(target=0.5), InputError, "target is 0.5; give for example"),
+    (lambda: prune(target=0.5), InputError, "target is 0.5; give for example"),
+    (lambda: compress(target=gracile.Target(macs=1e-6)), TargetError, "cannot be reached"),
+    (lambda: compress(method="svd"), InputError, "method is 'svd'; it is one of"),
+    (lambda: compress(search="gredy"), InputError, "search is 'gredy'; it is one of"),
+    (lambda: gracile.Search(candidates="10"), InputError, "candidates is '10'"),
+    (lambda: gracile.Search(candidates=2.5), InputError, "candidates is 2.5"),
+    (lambda: gracile.Search(candidates=("a", 0.5)), InputError, r"candidates is \('a', 0.5\)"),
+    (lambda: by_hand([0.5]), InputError, r"ratios is \[0.5\]; give a dictionary"),
+    (lambda: by_hand({"conv2": NAN}), InputError, r"ratios\['conv2'\] is nan"),
+    (lambda: by_hand({3: 0.5}), InputError, "3 is a int; patterns are texts|ratios"),
+    (lambda: factorize(ratios=[0.5]), InputError, r"ratios is \[0.5\]; give a dictionary"),
+    (lambda: compress(exclude="conv"), InputError, r"exclude is the text 'conv'; give a list of patterns: \['conv'\]"),
+    (lambda: compress(exclude=None), InputError, r"exclude is None; give a list .*\[\] for none"),
+    (lambda: compress(exclude=[3]), InputError, r"exclude is \[3\]"),
+    (lambda: prune(sparsity=0.5, exclude=None), InputError, "exclude is None"),
+    (lambda: factorize(exclude=3), InputError, "exclude is 3"),
+    (lambda: compress(seed="x"), InputError, "seed is 'x'; give a whole number"),
+    (lambda: compress(seed=2**70), InputError, f"seed is {2**70}"),
+    (lambda: prune(sparsity=0.5, criterion="random", seed=1.5), InputError, "seed is 1.5"),
+    (lambda: compress(round_to=2.5), InputError, "round_to is 2.5"),
+    (lambda: compress(max_sparsity=2), InputError, "max_sparsity is 2"),
+    (lambda: prune(sparsity=1.0), InputError, "1.0"),
+    (lambda: prune(sparsity=NAN), InputError, "nan"),
+    (lambda: prune(sparsity={1: 0.5}), InputError, "1 is a int; patterns are texts"),
+    (lambda: prune(sparsity=0.5, criterion="l3"), InputError, "criterion is 'l3'; it is one of"),
+    (lambda: prune(sparsity=0.5, criterion=lambda m: m.sum(1) * NAN), InputError, "NaN or infinite scores"),
+    (lambda: prune(sparsity=0.5, criterion=lambda m: 1 / 0), InputError, "the criterion failed on .* ZeroDivision"),
+    (lambda: prune(sparsity=0.5, scope="all"), InputError, "scope is 'all'"),
+    (lambda: factorize(cost_ratio=2), InputError, "cost_ratio is 2"),
+]
+
+FILES = [
+    (lambda: gracile.apply(net(), "plan"), InputError, "plan is a str; give a gracile.Plan"),
+    (lambda: gracile.apply(nn.Linear(2, 2), prune()), PlanError, "no module 'conv'"),
+    (lambda: gracile.Plan.from_json(None), PlanError, "not a plan"),
+    (lambda: gracile.Plan.from_json("{}"), PlanError, "it names no version"),
+    (lambda: gracile.Plan.from_json('{"version": 9, "edits": []}'), PlanError, "format 1"),
+    (lambda: gracile.Plan.from_json("[" * 100_000), PlanError, "recursion"),
+    (lambda: gracile.Plan().then("x"), InputError, "other is a str; give a gracile.Plan"),
+    (lambda: gracile.Plan().cost("x"), InputError, "graph is a str; give gracile.capture"),
+    (lambda: attribute("__class__"), PlanError, "'__class__' of Conv2d is no number"),
+    (lambda: attribute("forward"), PlanError, "'forward' of Conv2d is no number"),
+    (lambda: gracile.load(3, net()), InputError, "folder is a int; give a path"),
+    (lambda: gracile.load("nowhere", net()), FileError, "nowhere"),
+    (lambda: gracile.Report.read(3), InputError, "file is a int; give a path"),
+    (lambda: compress(store=3), InputError, "store is a int; give a path"),
+    (lambda: Store(b"x"), InputError, "store is a bytes; give a path"),
+    (lambda: Store().read_json("[" * 100_000), StoreError, "not an export"),
+    (lambda: Store().read_json('{"version":1,"jobs":[{"key":{},"baseline":NaN,"scores":[]}]}'), StoreError, "no score"),
+    (
+        lambda: Store().read_json(f'{{"version":1,"jobs":[{{"key":{{}},"baseline":1,"scores":[["a",{10**30},1]]}}]}}'),
+        StoreError,
+        "no size",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"), [*MODELS, *INPUTS, *EVALUATIONS, *CALIBRATIONS, *ARGUMENTS, *FILES]
+)
+def test_bad_input_is_named(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_torchscript_is_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(net(), X)
+    with pytest.raises(CaptureError, match="TorchScript module"):
+        compress(traced)
+    with pytest.raises(InputError, match="TorchScript module, whose parts cannot be changed"):
+        gracile.apply(traced, gracile.Plan())
+
+
+def test_hostile_files_in_place_of_weights(tmp_path):
+    folder = compress(method="weight_svd").save(tmp_path / "small")
+    whole = (folder / "model.safetensors").read_bytes()
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 0]}}).encode()
+    for data in (
+        b"", b"\x80\x04cos\nsystem\n(S'exit 1'\ntR.", whole[:-10], (2**63 - 1).to_bytes(8, "little") + b"{}",
+        len(header).to_bytes(8, "little") + header,
+    ):  # fmt: skip
+        (folder / "model.safetensors").write_bytes(data)
+        with pytest.raises(FileError, match=r"model\.safetensors cannot be read"):
+            gracile.load(folder, net())
+
+
+def test_batches_of_changing_shape_and_small_floats_are_no_fault():
+    changing = [X, X[:3], torch.ones(2, 3, 9, 9)]
+    assert compress(calibration=changing).report.ratio("macs") <= 0.7
+    small = X.bfloat16()
+    half = compress(net().bfloat16(), small[:1], evaluate=lambda model: -float(model(small).square().mean()))
+    assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}

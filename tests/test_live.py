@@ -1,0 +1,98 @@
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from support.parsed import Parsed
+from support.reports import HOSTILE
+
+from gracile import live
+from gracile.errors import InputError, StoreError
+from gracile.store import Store
+
+pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "runs.db"
+    with Store(path) as opened:
+        job = opened.job({"method": "spatial_svd", "model": "abc", "data": "none"}, 0.9)
+        for layer in ("conv", HOSTILE):
+            for size in (4, 2):
+                job.put(layer, size, size / 10)
+        opened.job({"method": "channel_pruning"}, 0.5)
+    return path
+
+
+def test_the_page_shows_every_job_and_evaluation(store):
+    parsed = Parsed(live.store_page(store))
+    assert [section["id"] for section in parsed.all("section")] == ["1-spatial-svd", "2-channel-pruning"]
+    assert not parsed.all("img")
+    [(_, chart)] = [script for script in parsed.scripts if script[0] == "application/json"]
+    assert '"x": [2, 4], "y": [0.2, 0.4]' in chart
+    assert "data-refresh" not in parsed.all("body")[0]
+    assert Parsed(live.store_page(store, refresh=3)).all("body")[0]["data-refresh"] == "3"
+
+
+def test_a_store_without_jobs_says_so(tmp_path):
+    Store(tmp_path / "new.db").close()
+    assert "No job has begun in this store." in Parsed(live.store_page(tmp_path / "new.db")).texts
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"there is no store .*missing\.db yet"):
+        live.store_page(tmp_path / "missing.db")
+    assert not (tmp_path / "missing.db").exists()
+    (tmp_path / "notes.txt").write_text("no database, but long enough to be read as one " * 20)
+    with pytest.raises(StoreError, match=r"notes\.txt cannot be used: file is not a database"):
+        live.serve(tmp_path / "notes.txt")
+
+
+def _get(address, path="", **headers):
+    request = urllib.request.Request(address + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_serving(store, monkeypatch):
+    servers, addresses, ready = [], [], threading.Event()
+
+    class Kept(live.ThreadingHTTPServer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            servers.append(self)
+
+    monkeypatch.setattr(live, "ThreadingHTTPServer", Kept)
+    thread = threading.Thread(
+        target=live.serve, args=(store,), kwargs={"started": lambda a: (addresses.append(a), ready.set())}
+    )
+    thread.start()
+    try:
+        assert ready.wait(60)
+        [address] = addresses
+        assert address.startswith("http://127.0.0.1:")
+        assert _get(address)[0] == 200
+        with Store(store) as opened:
+            opened.job({"method": "spatial_svd", "model": "abc", "data": "none"}, 0.9).put("fresh", 9, 0.625)
+        assert "fresh" in _get(address)[1]
+        assert _get(address, "etc/passwd")[0] == 404
+        # A name that was made to point here.
+        assert _get(address, Host="evil.example:80")[0] == 404
+        store.unlink()
+        assert _get(address) == (503, f"there is no store {store} yet; start a run with "
+                                      f"gracile.compress(..., store={str(store)!r})")  # fmt: skip
+    finally:
+        servers[0].shutdown()
+        thread.join()
+
+
+def test_a_port_in_use_is_named(store):
+    with live.ThreadingHTTPServer(("127.0.0.1", 0), live._handler(store, 5)) as taken:
+        port = taken.server_address[1]
+        with pytest.raises(InputError, match=rf"port {port} cannot be used: .*; give another one, or 0"):
+            live.serve(store, port=port)
