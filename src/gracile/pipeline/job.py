@@ -24,6 +24,7 @@ from gracile.prune.widths import RoundTo, Scope
 from gracile.recipe import Search, SearchKind, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
+from gracile.search_options import ExecutorKind
 from gracile.surgery import applied_plan, applied_since
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def compress(
     fine_tune: FineTune | None = None,
     fine_tune_layer: FineTuneLayer | None = None,
     store: str | Path | None = None,
+    n_jobs: int = 1,
+    executor: ExecutorKind = "processes",
     seed: int = 0,
 ) -> Result:
     """Make ``model`` smaller, at the least loss of its score, and report what was done.
@@ -110,6 +113,9 @@ def compress(
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
+        n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
+            thread; the result does not depend on it.  1 scores them here, on this process's threads.
+        executor: "processes" of this machine, or "ray" for tasks of the cluster that ``ray.init`` has connected to.
         seed: of everything random.
 
     Raises:
@@ -118,13 +124,13 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
-        MissingExtraError: search="amc" without stable-baselines3.
+        MissingExtraError: search="amc" without stable-baselines3, or executor="ray" without ray.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer, store=store,
-        seed=seed, calibrated=calibration is not None,
+        n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):

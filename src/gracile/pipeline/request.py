@@ -16,7 +16,9 @@ from gracile.prune.scores import Criterion
 from gracile.prune.widths import Scope, require_widths
 from gracile.recipe import Search, SearchKind, Target
 from gracile.scoring import Evaluate
+from gracile.search import executors
 from gracile.search.select import require_packages
+from gracile.search_options import ExecutorKind
 from gracile.store import Store
 
 Pruning: TypeAlias = Literal["channel_pruning", "prune"]
@@ -45,6 +47,8 @@ class Request:
     fine_tune: FineTune | None
     fine_tune_layer: FineTuneLayer | None
     store: str | Path | None
+    n_jobs: int
+    executor: ExecutorKind
     seed: int
     # A store in memory that the stages of one call share where no file is given.
     _shared: list[Store] = field(default_factory=list, repr=False)
@@ -99,6 +103,7 @@ def checked(
     require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
+    _require_executor(arguments["executor"], arguments["n_jobs"])
     if arguments["target"] is not None:
         require_packages(chosen_search.kind)
     return Request(
@@ -108,6 +113,14 @@ def checked(
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
     )
+
+
+def _require_executor(executor: object, n_jobs: object) -> None:
+    if executor not in get_args(ExecutorKind):
+        raise InputError(f"executor is {executor!r}; it is one of {', '.join(get_args(ExecutorKind))}")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
+        raise InputError(f"n_jobs is {n_jobs!r}; give how many candidates are scored at a time, at least 1")
+    executors.require_packages(executor)  # type: ignore[arg-type]
 
 
 def _methods(method: object) -> tuple[str, ...]:

@@ -158,5 +158,6 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
         score_after=score_after,
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
+        dictionary=selection.filling,
     )
     return Outcome(stage, selection, passes, report)
