@@ -133,17 +133,19 @@ def _scored(
     levels = candidates if surrogate is None else sampled(candidates, budget_of(surrogate, len(columns)))
     with request.opened_store() as store, opened_executor(stage, request) as executor:
         filled = evaluate_columns(columns, levels, executor, store.job(stage.key, baseline))
-    found = predicted(filled.columns, candidates)
+    found = None if surrogate is None else predicted(filled.columns, candidates)
+    entries = sum(len(set(some) - {c.dense}) for some, c in zip(candidates, columns, strict=True))
+    known = sum(len(column.evaluated) for column in filled.columns)
     usage = filled.usage
     report = DictionaryReport(
         evaluated=filled.evaluated,
-        stored=found.evaluated - filled.evaluated,
-        predicted=found.entries - found.evaluated,
-        prediction_error=None if surrogate is None else found.error,
+        stored=known - filled.evaluated,
+        predicted=0 if found is None else entries - known,
+        prediction_error=None if found is None else found.error,
         hit_rate=usage.hits / usage.calls if usage.calls else 0.0,
         macs_saved=usage.saved / usage.macs if usage.macs else 0.0,
     )
-    if surrogate is None:
+    if found is None:
         return _Dictionary(filled.columns, report)
     return _Dictionary(found.columns, report, (found.note,))
 

@@ -89,9 +89,9 @@ def predicted(columns: Sequence[Column], candidates: Sequence[Sequence[int]]) ->
 
 
 def _curve(column: Column, lost: Floats, least: float) -> tuple[Floats, Floats]:
-    """Residuals and losses of a column where it was evaluated, both positive."""
+    """Residuals and losses of a column where it was evaluated, both positive; none where nothing is ever lost."""
     errors = column.residuals[list(column.evaluated)]
-    some = errors > 0
+    some = (errors > 0) & (least > 0)
     return errors[some], np.maximum(lost[some], least)
 
 
@@ -99,7 +99,7 @@ def _filled(
     column: Column, levels: Sequence[int], curve: tuple[Floats, Floats], exponent: float, typical: float
 ) -> Column:
     errors = column.residuals[list(levels)]
-    if not len(curve[0]) or not curve[1].all():
+    if not len(curve[0]):
         lost = typical * errors**exponent
     else:
         lost = extended(errors, *curve, exponent)
@@ -122,6 +122,6 @@ def _error(curves: Sequence[tuple[Floats, Floats]]) -> float | None:
         # The levels ascend, so that the middle one, which all layers have, is not the first.
         middle = min(1, len(errors) - 1)
         rest = np.arange(len(errors)) != middle
-        guess = extended(errors[rest], errors[[middle]], lost[[middle]], pooled_exponent(others)) if lost[middle] else 0.0
+        guess = extended(errors[rest], errors[[middle]], lost[[middle]], pooled_exponent(others))
         distances.extend(np.abs(guess - lost[rest]).tolist())
     return float(np.mean(distances)) if distances else None

@@ -1,6 +1,6 @@
 """Which submodules of a program a change does not reach, and who reads their outputs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ class Unit:
     """A submodule that computes the same whatever the changed tensors are."""
 
     path: str
-    # Parameters and buffers that its nodes read.
+    # Parameters and buffers that its output depends on, those of what runs before it included.
     tensors: tuple[str, ...]
     # Whether code outside of all units reads its output; else only the units that come later do.
     read_outside: bool
@@ -64,22 +64,21 @@ class Program:
 
     def _unit(self, path: str, owner: Mapping[str, str], results: Collection[str]) -> Unit:
         inside = self._inside[path]
-        nodes = self._graph.nodes
         readers = {owner.get(user) for name in inside for user in self._graph.users[name] if user not in inside}
-        sources = dict.fromkeys(ref for name in inside for ref in nodes[name].refs if ref not in inside)
+        sources = dict.fromkeys(ref for name in inside for ref in self._graph.nodes[name].refs if ref not in inside)
         return Unit(
             path=path,
-            tensors=tuple(nodes[ref].op for ref in sources if nodes[ref].kind in ("parameter", "buffer")),
-            read_outside=None in readers or bool(results & inside),
+            tensors=tuple(sorted({name for node in inside for name in self._sources[node]})),
+            read_outside=None in readers or not inside.isdisjoint(results),
             feeders=tuple(dict.fromkeys(owner[ref] for ref in sources if ref in owner)),
             macs=sum(self._macs.get(name, 0) for name in inside),
         )
 
-    def _fits(self, path: str, affected: Collection[str], refused: Collection[str]) -> bool:
+    def _fits(self, path: str, affected: Set[str], refused: Collection[str]) -> bool:
         inside = self._inside[path]
         # Of a module that is called several times every part that always runs is called several times.
         once = any(all(not self._graph.nodes[n].call for n in names) for names in self._by_module(inside))
-        return bool(path) and path not in refused and once and not inside & set(affected)
+        return bool(path) and path not in refused and once and not inside & affected
 
     def _by_module(self, inside: Iterable[str]) -> Iterable[list[str]]:
         groups: dict[str, list[str]] = {}
@@ -100,6 +99,15 @@ class Program:
     def _paths(self) -> tuple[str, ...]:
         """Parents come before their parts, all in the order of execution."""
         return tuple(self._inside)
+
+    @cached_property
+    def _sources(self) -> dict[str, frozenset[str]]:
+        """Node -> the parameters and buffers that its value depends on."""
+        found: dict[str, frozenset[str]] = {}
+        for node in self._graph.nodes.values():
+            own = frozenset({node.op} if node.kind in ("parameter", "buffer") else ())
+            found[node.name] = own.union(*(found[ref] for ref in node.refs))
+        return found
 
     def _affected(self, touched: Collection[str]) -> set[str]:
         """The calls whose values may depend on the tensors ``touched``."""

@@ -6,8 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
-from torch.overrides import _get_current_function_mode_stack
+from torch.nn.modules import module as of_all_modules
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
@@ -17,7 +16,7 @@ from gracile.search.memo.entries import PLAIN, Stamp
 
 def runs_in_full(model: nn.Module, inputs: Inputs) -> Literal["training", "watched", None]:
     """Why a call of the model must compute everything: its weights may change by it, or somebody may watch it."""
-    hooked = _has_any_global_hook()
+    hooked = bool(of_all_modules._global_forward_hooks or of_all_modules._global_forward_pre_hooks)
     for module in model.modules():
         if module.training:
             return "training"
@@ -26,8 +25,9 @@ def runs_in_full(model: nn.Module, inputs: Inputs) -> Literal["training", "watch
         hooked
         or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or bool(_get_current_dispatch_mode_stack() or _get_current_function_mode_stack())
+        or torch._C._get_tracing_state() is not None
+        or bool(_get_current_dispatch_mode_stack())
+        or torch._C._len_torch_function_stack() > 0
     )
     leaves = pytree.tree_leaves((inputs.args, inputs.kwargs))
     plain = all(type(leaf) is Tensor or isinstance(leaf, PLAIN) for leaf in leaves)

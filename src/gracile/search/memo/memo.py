@@ -1,8 +1,8 @@
 """`Memo`: evaluations of one model with one change after the other, that compute what they share only once.
 
 While it is on, the model's own forward is wrapped.  In a call whose inputs have been seen before, bit for bit, the
-largest submodules that do not depend on the changed tensors return copies of what they returned before.  An output is
-used from the third time on, after it came out the same twice.  In any other case (training mode, gradients, hooks,
+largest submodules that do not depend on the changed tensors return copies of what they returned before; those of a
+submodule are used only after it has put out the same twice.  In any other case (training mode, gradients, hooks,
 tracing, random operators, tensor subclasses, inputs that change) the model runs in full.
 """
 
@@ -64,6 +64,8 @@ class Memo:
         self.hollows: dict[str, dict[str, Hollow]] = {}
         # Submodules that cannot be left out.
         self.refused: set[str] = set()
+        # Submodules that have put out the same twice.
+        self.trusted: set[str] = set()
         self._model = model
         self._programs: dict[str, Program | None] = {}
         # Inputs whose program is to be captured when the model is next as it was.
@@ -182,7 +184,7 @@ class _Pass:
     def _settle(self) -> None:
         """From the last unit to the first: what is needed comes from the entries, or is computed."""
         needed = set(self._frontier)
-        for path, unit in reversed(self._units.units.items()):
+        for path, unit in reversed(list(self._units.units.items())):
             stamp = self._stamps[path]
             entry = None if stamp is None else self._memo.entries.get(path, self._key, stamp)
             if path in needed and entry is not None and entry.confirmed:
@@ -246,9 +248,11 @@ class _Pass:
             return
         entry = self._memo.entries.get(path, self._key, stamp)
         if entry is None:
-            self._memo.entries.put(path, self._key, Entry(stamp, *copied), self._frontier)
+            made = Entry(stamp, *copied, confirmed=path in self._memo.trusted)
+            self._memo.entries.put(path, self._key, made, self._frontier)
         elif equal(entry.leaves, copied[0]):
             entry.confirmed = True
+            self._memo.trusted.add(path)
         else:
             self._refuse(path, "does not put out the same twice")
 
