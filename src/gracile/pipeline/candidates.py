@@ -15,9 +15,7 @@ from gracile.search_options import ShortFineTune
 
 
 @contextmanager
-def opened_executor(
-    stage: Searchable, request: Request, tune: ShortFineTune | None = None
-) -> Iterator[Executor]:
+def opened_executor(stage: Searchable, request: Request, tune: ShortFineTune | None = None) -> Iterator[Executor]:
     """Where the request wants candidates of ``stage`` to be scored, inside the block.
 
     Args:
@@ -65,5 +63,3 @@ class Candidates:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memo": None}
-
-

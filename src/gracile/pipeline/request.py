@@ -20,6 +20,7 @@ from gracile.search import executors
 from gracile.search.select import require_packages
 from gracile.search_options import ExecutorKind
 from gracile.store import Store
+from gracile.train import Recovery
 
 Pruning: TypeAlias = Literal["channel_pruning", "prune"]
 PRUNING: tuple[Pruning, ...] = get_args(Pruning)
@@ -46,6 +47,8 @@ class Request:
     exclude: Sequence[str]
     fine_tune: FineTune | None
     fine_tune_layer: FineTuneLayer | None
+    # Where there is no fine-tuning.
+    recover: Recovery | None
     store: str | Path | None
     n_jobs: int
     executor: ExecutorKind
@@ -84,6 +87,7 @@ def checked(
     criterion: str | Criterion,
     evaluate_search: Evaluate | None,
     calibrated: bool,
+    recover: Literal["distill"] | Recovery | None,
     **arguments: Any,
 ) -> Request:
     """Everything that can be refused before any work is done."""
@@ -109,6 +113,7 @@ def checked(
     return Request(
         methods=methods,
         search=chosen_search,
+        recover=_recovery(recover, arguments["fine_tune"], calibrated=calibrated),
         criterion=chosen,
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
@@ -121,6 +126,18 @@ def _require_executor(executor: object, n_jobs: object) -> None:
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
         raise InputError(f"n_jobs is {n_jobs!r}; give how many candidates are scored at a time, at least 1")
     executors.require_packages(executor)  # type: ignore[arg-type]
+
+
+def _recovery(recover: object, fine_tune: object, *, calibrated: bool) -> Recovery | None:
+    if recover is None:
+        return None
+    if recover != "distill" and not isinstance(recover, Recovery):
+        raise InputError(f'recover is {recover!r}; give "distill", a gracile.train.Recovery(...), or None')
+    if fine_tune is not None:
+        raise InputError("give either fine_tune (your own training) or recover (without labels), and not both")
+    if not calibrated:
+        raise InputError("recover needs unlabelled inputs: give calibration")
+    return recover if isinstance(recover, Recovery) else Recovery()
 
 
 def _methods(method: object) -> tuple[str, ...]:

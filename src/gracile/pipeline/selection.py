@@ -20,6 +20,7 @@ from gracile.search.problem import Column, Problem
 from gracile.search.select import SCORED, select
 from gracile.search.surrogate import budget_of, predicted, sampled
 
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """The size that each part gets, and how it was found."""

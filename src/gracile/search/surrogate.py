@@ -33,7 +33,9 @@ class Prediction:
 
     @property
     def note(self) -> str:
-        checked = "" if self.error is None else f"; predicted and evaluated scores differ by {self.error:.3g} on average"
+        checked = (
+            "" if self.error is None else f"; predicted and evaluated scores differ by {self.error:.3g} on average"
+        )
         return (
             f"surrogate: {self.evaluated} of {self.entries} scores were evaluated, the others predicted from the "
             f"residuals to the power of {self.exponent:.3g}{checked}"
@@ -99,10 +101,7 @@ def _filled(
     column: Column, levels: Sequence[int], curve: tuple[Floats, Floats], exponent: float, typical: float
 ) -> Column:
     errors = column.residuals[list(levels)]
-    if not len(curve[0]):
-        lost = typical * errors**exponent
-    else:
-        lost = extended(errors, *curve, exponent)
+    lost = typical * errors ** exponent if not len(curve[0]) else extended(errors, *curve, exponent)
     known = dict(zip(column.evaluated, column.scores, strict=True))
     scores = [known.get(level, column.baseline - loss) for level, loss in zip(levels, lost.tolist(), strict=True)]
     return replace(

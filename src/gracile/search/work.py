@@ -28,7 +28,7 @@ class Candidate:
 
     def __str__(self) -> str:
         if self.alone:
-            (layer, size), = self.sizes
+            ((layer, size),) = self.sizes
             return f"the model with {layer or 'it'} at {size}"
         parts = [f"{layer} at {size}" for layer, size in self.sizes]
         return "the model with " + ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

@@ -36,7 +36,7 @@ def test_two_processes_give_what_one_gives(alone):
     assert_same(job(n_jobs=2), alone)
 
 
-@pytest.mark.parametrize("method, search", [("channel_pruning", "exact"), ("prune", "netadapt")])
+@pytest.mark.parametrize(("method", "search"), [("channel_pruning", "exact"), ("prune", "netadapt")])
 def test_joint_evaluations_run_in_workers_too(method, search):
     options = {
         "method": method, "round_to": 4, "calibration": [DATA],
@@ -76,7 +76,7 @@ def test_what_cannot_be_sent_is_refused():
         job(evaluate_search=locked, n_jobs=2)
 
 
-@pytest.mark.parametrize("options, message", [({"n_jobs": 0}, "n_jobs is 0"), ({"executor": "threads"}, "executor is")])
+@pytest.mark.parametrize(("options", "message"), [({"n_jobs": 0}, "n_jobs is 0"), ({"executor": "threads"}, "executor is")])
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         job(**options)

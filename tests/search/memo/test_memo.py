@@ -60,7 +60,14 @@ def same(first, second):
     return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
 
 
-WEIGHTS = ["stem.weight", "block.conv1.weight", "block.conv2.weight", "block.shortcut.weight", "wide.weight", "head.bias"]
+WEIGHTS = [
+    "stem.weight",
+    "block.conv1.weight",
+    "block.conv2.weight",
+    "block.shortcut.weight",
+    "wide.weight",
+    "head.bias",
+]
 
 
 def test_outputs_are_equal_bit_for_bit_and_most_calls_are_hits():
@@ -150,7 +157,11 @@ def test_a_module_that_changes_by_itself_runs():
     memo = Memo(first, LIMIT)
     memo.learn()
     found = scores(first, ["2.weight"], [data], memo, factors=(0.5,) * 6)
-    assert len({float(outputs[0][0, 0]) for outputs in found}) == 6 == len(scores(second, ["2.weight"], [data], None, (0.5,) * 6))
+    assert (
+        len({float(outputs[0][0, 0]) for outputs in found})
+        == 6
+        == len(scores(second, ["2.weight"], [data], None, (0.5,) * 6))
+    )
     assert "1" in memo.refused
 
 

@@ -143,4 +143,3 @@ def _is_random(node: Node) -> bool:
         return False
     # The dropouts of a program in evaluation mode: (input, p, train).
     return not ("dropout" in node.op and False in node.args)
-

@@ -71,7 +71,9 @@ def private(output: Any) -> tuple[list[Any], Any] | None:
     copies = [_copy(leaf) for leaf in leaves]
     # Other strides may mean other kernels, and other roundings.
     same = all(
-        copied.stride() == leaf.stride() for copied, leaf in zip(copies, leaves, strict=True) if isinstance(leaf, Tensor)
+        copied.stride() == leaf.stride()
+        for copied, leaf in zip(copies, leaves, strict=True)
+        if isinstance(leaf, Tensor)
     )
     return (copies, structure) if same else None
 

@@ -43,14 +43,10 @@ class Usage:
     saved: int = 0
 
     def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls - other.calls, self.hits - other.hits, self.macs - other.macs, self.saved - other.saved
-        )
+        return Usage(self.calls - other.calls, self.hits - other.hits, self.macs - other.macs, self.saved - other.saved)
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls + other.calls, self.hits + other.hits, self.macs + other.macs, self.saved + other.saved
-        )
+        return Usage(self.calls + other.calls, self.hits + other.hits, self.macs + other.macs, self.saved + other.saved)
 
 
 class Memo:
@@ -168,9 +164,7 @@ class _CalledAgainError(Exception):
 class _Pass:
     """One call of the model: which units return what is kept, and what the others put out."""
 
-    def __init__(
-        self, memo: Memo, units: Units, key: str, signature: str, stamps: dict[str, Stamp | None]
-    ) -> None:
+    def __init__(self, memo: Memo, units: Units, key: str, signature: str, stamps: dict[str, Stamp | None]) -> None:
         self._memo = memo
         self._units = units
         self._key = key
