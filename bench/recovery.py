@@ -1,6 +1,6 @@
 """Points lost by channel pruning on Fashion-MNIST before and after recovery without labels.
 
-    python bench/recovery.py [0.3 0.5]          # ResNet-20; appends to bench/results/recovery.jsonl, writes bench/recovery.md
+    python bench/recovery.py [0.3 0.5]      # ResNet-20; resumes; writes bench/recovery.md
 
 The widths come from pruning by elimination (1,024 unlabelled training images).  Recovery sees 5,000 unlabelled training
 images: the original's outputs and blocks are its only teacher.
@@ -69,8 +69,8 @@ def main(targets: list[float]) -> None:
         if not rows.has(**key):
             run(target, rows)
     text = (
-        "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then `gracile.train.recover` on "
-        f"{RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
+        "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then "
+        f"`gracile.train.recover` on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
         f"end-to-end passes, rate {OPTIONS.rate:g}, bfloat16). Test accuracy in bfloat16; points lost are against the "
         "dense network.\n"
     )

@@ -38,7 +38,8 @@ def test_a_power_law_is_found_again_from_a_few_evaluations():
     candidates = [[0, 1, 2, 3, 4, 5]] * 3
     levels = sampled(candidates, 4)
     assert [len(some) for some in levels] == [2, 1, 1]
-    found = predicted([column(n, f, evaluated=tuple(s)) for (n, f), s in zip(factors.items(), levels, strict=False)], candidates)
+    columns = [column(n, f, evaluated=tuple(s)) for (n, f), s in zip(factors.items(), levels, strict=True)]
+    found = predicted(columns, candidates)
     assert found.exponent == pytest.approx(3.0)
     assert (found.evaluated, found.entries) == (4, 18)
     for filled, (name, factor) in zip(found.columns, factors.items(), strict=True):

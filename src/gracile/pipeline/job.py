@@ -114,8 +114,9 @@ def compress(
         fine_tune: trains the compressed model, in place or returning it; called after each method.
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
-        recover: in place of ``fine_tune`` where there is no training code: "distill", or a `gracile.train.Recovery` with
-            options, teaches the model after each method what the original does on ``calibration``; undone where the score falls.
+        recover: in place of ``fine_tune`` where there is no training code: "distill", or a `gracile.train.Recovery`
+            with options, teaches the model after each method what the original does on ``calibration``; undone where
+            the score falls.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
         n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
             thread; the result does not depend on it.  1 scores them here, on this process's threads.
@@ -133,9 +134,8 @@ def compress(
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
-        max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer, recover=recover,
-        store=store,
-        n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
+        max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
+        recover=recover, store=store, n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):

@@ -101,7 +101,7 @@ def _filled(
     column: Column, levels: Sequence[int], curve: tuple[Floats, Floats], exponent: float, typical: float
 ) -> Column:
     errors = column.residuals[list(levels)]
-    lost = typical * errors ** exponent if not len(curve[0]) else extended(errors, *curve, exponent)
+    lost = typical * errors**exponent if not len(curve[0]) else extended(errors, *curve, exponent)
     known = dict(zip(column.evaluated, column.scores, strict=True))
     scores = [known.get(level, column.baseline - loss) for level, loss in zip(levels, lost.tolist(), strict=True)]
     return replace(

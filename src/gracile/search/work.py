@@ -1,7 +1,7 @@
 """What searches ask for: the scores of candidates, in any order, from whoever computes them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from gracile.search.memo import Usage
@@ -39,7 +39,7 @@ class Scored:
     """The score of a candidate, and what was not computed for it."""
 
     score: float
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
 
 class Work(Protocol):

@@ -226,9 +226,13 @@ def test_everything_is_as_before_after_an_exception():
     def fails(*_):
         raise RuntimeError("no")
 
-    own = model.head.forward
-    with pytest.raises(RuntimeError, match="no"), memo.during(model, {"head.bias"}), torch.no_grad():
-        model.head.forward = fails
-        model(DATA)
-    model.head.forward = own
-    assert not any("forward" in module.__dict__ for module in model.modules() if module is not model.head)
+    model.head.forward = fails
+
+    def run():
+        with memo.during(model, {"head.bias"}), torch.no_grad():
+            model(DATA)
+
+    with pytest.raises(RuntimeError, match="no"):
+        run()
+    del model.head.forward
+    assert not any("forward" in module.__dict__ for module in model.modules())

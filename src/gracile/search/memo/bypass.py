@@ -132,7 +132,7 @@ class Program:
 
 
 def _parents(path: str) -> list[str]:
-    """ "a.b.c" -> "a", "a.b"."""
+    """The paths above a module: of "a.b.c" they are "a" and "a.b"."""
     parts = path.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
