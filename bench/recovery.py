@@ -69,8 +69,8 @@ def main(targets: list[float]) -> None:
         if not rows.has(**key):
             run(target, rows)
     text = (
-        "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then "
-        f"`gracile.train.recover` on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
+        "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then `gracile.train.recover` "
+        f"on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
         f"end-to-end passes, rate {OPTIONS.rate:g}, bfloat16). Test accuracy in bfloat16; points lost are against the "
         "dense network.\n"
     )

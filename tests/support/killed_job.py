@@ -31,7 +31,7 @@ def main(store: str, log: str) -> None:
     for name, tensor in result.model.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     report = result.report
-    print(digest.hexdigest(), [entry.score for entry in report.dictionary], report.score_after)
+    sys.stdout.write(f"{digest.hexdigest()} {[entry.score for entry in report.dictionary]} {report.score_after}\n")
 
 
 if __name__ == "__main__":
