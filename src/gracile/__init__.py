@@ -2,7 +2,7 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank, prune
+from gracile import lowrank, prune, quant
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
@@ -12,6 +12,7 @@ from gracile.pipeline import Result, compress
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
+from gracile.quant.method import quantize
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
@@ -38,4 +39,6 @@ __all__ = [
     "mask",
     "profile",
     "prune",
+    "quant",
+    "quantize",
 ]

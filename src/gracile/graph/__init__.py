@@ -5,7 +5,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 """
 
 from gracile.graph.capturing import capture, capture_training
-from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, users_of
 from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run
 from gracile.graph.tensors import eval_mode, tensors_of
 
@@ -27,4 +27,5 @@ __all__ = [
     "refs_in",
     "run",
     "tensors_of",
+    "users_of",
 ]

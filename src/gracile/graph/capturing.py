@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gracile.errors import CaptureError, InputError
-from gracile.graph.nodes import Graph, Node, Spec, refs_in
+from gracile.graph.nodes import Graph, Node, Spec, refs_in, users_of
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
 from gracile.inputs import ExampleInputs, Inputs
@@ -158,7 +158,7 @@ def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inpu
         example=inputs,
         batch=_batch(inputs, result, nodes),
         dynamic_batch=reader.symbolic,
-        users=MappingProxyType(_users(nodes, result)),
+        users=users_of(nodes, result),
     )
 
 
@@ -174,13 +174,3 @@ def _batch(inputs: Inputs, result: Any, nodes: Mapping[str, Node]) -> int:
     leading = {spec.shape[0] for spec in specs if isinstance(spec, Spec) and spec.shape}
     size = inputs.batch_size
     return size if size and size in leading else 1
-
-
-def _users(nodes: Mapping[str, Node], result: Any) -> dict[str, tuple[str, ...]]:
-    users: dict[str, list[str]] = {name: [] for name in nodes}
-    for node in nodes.values():
-        for name in dict.fromkeys(node.refs):
-            users[name].append(node.name)
-    for ref in refs_in(result):
-        users[ref.name].append("output")
-    return {name: tuple(found) for name, found in users.items()}
