@@ -125,6 +125,21 @@ def by_mode(evaluation: Any, training: Any) -> JsonValue:
     return {"eval": evaluation, "train": training}
 
 
+class NamedResults(dict[str, Any]):
+    """What stands for a model's own class of results, as transformers have: keys are attributes, too, and numbers
+    and slices count the values.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
+
+
 class ProgramModule(nn.Module):
     """Computes a `Program` with the parameters, buffers and children of a module, under the same names.
 
@@ -234,6 +249,8 @@ class _Call:
             return self.decoded(value["train" if self._module.training else "eval"])
         if kind == "tuple":
             return tuple(self.decoded(item) for item in inner)
+        if kind == "named":
+            return NamedResults({key: self.decoded(item) for key, item in inner.items()})
         if kind == "dict":
             return {key: self.decoded(item) for key, item in inner.items()}
         if kind == "float":
@@ -295,7 +312,7 @@ def _compiled(program: Program) -> _Compiled:
 
 # Operators that a program from a file must not run.
 _REFUSED = {"from_file"}
-_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "float", "device", "dtype", "memory_format", "layout"}
+_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "named", "float", "device", "dtype", "memory_format", "layout"}
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 
 
@@ -313,7 +330,7 @@ def _check(value: Any) -> None:
             raise PlanError(f"a program holds the unknown value {value!r}")
         if kind in _NAMED and value != {"dtype": "input"}:
             _torch_named(str(value[kind]), _NAMED[kind])
-        elif kind in ("tuple", "dict"):
+        elif kind in ("tuple", "dict", "named"):
             inner = value[kind]
             _check(list(inner.values()) if isinstance(inner, dict) else inner)
 

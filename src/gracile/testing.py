@@ -1,10 +1,11 @@
-"""Tests for users' models and parts: does a pruned model compute what it should?
+"""Tests for users' models and parts: does a pruned model compute what it should, is an observer one?
 
 The oracle is the original model with every slice that a plan removes set to zero, normalisation parameters and
 buffers included, and with layer, group and RMS norms computed over the kept channels only.  A pruned model must
 equal it.  That it runs proves nothing: two wrong indices can keep every shape right.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,11 @@ from torch import nn
 
 from gracile.graph import capture, eval_mode
 from gracile.inputs import ExampleInputs, Inputs
+from gracile.maths.fake_quant import from_range
+from gracile.maths.quant_spec import quant_spec
 from gracile.oracle import in_double, largest, largest_difference, oracle, outputs_of, tolerance_of
 from gracile.plan import Plan
+from gracile.quantizer import Observer
 from gracile.surgery import apply
 
 
@@ -79,3 +83,46 @@ def equivalence(model: nn.Module, plan: Plan, example_inputs: ExampleInputs) -> 
         dtype=original[0].dtype,
         tolerance=tolerance_of(graph, original),
     )
+
+
+def check_observer(maker: Callable[[], Observer]) -> None:
+    """Check an observer of your own: give the class, or a function that makes one.
+
+    Two batches with values from -1 to 3 and four rows must give a finite range [4] each way, in the order of the rows,
+    that reaches beyond the largest magnitude by a tenth of the values' width at most and is no narrower than that, the same again when asked again, and the same from
+    another observer that sees the same; batches may differ in size; and zeros alone must be quantizable.
+
+    Raises:
+        AssertionError: it does something else; the message says what.
+    """
+    spec = quant_spec("uint8")
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 2.0, 4.0, 8.0]).unsqueeze(1)
+    batches = [scales * (4 * torch.rand(4, size, generator=generator) - 1) for size in (4000, 1000)]
+    first, second = maker(), maker()
+    assert isinstance(first, Observer), f"{first!r} has not both observe(values) and range(spec)"
+    assert first is not second, "the maker returns one observer twice: each quantizer needs its own"
+    for batch in batches:
+        kept = batch.clone()
+        first.observe(batch)
+        second.observe(batch)
+        assert torch.equal(batch, kept), "observe changes the values that it is shown"
+    low, high = first.range(spec)
+    for name, end in (("low", low), ("high", high)):
+        assert isinstance(end, torch.Tensor), f"the range's {name} end is a {type(end).__name__}, not a tensor"
+        assert tuple(end.shape) == (4,), f"of 4 rows the range's {name} end has the shape {tuple(end.shape)}, not (4,)"
+        assert bool(torch.isfinite(end).all()), f"the range's {name} end is not finite: {end.tolist()}"
+    assert bool((low <= high).all()), f"the range ends before it begins: {low.tolist()}, {high.tolist()}"
+    width = 4 * scales.squeeze(1)
+    # Symmetric ranges reach as far below as above.
+    outside = torch.maximum(low.abs(), high.abs()) > 3 * scales.squeeze(1) + 0.1 * width
+    assert not bool(outside.any()), f"the range lies far beyond the values: {low.tolist()}, {high.tolist()}"
+    narrow = (high - low) < 0.1 * width
+    assert not bool(narrow.any()), f"the range leaves nearly all values out: {low.tolist()}, {high.tolist()}"
+    for again in (first.range(spec), second.range(spec)):
+        assert torch.equal(again[0], low), "asked again, or given the same values, it has another range"
+        assert torch.equal(again[1], high), "asked again, or given the same values, it has another range"
+    zeros = maker()
+    zeros.observe(torch.zeros(2, 10))
+    scale, _ = from_range(*zeros.range(spec), spec)
+    assert bool((scale > 0).all()), "zeros alone give no scale"

@@ -357,6 +357,8 @@ class Writer:
             return items if isinstance(result, list) else {"tuple": items}
         if type(result) is dict:
             return {"dict": {key: self._encoded(item) for key, item in result.items()}}
+        if isinstance(result, Mapping) and all(isinstance(key, str) for key in result):
+            return {"named": {key: self._encoded(item) for key, item in result.items()}}
         return encoded(result)
 
 

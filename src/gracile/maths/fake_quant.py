@@ -55,7 +55,8 @@ def rows_of(values: Tensor, spec: QuantSpec) -> Tensor:
     if isinstance(spec.granularity, PerBlock):
         size = spec.granularity.size
         padding = -values.shape[axis] % size
-        moved = functional.pad(values.movedim(axis, -1), (0, padding)).unflatten(-1, (-1, size))
+        moved = functional.pad(values.movedim(axis, -1), (0, padding))
+        moved = moved.reshape(*moved.shape[:-1], -1, size)
         # [..., blocks, size] with the blocks back where the axis was.
         return moved.movedim(-2, axis).flatten(0, -2)
     return values.movedim(axis, 0).flatten(1) if values.ndim > 1 else values.unsqueeze(1)
@@ -71,7 +72,7 @@ def from_range(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tens
     Raises:
         InputError: a range is not finite, or low exceeds high.
     """
-    low, high = torch.broadcast_tensors(low.detach().double(), high.detach().double())
+    low, high = low.detach().double() + torch.zeros_like(high, dtype=torch.float64), high.detach().double()
     if not bool((torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all()):
         raise InputError(
             f"a range to quantize is not finite or ends before it begins (smallest {float(low.min())}, largest "
@@ -164,9 +165,7 @@ def _spread(values: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) 
         return scale, zero_point
     if isinstance(spec.granularity, PerBlock):
         size, length = spec.granularity.size, values.shape[axis]
-        first, second = (
-            item.repeat_interleave(size, axis).narrow(axis, 0, length) for item in (scale, zero_point)
-        )
+        first, second = (item.repeat_interleave(size, axis).narrow(axis, 0, length) for item in (scale, zero_point))
         return first, second
     shape = [-1 if index == axis else 1 for index in range(values.ndim)]
     return scale.reshape(shape), zero_point.reshape(shape)

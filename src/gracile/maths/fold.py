@@ -17,13 +17,13 @@ BatchNorm: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, float
 
 
 def factors(batch_norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """a and c of each channel, in float64."""
-    mean, variance, gamma, beta, eps = (
-        item.detach().double() if isinstance(item, Tensor) else item for item in batch_norm
-    )
-    assert isinstance(mean, Tensor)
-    scale = (1.0 if gamma is None else gamma) / torch.sqrt(variance + eps)
-    return scale, (0.0 if beta is None else beta) - mean * scale
+    """The factors a and c of each channel, in float64."""
+    mean, variance, gamma, beta, eps = batch_norm
+    scale = torch.rsqrt(variance.detach().double() + eps)
+    if gamma is not None:
+        scale = scale * gamma.detach().double()
+    shift = -mean.detach().double() * scale
+    return scale, shift if beta is None else shift + beta.detach().double()
 
 
 def after_layer(
@@ -39,7 +39,7 @@ def after_layer(
     """
     scale, shift = factors(batch_norm)
     # [groups, outputs, inputs, ...], or transposed [groups, inputs, outputs, ...]: the leading axis holds the groups.
-    grouped = weight.detach().double().unflatten(0, (groups, -1))
+    grouped = weight.detach().double().reshape(groups, -1, *weight.shape[1:])
     outputs = 2 if transposed else 1
     _require_channels(scale, groups * grouped.shape[outputs])
     folded = grouped * _along(scale, outputs, grouped)
@@ -52,7 +52,7 @@ def before_layer(
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of the layer with the batch-norm before it; arguments as `after_layer`'s."""
     scale, shift = factors(batch_norm)
-    grouped = weight.detach().double().unflatten(0, (groups, -1))
+    grouped = weight.detach().double().reshape(groups, -1, *weight.shape[1:])
     inputs = 1 if transposed else 2
     _require_channels(scale, groups * grouped.shape[inputs])
     axes = [axis for axis in range(1, grouped.ndim) if axis != 3 - inputs]

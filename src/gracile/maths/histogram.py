@@ -44,7 +44,10 @@ class Histogram:
         self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
         self._widen(reach)
         position = (values / self._limit.unsqueeze(1) + 1) * (self.bins / 2)
-        index = position.long().clamp(0, self.bins - 1) + self.bins * torch.arange(len(values), device=values.device)[:, None]
+        index = (
+            position.long().clamp(0, self.bins - 1)
+            + self.bins * torch.arange(len(values), device=values.device)[:, None]
+        )
         counted = torch.bincount(index.flatten(), minlength=self._counts.numel())
         self._counts += counted.reshape(self._counts.shape)
 
@@ -52,7 +55,7 @@ class Histogram:
         assert self._counts is not None
         assert self._limit is not None
         while bool((short := reach > self._limit).any()):
-            pairs = self._counts[short].unflatten(1, (-1, 2)).sum(2)
+            pairs = self._counts[short].reshape(-1, self.bins // 2, 2).sum(2)
             quarter = self.bins // 4
             self._counts[short] = torch.nn.functional.pad(pairs, (quarter, quarter))
             self._limit = torch.where(short, 2 * self._limit, self._limit)

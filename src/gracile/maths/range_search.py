@@ -16,7 +16,8 @@ _STEPS = 64
 def least_error(histogram: Histogram, spec: QuantSpec, *, clipping: float = 1.0) -> tuple[Tensor, Tensor]:
     """The range that minimises the sum over bins of count * (centre - its level)^2; [rows] each.
 
-    Both ends are shrunk together, then each alone with the other held, until neither helps (at most four rounds).
+    Both ends are shrunk together; affine ones then each alone with the other held, until neither helps (at most four
+    rounds).
 
     Args:
         clipping: the weight of squared errors of centres beyond the outermost levels.
@@ -31,7 +32,10 @@ def least_error(histogram: Histogram, spec: QuantSpec, *, clipping: float = 1.0)
         return (counts * torch.where(beyond, clipping * errors, errors)).sum(1)
 
     best_low, best_high, best = low, high, loss(low, high)
-    ends = ((True, True), (False, True), (True, False)) if bool((low < 0).any()) and bool((high > 0).any()) else ((True, True),)
+    # Symmetric levels follow the larger end alone, and an end at zero stays there.
+    ends = [(True, True)]
+    if not spec.symmetric and bool(((low < 0) & (high > 0)).any()):
+        ends += [(False, True), (True, False)]
     for _ in range(4):
         before = best
         for move_low, move_high in ends:

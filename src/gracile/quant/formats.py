@@ -54,7 +54,10 @@ class Formats:
         for name, patterns in (("include", include), ("exclude", exclude)):
             if isinstance(patterns, str):
                 raise InputError(f"{name} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
-        self._default: dict[str, QuantSpec | None] = {"weights": weight_spec(weights), "activations": activation_spec(activations)}
+        self._default: dict[str, QuantSpec | None] = {
+            "weights": weight_spec(weights),
+            "activations": activation_spec(activations),
+        }
         self._overrides = {pattern: _override(pattern, given) for pattern, given in (overrides or {}).items()}
         self._include = None if include is None else tuple(include)
         self._exclude = tuple(exclude)

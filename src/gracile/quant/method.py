@@ -69,8 +69,8 @@ def quantize(
         seed: for the order of a shuffling data loader.
 
     Returns:
-        A module that is called as the model is; see `gracile.simulation.Simulation`.  ``gracile.export.checkpoint.save``
-        keeps it and ``gracile.load`` restores it, bit for bit.
+        A module that is called as the model is; see `gracile.simulation.Simulation`.
+        ``gracile.export.checkpoint.save`` keeps it and ``gracile.load`` restores it, bit for bit.
 
     Raises:
         InputError: an argument is wrong, calibration data is missing or does not fit, or values are not finite.

@@ -89,7 +89,7 @@ class MeanSquaredError(_Counting):
         return least_error(self._histogram, spec, clipping=self._clipping)
 
 
-class SignalToNoise(MeanSquaredError):
+class SignalToNoiseRatio(MeanSquaredError):
     """As "mse", with errors of clipped values counted three times: fewer are clipped."""
 
     _clipping = 3.0
@@ -107,7 +107,7 @@ OBSERVERS: dict[str, ObserverMaker] = {
     "moving_average": MovingAverage,
     "percentile": Percentile,
     "mse": MeanSquaredError,
-    "sqnr": SignalToNoise,
+    "sqnr": SignalToNoiseRatio,
     "entropy": Entropy,
 }
 

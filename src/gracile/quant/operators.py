@@ -42,7 +42,9 @@ PASSES = frozenset(
 JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
 # What stands between the scores of attention and its softmax: masks, biases, temperatures.
 BEFORE_SOFTMAX = ELEMENTWISE | {"masked_fill", "where", "clamp", "nan_to_num"}
-RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"})
+RECURRENT = frozenset(
+    {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+)
 
 
 def passes(node: Node) -> bool:
@@ -119,7 +121,7 @@ def axis_before(node: Node, axis: int, graph: Graph) -> int | None:
         return int(node.args[1][axis]) % rank
     if name in ("select", "unbind"):
         along = (node.args[1] if len(node.args) > 1 else 0) % rank
-        return axis + (axis >= along) if name == "select" else axis
+        return axis + int(axis >= along) if name == "select" else axis
     return None
 
 

@@ -201,10 +201,15 @@ class _Placer:
             return
         users = self.graph.users[node.name]
         following = self.graph.nodes.get(users[0]) if len(users) == 1 else None
-        if following is not None and ops.rectifies(following) and self.formats.includes(following):
-            if not ops.rectifies(node) and self.formats.activations(following) is not None:
-                return
-        self.sites.setdefault(node.name, spec)
+        fused = (
+            following is not None
+            and ops.rectifies(following)
+            and not ops.rectifies(node)
+            and self.formats.includes(following)
+            and self.formats.activations(following) is not None
+        )
+        if not fused:
+            self.sites.setdefault(node.name, spec)
 
     def _need(self, ref: Ref, reader: Node) -> None:
         """A quantizer where ``ref`` comes from, unless it lies on levels already."""
@@ -313,7 +318,9 @@ class _Placer:
             )
             spec = self.sites[members[0]]
             shape = scale_shape(spec, first.output.shape)
-            edits.append(Quantize(name=quantizer[root], role="activation", sites=tuple(members), spec=spec, shape=shape))
+            edits.append(
+                Quantize(name=quantizer[root], role="activation", sites=tuple(members), spec=spec, shape=shape)
+            )
         of_tensor = {edit.sites[0]: edit.name for edit in edits if edit.role == "weight"}
         levels = {node.name: of_tensor[node.op] for node in self.graph.nodes.values()
                   if node.kind == "parameter" and node.op in of_tensor}  # fmt: skip
@@ -325,7 +332,9 @@ class _Placer:
             if self._on_levels(node.name):
                 if root in quantizer:
                     levels[node.name] = quantizer[root]
-                elif node.kind == "call" and ops.passes(node) and (found := levels.get(self._root(Ref(node.name)).name)):
+                elif (
+                    node.kind == "call" and ops.passes(node) and (found := levels.get(self._root(Ref(node.name)).name))
+                ):
                     levels[node.name] = found
         return Placement(
             edits=tuple(edits), biases=self._biases(levels), levels=levels, left=self.left,

@@ -10,6 +10,8 @@ import torch
 from gracile.graph import Graph, Node, Ref, Spec, bare_name, users_of
 
 _aten = torch.ops.aten
+# They hold the example's precision, and compute nothing.
+_CHECKS = {"aten._assert_tensor_metadata.default"}
 
 
 def rewritten(graph: Graph) -> Graph:
@@ -18,6 +20,8 @@ def rewritten(graph: Graph) -> Graph:
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes.values():
+        if node.op in _CHECKS and not graph.users[node.name]:
+            continue
         if bare_name(node.op) == "scaled_dot_product_attention":
             nodes.update((made.name, made) for made in _Attention(graph, node).nodes())
         else:
