@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gracile.graph import eval_mode, tensors_of
 from gracile.inputs import Inputs
-from gracile.program import Program, reference
+from gracile.program import Program, Step, reference
 from gracile.quant.weighted import WeightedLayer, names_read
 from gracile.reconstruct.values import valued
 from gracile.simulation import Simulation
@@ -35,6 +35,9 @@ class Lockstep:
     def __init__(self, simulation: Simulation, batches: Iterable[Inputs], *, original: bool = True) -> None:
         self._simulation = simulation
         self._program = simulation.program
+        # Weights are rounded anew in each stretch, as they change between.
+        self._rounding = {step.name: step for step in self._program.steps if _of_tensor(step)}
+        self._steps = [step for step in self._program.steps if step.name not in self._rounding]
         self._place = 0
         # The tensors that `change` has changed, as they were.
         self._originals: dict[str, Tensor] = {}
@@ -58,7 +61,7 @@ class Lockstep:
 
     def reach(self, layer: WeightedLayer) -> None:
         """Run everything in front of ``layer``, which must not lie behind."""
-        names = [step.name for step in self._program.steps]
+        names = [step.name for step in self._steps]
         self._advance(names.index(layer.step.name))
 
     def inputs(self, layer: WeightedLayer) -> list[Tensor]:
@@ -71,16 +74,17 @@ class Lockstep:
         return [values[layer.data] for values in self._then]
 
     def _advance(self, end: int) -> None:
-        steps = self._program.steps[self._place : end]
+        steps = self._steps[self._place : end]
+        rounding = [self._rounding[name] for name in sorted(_read(steps) & self._rounding.keys())]
         present = [*self._now[0]] if self._now else []
         made = {*present, *(step.name for step in steps)}
-        later: set[str] = set().union(*(names_read(step) for step in self._program.steps[end:]))
+        later = _read(self._steps[end:])
         if self._program.batch is not None:
             later.add(self._program.batch[0])
         wanted = sorted(made & later)
         inputs = {name: (index,) for index, name in enumerate(present)}
         stretch = self._program.model_copy(
-            update={"inputs": inputs, "shapes": {}, "steps": steps, "result": _references(wanted)}
+            update={"inputs": inputs, "shapes": {}, "steps": (*rounding, *steps), "result": _references(wanted)}
         )
         with self._computing(stretch):
             self._now = [self._run(values, wanted) for values in self._now]
@@ -102,6 +106,15 @@ class Lockstep:
                 yield
         finally:
             self._simulation.use(self._program)
+
+
+def _of_tensor(step: Step) -> bool:
+    """Whether it quantizes a parameter."""
+    return step.child is not None and isinstance(step.args[0], dict) and "tensor" in step.args[0]
+
+
+def _read(steps: list[Step]) -> set[str]:
+    return set().union(*(names_read(step) for step in steps))
 
 
 def _references(names: list[str]) -> JsonValue:
