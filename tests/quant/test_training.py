@@ -42,10 +42,10 @@ def loss_of(model):
 
 SIGNED = quant_spec("int3", granularity=PerTensor(), narrow=True)
 FORMATS = {
-    "qat": ("int3", "uint4"),
-    "range": ("int3", "uint4"),
-    "lsq": ("int3", "uint4"),
-    "lsq+": ("int3", "uint4"),
+    "qat": ("int2", "uint8"),
+    "range": ("int2", "uint8"),
+    "lsq": ("int2", "uint8"),
+    "lsq+": ("int2", "uint8"),
     "dorefa": (SIGNED, None),
     "bnn": ("int2", "uint8"),
 }
