@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 # One thread a process: small tensors gain nothing from more, and results are equal per thread count.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint format bench zoo clean
+.PHONY: demo test lint format docs bench zoo clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		accelerate hatchling hypothesis import-linter mypy pillow pytest ruff torch==2.13.0 -e .
+		accelerate hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow pytest pytest-xdist ruff \
+		torch==2.13.0 -e .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -20,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/gracile demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -32,6 +33,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material "mkdocstrings[python]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python bench/lowrank_accuracy.py
@@ -39,6 +44,12 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/plot.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
 	$(BIN)/python bench/pruning_accuracy.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gymnasium stable-baselines3
+	$(BIN)/python bench/pruners.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
+	$(BIN)/python bench/pruning_speed.py
+	$(BIN)/python bench/latency_target.py
+	$(BIN)/python bench/quant_speed.py
 
 zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

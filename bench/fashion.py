@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gracile.demo import Images, fashion_mnist
+from gracile.session import Run
 
 BATCH = 128
 
@@ -36,8 +37,8 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flip, cropped.flip(-1), cropped)
 
 
-def train(model: nn.Module, data: Images, epochs: int, lr: float, seed: int) -> None:
-    """SGD with Nesterov momentum and a one-cycle rate, in bfloat16 where the CPU has it; in place."""
+def train(model: nn.Module, data: Images, epochs: int, lr: float, seed: int, run: Run | None = None) -> None:
+    """SGD with Nesterov momentum and a one-cycle rate, in bfloat16 where the CPU has it; in place, under ``run``."""
     generator = torch.Generator().manual_seed(seed)
     model.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -49,8 +50,12 @@ def train(model: nn.Module, data: Images, epochs: int, lr: float, seed: int) -> 
             images = _augmented(data.images[chosen], generator).to(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = F.cross_entropy(model(images), data.labels[chosen], label_smoothing=0.05)
+            if run is not None:
+                loss = loss + run.penalty()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            if run is not None:
+                run.step()
             schedule.step()
     model.eval()

@@ -110,8 +110,8 @@ def test_shared_objects_are_copied_for_the_module() -> None:
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        (Step(name="y", op="aten.from_file.default", args=("/etc/hostname",)), "which gracile does not know"),
-        (Step(name="y", op="other.relu.default", args=(reference("x"),)), "which gracile does not know"),
+        (Step(name="y", op="aten.from_file.default", args=("/etc/hostname",)), "which gracile does not run"),
+        (Step(name="y", op="other.relu.default", args=(reference("x"),)), "which gracile does not run"),
         (Step(name="y", op="aten.relu.nowhere", args=(reference("x"),)), "has no operator"),
         (Step(name="y", op="aten.relu.default", args=({"call": "x"},)), "unknown value"),
         (Step(name="y", op="aten.to.dtype", args=(reference("x"), {"dtype": "load"})), "is no torch.dtype"),

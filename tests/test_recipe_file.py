@@ -106,6 +106,11 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         "exclude": ["head*", "2020-01-01"],
         "store": "runs/x.db",
         "seed": 3,
+        "criterion": "auto",
+        "loss": None,
+        "scope": "layer",
+        "max_sparsity": 0.9,
+        "ratios_metric": "macs",
     }
     assert job.output == Path("runs/small")
 
@@ -133,6 +138,23 @@ def test_defaults_and_ready_objects(tmp_path: Path, module: str) -> None:
     assert job.output is None
 
 
+def test_pruning_with_a_criterion_of_ones_own(tmp_path: Path, module: str) -> None:
+    file = _write(
+        tmp_path,
+        GOOD.replace("a:b", f"{module}:model").replace("a:c", f"{module}:evaluate")
+        + f"""\
+method: spatial_svd+prune
+criterion: {module}:number
+loss: {module}:evaluate
+scope: global
+max_sparsity: 0.5
+""",
+    )
+    options = Recipe.read(file).job().options
+    assert (options["method"], options["scope"], options["max_sparsity"]) == ("spatial_svd+prune", "global", 0.5)
+    assert (options["criterion"].__name__, options["loss"].__name__) == ("number", "evaluate")
+
+
 def test_a_search_by_name(tmp_path: Path) -> None:
     assert Recipe.read(_write(tmp_path, GOOD + "search: tar\n")).search.search() == Search(kind="tar")
 
@@ -157,7 +179,7 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
     assert found[3] == "2:1: there is no field inpts; did you mean inputs?"
     assert found[4].startswith("4:9: macs=1.5: a ratio is a number in (0, 1]")
     assert found[5] == "5:3: there is no field target.parms; did you mean params?"
-    assert found[6] == "6:9: method is 'svd'; give one of weight_svd, spatial_svd"
+    assert found[6].startswith("6:9: method is 'svd'; it is one of weight_svd, spatial_svd, channel_pruning, prune")
 
 
 @pytest.mark.parametrize(
@@ -198,10 +220,10 @@ def test_messages(tmp_path: Path, line: str, expected: str) -> None:
     ("line", "expected"),
     [
         ("target: 0.5", "4:9: target is 0.5; give one metric and its bound, as in {macs: 0.5}"),
-        ("target: {}", "4:9: target: a Target names exactly one of macs, params and bytes; none given"),
+        ("target: {}", "4:9: target: a Target names exactly one of macs, params, bytes and latency; none"),
         (
             "target: {macs: 0.5, bytes: 1}",
-            "4:9: target: a Target names exactly one of macs, params and bytes; macs and",
+            "4:9: target: a Target names exactly one of macs, params, bytes and latency; ",
         ),
         ("target: {macs: half}", "4:16: macs='half' is no amount; give a number with k, M, G or T"),
         ("target:", "1:1: target is missing; write for example target: {macs: 0.5}, or ratios by hand"),

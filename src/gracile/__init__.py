@@ -2,22 +2,25 @@
 
 from importlib.metadata import version as _version
 
-from gracile import lowrank, prune, train
+from gracile import export, lowrank, prune, quant, train
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
+from gracile.latency import benchmark
 from gracile.maths.schedule import Schedule
-from gracile.pipeline import Result, compress
+from gracile.pipeline import Iterated, Result, compress, prune_iteratively
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
+from gracile.quant.method import quantize
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
 from gracile.surgery import applied_plan, apply
+from gracile.timings import Timings
 
 __version__ = _version("gracile")
 
@@ -30,6 +33,7 @@ __all__ = [
     "Distillation",
     "GracileError",
     "Graph",
+    "Iterated",
     "Movement",
     "NetAdapt",
     "Plan",
@@ -41,16 +45,22 @@ __all__ = [
     "Sensitivity",
     "Slim",
     "Target",
+    "Timings",
     "applied_plan",
     "apply",
+    "benchmark",
     "capture",
     "channel_groups",
     "compress",
+    "export",
     "load",
     "lowrank",
     "mask",
     "prepare",
     "profile",
     "prune",
+    "prune_iteratively",
+    "quant",
+    "quantize",
     "train",
 ]

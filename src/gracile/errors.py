@@ -6,6 +6,7 @@
     ├── InputError (also ValueError)       an argument is of the wrong type, range or name
     │   └── RecipeError                    ... and it stands in a recipe file; names line and column
     ├── CaptureError                       torch.export could not describe the model
+    ├── ExportError                        a model cannot be written in a format, or the file computes something else
     ├── PlanError                          a Plan does not fit the model that it is applied to
     ├── EvaluationError                    an evaluation function raised, or returned no usable number
     ├── TargetError (also ValueError)      no admissible compression reaches the target
@@ -29,6 +30,10 @@ class RecipeError(InputError):
 
 class CaptureError(GracileError):
     """torch.export could not describe the model."""
+
+
+class ExportError(GracileError):
+    """A model cannot be written in a format, or the file computes something else than the model."""
 
 
 class PlanError(GracileError):

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from gracile.errors import InputError
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -23,3 +25,10 @@ def matching(patterns: Iterable[str], names: Sequence[str]) -> Matched:
         if not hits:
             unmatched.append(pattern)
     return Matched(found, tuple(unmatched))
+
+
+def require_patterns(**patterns: Iterable[str] | None) -> None:
+    """Raises InputError where an argument that takes patterns is one text, which would be taken letter by letter."""
+    for name, value in patterns.items():
+        if isinstance(value, str):
+            raise InputError(f"{name} is the text {value!r}; give a list of patterns: [{value!r}]")

@@ -27,6 +27,7 @@ from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 from gracile.program import Program
+from gracile.quant_edits import FoldBatchNorm, Quantize
 
 VERSION: Literal[1] = 1
 
@@ -207,26 +208,29 @@ class ReplaceModule(_Edit):
     """Put gracile's own module, of the same parameters under the same names, where one cannot be cut.
 
     "multihead_attention" stands for torch's; "program" for any module whose code computes sizes that must change: the
-    part of the captured program that its own code wrote, with the sizes as they must be.
+    part of the captured program that its own code wrote, with the sizes as they must be.  "simulation" is the whole
+    model as its captured program, for quantizers to be put into.
     """
 
     edit: Literal["replace_module"] = "replace_module"
-    by: Literal["multihead_attention", "program"]
+    by: Literal["multihead_attention", "program", "simulation"]
     program: Program | None = None
 
     @model_validator(mode="after")
     def _has_program(self) -> Self:
-        if (self.by == "program") != (self.program is not None):
+        if (self.by != "multihead_attention") != (self.program is not None):
             raise ValueError("a program is given exactly where a module is replaced by one")
         return self
 
     def __str__(self) -> str:
         if self.program is not None:
-            return f"replace {self.module or '(model)'} by its program of {len(self.program.steps)} steps"
+            return f"replace {self.module or '(model)'} by its {self.by} of {len(self.program.steps)} steps"
         return f"replace {self.module or '(model)'} by gracile's {self.by}"
 
 
-Edit = Annotated[Factorize | AddBias | Slice | SetAttribute | ReplaceModule, Field(discriminator="edit")]
+Edit = Annotated[
+    Factorize | AddBias | Slice | SetAttribute | ReplaceModule | FoldBatchNorm | Quantize, Field(discriminator="edit")
+]
 
 
 class Plan(BaseModel):
@@ -274,7 +278,7 @@ class Plan(BaseModel):
                 cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)])
                 continue
             for edit in edits:
-                assert isinstance(edit, Factorize | AddBias)
+                assert isinstance(edit, Factorize | AddBias | FoldBatchNorm | Quantize)
                 cost = edit.reprice(cost, graph)
         return cost
 

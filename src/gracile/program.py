@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from gracile.channels import known_operators
 from gracile.errors import InputError, PlanError
 from gracile.graph import bare_name
 
@@ -104,6 +104,18 @@ def tensor_named(name: str) -> JsonValue:
     return {"tensor": name}
 
 
+def renamed(value: JsonValue, old: JsonValue, new: JsonValue) -> JsonValue:
+    """``value`` with ``new`` in place of every ``old`` inside of it."""
+    if value == old and type(value) is type(old):
+        return new
+    match value:
+        case list():
+            return [renamed(item, old, new) for item in value]
+        case dict():
+            return {key: renamed(item, old, new) for key, item in value.items()}
+    return value
+
+
 def by_batch(size: int) -> JsonValue:
     """A size that grows with the batch."""
     return {"batch": size}
@@ -112,6 +124,29 @@ def by_batch(size: int) -> JsonValue:
 def by_mode(evaluation: Any, training: Any) -> JsonValue:
     """A value that depends on the module's mode."""
     return {"eval": evaluation, "train": training}
+
+
+class NamedResults(dict[str, Any]):
+    """What stands for a model's own class of results, as transformers have: keys are attributes, too, and numbers
+    and slices count the values.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, key: Any) -> Any:
+        return tuple(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
+
+
+# So that torch.export and others see the tensors inside.
+pytree.register_pytree_node(
+    NamedResults,
+    lambda item: (list(item.values()), list(item)),
+    lambda values, keys: NamedResults(zip(keys, values, strict=True)),
+)
 
 
 class ProgramModule(nn.Module):
@@ -131,6 +166,17 @@ class ProgramModule(nn.Module):
         for name, constant in program.constants.items():
             self.register_buffer(_constant(name), _tensor(constant), persistent=False)
         self._steps = _compiled(program)
+
+    def use(self, program: Program) -> None:
+        """Compute another program from now on, with the same inputs and constants.
+
+        Raises:
+            PlanError: an operator is unknown, or a value malformed.
+        """
+        # Steps that stay are not looked up again: simulations change few of many, many times.
+        known = dict(zip(map(id, self.program.steps), self._steps, strict=True))
+        self._steps = _compiled(program, known)
+        self.program = program
 
     def __getstate__(self) -> dict[str, Any]:
         # Operators are found again by name.
@@ -214,6 +260,8 @@ class _Call:
             return self.decoded(value["train" if self._module.training else "eval"])
         if kind == "tuple":
             return tuple(self.decoded(item) for item in inner)
+        if kind == "named":
+            return NamedResults({key: self.decoded(item) for key, item in inner.items()})
         if kind == "dict":
             return {key: self.decoded(item) for key, item in inner.items()}
         if kind == "float":
@@ -253,27 +301,31 @@ def _torch_named(name: str, kind: type) -> Any:
     return found
 
 
-_Compiled: TypeAlias = tuple[
-    tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]], ...
-]
+_Compiled: TypeAlias = tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
-def _compiled(program: Program) -> _Compiled:
-    """The steps with their operators; only those that gracile has a rule for are looked up.
+def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) -> tuple[_Compiled, ...]:
+    """The steps with their operators; only torch's own that stay off the disk are looked up.
+
+    Args:
+        known: the steps that were compiled before, by the identity of the `Step`.
 
     Raises:
         PlanError: an operator is unknown, or a value malformed.
     """
-    for step in program.steps:
-        for value in (*step.args, *step.kwargs.values()):
-            _check(value)
     _check(program.result)
-    return tuple(
-        (step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())) for step in program.steps
-    )
+    return tuple((known or {}).get(id(step)) or _compiled_step(step) for step in program.steps)
 
 
-_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "float", "device", "dtype", "memory_format", "layout"}
+def _compiled_step(step: Step) -> _Compiled:
+    for value in (*step.args, *step.kwargs.values()):
+        _check(value)
+    return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())
+
+
+# Operators that a program from a file must not run.
+_REFUSED = {"from_file"}
+_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "named", "float", "device", "dtype", "memory_format", "layout"}
 _NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
 
 
@@ -291,7 +343,7 @@ def _check(value: Any) -> None:
             raise PlanError(f"a program holds the unknown value {value!r}")
         if kind in _NAMED and value != {"dtype": "input"}:
             _torch_named(str(value[kind]), _NAMED[kind])
-        elif kind in ("tuple", "dict"):
+        elif kind in ("tuple", "dict", "named"):
             inner = value[kind]
             _check(list(inner.values()) if isinstance(inner, dict) else inner)
 
@@ -305,8 +357,11 @@ def _target(step: Step) -> Callable[..., Any] | None:
         return operator.getitem
     library, _, rest = step.op.partition(".")
     name, _, overload = rest.partition(".")
-    if library != "aten" or bare_name(step.op) not in known_operators():
-        raise PlanError(f"a program asks for the operator {step.op!r}, which gracile does not know")
+    if library != "aten" or bare_name(step.op) in _REFUSED:
+        raise PlanError(
+            f"a program asks for the operator {step.op!r}, which gracile does not run: it runs torch's own (aten), "
+            "but for those that read files"
+        )
     try:
         return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
     except AttributeError as error:

@@ -3,12 +3,19 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-from gracile.cost import Cost, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
+from gracile.maths.factorize import SCHEMES
 from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
+from gracile.timings import Runtime, require_runtime
 
+PruningMethod: TypeAlias = Literal["channel_pruning", "prune"]
+PRUNING: tuple[PruningMethod, ...] = get_args(PruningMethod)
+METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
+
+Scope = Literal["layer", "global"]
 SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
 SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
 # The searches that have options of their own.
@@ -19,16 +26,36 @@ OPTIONS: Mapping[SearchKind, type[Options]] = {
     "amc": AMC,
 }
 
+
+def methods_of(method: object) -> tuple[str, ...]:
+    """The methods that "a+b" joins, in their order.
+
+    Raises:
+        InputError: one of them is unknown.
+    """
+    parts = method.split("+") if isinstance(method, str) else [method]
+    unknown = [part for part in parts if part not in METHODS]
+    if unknown:
+        raise InputError(
+            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
+            "'spatial_svd+channel_pruning'"
+        )
+    return tuple(str(part) for part in parts)
+
+
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*")
 _AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(?:B)?\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """How small the model shall become, in exactly one metric.
+    """How small or how fast the model shall become, in exactly one metric.
 
     A number is a ratio in (0, 1] of the original; text is an absolute amount with an optional unit k, M, G or T:
-    ``Target(macs=0.5)``, ``Target(params="1.5M")``, ``Target(bytes="600k")``.
+    ``Target(macs=0.5)``, ``Target(params="1.5M")``, ``Target(bytes="600k")``.  A latency is measured:
+    ``Target(latency=0.5, runtime="onnxruntime", threads=2)``, or absolutely, as ``Target(latency="5 ms")``.
 
     Raises:
         InputError: none or several metrics, a ratio out of range, or text that is no amount.
@@ -40,33 +67,82 @@ class Target:
     params: float | str | None = None
     # Bytes of the state_dict.
     bytes: float | str | None = None
+    # Time of one call on the example inputs, where and with how many threads.
+    latency: float | str | None = None
+    runtime: Runtime = "onnxruntime"
+    threads: int = 1
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        given = [name for name in (*METRICS, "latency") if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
-                f"a Target names exactly one of macs, params and bytes; {' and '.join(given) or 'none'} given"
+                f"a Target names exactly one of macs, params, bytes and latency; {' and '.join(given) or 'none'} given"
             )
+        require_runtime(self.runtime, self.threads)
         value = getattr(self, given[0])
-        if isinstance(value, str):
+        if given[0] == "latency" and isinstance(value, str):
+            if not _TIME.fullmatch(value) or _seconds(value) <= 0:
+                raise InputError(f'latency={value!r} is no time; give a number with us, ms or s, as in "5 ms"')
+        elif isinstance(value, str):
             if not _AMOUNT.fullmatch(value) or _amount(value) <= 0:
                 raise InputError(f'{given[0]}={value!r} is no amount; give a number with k, M, G or T, as in "500M"')
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise InputError(
                 f"{given[0]}={value!r}: a ratio is a number in (0, 1]; "
-                f'an absolute amount is text, as in {given[0]}="500M"'
+                f'an absolute amount is text, as in {given[0]}="{"5 ms" if given[0] == "latency" else "500M"}"'
             )
 
     @property
+    def measure(self) -> Measure:
+        """What is bounded."""
+        return "latency" if self.latency is not None else self.metric
+
+    @property
     def metric(self) -> Metric:
+        """What is counted: for a latency MACs, beside the time that is measured."""
+        if self.latency is not None:
+            return "macs"
         if self.macs is not None:
             return "macs"
         return "params" if self.params is not None else "bytes"
 
     def bound(self, cost: Cost) -> float:
-        """The largest admissible cost, in the metric's units."""
+        """The largest admissible cost, in the metric's units.
+
+        Raises:
+            InputError: the target is a latency, which has to be measured.
+        """
+        if self.latency is not None:
+            raise InputError("a latency is measured while compressing: give it to gracile.compress")
         value = getattr(self, self.metric)
         return _amount(value) if isinstance(value, str) else value * cost[self.metric]
+
+    def at(self, ratio: float) -> "Target":
+        """The same metric, bounded at another share of the original.
+
+        Raises:
+            InputError: the target is a latency, or the ratio is out of range.
+        """
+        if self.latency is not None:
+            raise InputError("a latency is measured while compressing: give it to gracile.compress")
+        match self.metric:
+            case "macs":
+                return Target(macs=ratio)
+            case "params":
+                return Target(params=ratio)
+            case "bytes":
+                return Target(bytes=ratio)
+
+    def seconds(self, original: float) -> float:
+        """The longest admissible time of a call, where the original takes ``original`` seconds."""
+        assert self.latency is not None
+        return _seconds(self.latency) if isinstance(self.latency, str) else self.latency * original
+
+
+def _seconds(text: str) -> float:
+    match = _TIME.fullmatch(text)
+    assert match is not None
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _amount(text: str) -> float:

@@ -23,11 +23,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
+from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
-from gracile.maths.factorize import SCHEMES, Scheme
-from gracile.recipe import SEARCHES, Search, SearchKind, Target, options_of
+from gracile.recipe import METHODS, SEARCHES, Scope, Search, SearchKind, Target, methods_of, options_of
 from gracile.references import function, make, require_reference
+from gracile.timings import RUNTIMES, Runtime
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
 
 Dtype = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -64,14 +65,22 @@ class InputSection(_Section):
         return torch.full(tuple(self.shape), dtype is torch.bool, dtype=dtype)
 
 
+def _known_method(method: str) -> str:
+    methods_of(method)
+    return method
+
+
 class TargetSection(_Section):
     """The target: exactly one of its metrics."""
 
     macs: Any = None
     params: Any = None
     bytes: Any = None
+    latency: Any = None
+    runtime: Annotated[Runtime, Field(description=f"one of {', '.join(RUNTIMES)}")] = "onnxruntime"
+    threads: int = 1
 
-    @field_validator("macs", "params", "bytes")
+    @field_validator("macs", "params", "bytes", "latency")
     @classmethod
     def _amount(cls, value: Any, info: Any) -> Any:
         if value is not None:
@@ -84,7 +93,10 @@ class TargetSection(_Section):
         return self
 
     def target(self) -> Target:
-        return Target(macs=self.macs, params=self.params, bytes=self.bytes)
+        return Target(
+            macs=self.macs, params=self.params, bytes=self.bytes, latency=self.latency, runtime=self.runtime,
+            threads=self.threads,
+        )  # fmt: skip
 
 
 class SearchSection(_Section):
@@ -157,7 +169,17 @@ class Recipe(_Section):
         None
     )
     fine_tune_layer: Annotated[Reference | None, Field(description="a function of the model and a layer's name")] = None
-    method: Annotated[Scheme, Field(description=f"one of {', '.join(SCHEMES)}")] = "spatial_svd"
+    method: Annotated[
+        str,
+        AfterValidator(_known_method),
+        Field(description=f"one of {', '.join(METHODS)}, or several joined by +"),
+    ] = "spatial_svd"
+    criterion: Annotated[
+        str, Field(description='the name of a criterion, as in "l2", or a function, as package.module:function')
+    ] = "auto"
+    loss: Annotated[Reference | None, Field(description="a function of the model and a batch")] = None
+    scope: Annotated[Scope, Field(description=f"one of {', '.join(get_args(Scope))}")] = "layer"
+    max_sparsity: Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")] = 0.9
     target: Annotated[
         TargetSection | None, Field(description='one metric and its bound, as in {macs: 0.5} or {params: "1.5M"}')
     ] = None
@@ -168,6 +190,7 @@ class Recipe(_Section):
     search: Annotated[SearchSection, Field(description=f"one of {', '.join(SEARCHES)}, or a kind with options")] = (
         SearchSection()
     )
+    ratios_metric: Annotated[Metric, Field(description=f"one of {', '.join(METRICS)}")] = "macs"
     round_to: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"], Field(description='a whole number of at least 1, or "auto"')
     ] = "auto"
@@ -218,10 +241,9 @@ class Recipe(_Section):
             inputs = made("inputs", partial(make, kind=_EXAMPLES, noun="a tensor, a tuple or a dictionary of tensors"))
         else:
             inputs = examples(self.inputs, self.seed)
+        options["criterion"] = made("criterion", function) if ":" in self.criterion else self.criterion
         self._file.refuse(faults)
-        options |= {
-            field: getattr(self, field) for field in ("method", "ratios", "round_to", "exclude", "store", "seed")
-        }
+        options |= {field: getattr(self, field) for field in _PLAIN}
         options["target"] = None if self.target is None else self.target.target()
         options["search"] = self.search.search()
         output = None if self.output is None else Path(self.output)
@@ -229,7 +251,9 @@ class Recipe(_Section):
 
 
 _EXAMPLES = (Tensor, tuple, list, Mapping)
-_FUNCTIONS = ("evaluate", "evaluate_search", "fine_tune", "fine_tune_layer")
+# Fields that are arguments of `compress` as they stand.
+_PLAIN = ("method", "scope", "max_sparsity", "ratios", "ratios_metric", "round_to", "exclude", "store", "seed")
+_FUNCTIONS = ("evaluate", "evaluate_search", "loss", "fine_tune", "fine_tune_layer")
 
 _SECTIONS: Mapping[str, type[_Section]] = {"target": TargetSection, "search": SearchSection, "inputs": InputSection}
 

@@ -11,6 +11,7 @@ from torch import get_num_threads
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
 from gracile.text import count, table
+from gracile.timings import LatencyReport
 
 VERSION: Literal[1] = 1
 
@@ -106,7 +107,7 @@ class Report(_Frozen):
     model: str
     method: str
     search: str
-    # The target's metric, and the bound in its units; None where the ratios were set by hand.
+    # The target's metric, and the bound in its units, seconds of a latency; None where the ratios were set by hand.
     metric: str
     bound: float | None
     before: Totals
@@ -116,6 +117,8 @@ class Report(_Frozen):
     score_after: float
     score_fine_tuned: float | None = None
     stages: tuple[StageReport, ...] = ()
+    # Of a latency target, what was measured.
+    latency: LatencyReport | None = None
     layers: tuple[LayerReport, ...]
     dictionary: tuple[Entry, ...] = ()
     # The score of the original in the units of the dictionary (`evaluate_search`).
@@ -167,6 +170,8 @@ class Report(_Frozen):
         parts = [self._headline(), self._totals(), self._layers()]
         if len(self.stages) > 1:
             parts.insert(2, self._stages())
+        if self.latency is not None:
+            parts.insert(2, str(self.latency))
         if self.notes:
             parts.append("\n".join(f"note: {note}" for note in self.notes))
         parts.append("seconds: " + ", ".join(f"{phase} {taken:.1f}" for phase, taken in self.seconds.items()))

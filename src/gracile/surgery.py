@@ -24,8 +24,11 @@ from gracile.maths.factorize import (
     factor_weights,
     matrix,
 )
+from gracile.maths.fold import after_layer, before_layer
 from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.program import ProgramModule
+from gracile.quant_edits import FoldBatchNorm, Quantize
+from gracile.simulation import Simulation
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # The same layers, without initial values.
@@ -34,6 +37,7 @@ _BARE: dict[type[nn.Module], type[nn.Module]] = {
     for kind in (*_CONVOLUTIONS.values(), nn.Linear)
 }
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ATTRIBUTE = "_gracile_plan"
 
 # Values for tensors that an Edit creates, by their new names; without one the Edit computes its default.
@@ -105,7 +109,7 @@ def unfit(module: nn.Module, scheme: Scheme) -> str | None:
         return f"{type(module).__name__} is neither a convolution nor a linear layer"
     if nn.utils.parametrize.is_parametrized(module):
         return "its weight is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
-    if not _computes_as_torch(module):
+    if not computes_as(module, (*_CONVOLUTIONS.values(), nn.Linear)):
         return f"{type(module).__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "it carries hooks, which a replacement would lose; remove them first"
@@ -116,15 +120,6 @@ def unfit(module: nn.Module, scheme: Scheme) -> str | None:
     if not module.weight.is_floating_point():  # type: ignore[operator]
         return f"its weight is {module.weight.dtype}, not floating point"
     return None
-
-
-def _computes_as_torch(module: nn.Module) -> bool:
-    inherited = ("forward", "_conv_forward")
-    return any(
-        isinstance(module, base)
-        and all(getattr(type(module), name, None) is getattr(base, name, None) for name in inherited)
-        for base in (*_CONVOLUTIONS.values(), nn.Linear)
-    )
 
 
 def shape_of(module: nn.Module) -> LayerShape:
@@ -170,6 +165,10 @@ class _Surgeon:
             raise
         self._forget()
 
+    def on_undo(self, action: Callable[[], None]) -> None:
+        """Do ``action`` when what was done so far is undone."""
+        self._undo.append(action)
+
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
@@ -181,7 +180,7 @@ class _Surgeon:
             with eval_mode(self.root, fresh=True):
                 pass
 
-    def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule) -> Any:
+    def layer(self, edit: Factorize | AddBias | SetAttribute | ReplaceModule | FoldBatchNorm) -> Any:
         """The module that ``edit`` addresses."""
         try:
             return self.root.get_submodule(edit.module)
@@ -365,7 +364,8 @@ def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
 def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
     module = surgeon.layer(edit)
     if edit.program is not None:
-        surgeon.replace(module, ProgramModule(module, edit.program))
+        kind = Simulation if edit.by == "simulation" else ProgramModule
+        surgeon.replace(module, kind(module, edit.program))
         return
     if isinstance(module, CuttableAttention):
         return
@@ -375,10 +375,67 @@ def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
     surgeon.replace(module, CuttableAttention(module))
 
 
+def unfoldable(layer: nn.Module, batch_norm: nn.Module) -> str | None:
+    """Why the modules cannot be folded into one, wherever they stand; None where they can."""
+    if not computes_as(batch_norm, _BATCH_NORMS):
+        return f"{type(batch_norm).__name__} is no batch-norm of torch's own"
+    if batch_norm.running_mean is None:
+        return "the batch-norm keeps no running statistics"
+    if not computes_as(layer, (*_CONVOLUTIONS.values(), *_TRANSPOSED, nn.Linear)):
+        return f"{type(layer).__name__} is no convolution or linear layer of torch's own"
+    if nn.utils.parametrize.is_parametrized(layer):
+        return "its weight is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
+    return None
+
+
+def computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether the module's forward is that of one of these layers of torch."""
+    inherited = ("forward", "_conv_forward")
+    return any(
+        isinstance(module, kind)
+        and all(getattr(type(module), name, None) is getattr(kind, name, None) for name in inherited)
+        for kind in kinds
+    )
+
+
+def _fold_batch_norm(surgeon: _Surgeon, edit: FoldBatchNorm) -> None:
+    batch_norm = surgeon.layer(edit)
+    try:
+        layer: Any = surgeon.root.get_submodule(edit.into)
+    except AttributeError as error:
+        raise PlanError(f"{edit}: the model has no module {edit.into!r}") from error
+    reason = unfoldable(layer, batch_norm)
+    if reason is not None:
+        raise PlanError(f"{edit}: {reason}")
+    fold = after_layer if edit.place == "after" else before_layer
+    transposed = isinstance(layer, _TRANSPOSED)
+    groups = getattr(layer, "groups", 1)
+    statistics = (batch_norm.running_mean, batch_norm.running_var, batch_norm.weight, batch_norm.bias, batch_norm.eps)
+    try:
+        weight, bias = fold(layer.weight, layer.bias, statistics, transposed=transposed, groups=groups)
+    except InputError as error:
+        raise PlanError(f"{edit}: {error}") from error
+    old = layer.weight
+    surgeon.set_parameter(layer, "weight", _parameter(weight, old))
+    surgeon.set_parameter(layer, "bias", _parameter(bias, old))
+    surgeon.replace(batch_norm, nn.Identity())
+
+
+def _quantize(surgeon: _Surgeon, edit: Quantize) -> None:
+    root = surgeon.root
+    if not isinstance(root, Simulation):
+        raise PlanError(f"{edit}: the model is no simulation; replace it by one first, as gracile.quantize does")
+    before = root.program
+    root.insert(edit)
+    surgeon.on_undo(partial(root.remove, edit.name, before))
+
+
 _HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
     Factorize: _factorize,
     AddBias: _add_bias,
     Slice: _slice,
     SetAttribute: _set_attribute,
     ReplaceModule: _replace_module,
+    FoldBatchNorm: _fold_batch_norm,
+    Quantize: _quantize,
 }

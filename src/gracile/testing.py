@@ -1,17 +1,24 @@
-"""Tests for users' models and parts: does a pruned model compute what it should?
+"""Tests for users' models and parts: does a pruned model compute what it should, is a criterion or an observer one?
 
 The oracle is the original model with every slice that a plan removes set to zero, normalisation parameters and
 buffers included, and with layer, group and RMS norms computed over the kept channels only.  A pruned model must
 equal it.  That it runs proves nothing: two wrong indices can keep every shape right.
 """
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
 
 from gracile.equivalence import Equivalence, equivalence
 from gracile.inputs import ExampleInputs
+from gracile.maths.fake_quant import from_range
+from gracile.maths.quant_spec import quant_spec
 from gracile.plan import Plan
+from gracile.prune.scores import Criterion, named
+from gracile.quantizer import Observer
 
-__all__ = ["Equivalence", "assert_equivalent", "equivalence"]
+__all__ = ["Equivalence", "assert_equivalent", "check_criterion", "check_observer", "equivalence"]
 
 
 def assert_equivalent(
@@ -38,3 +45,120 @@ def assert_equivalent(
         f"removing the channels changes the output by only {found.effect:.3g} of its largest value: nothing is shown"
     )
     return found
+
+
+def check_criterion(criterion: str | Criterion, *, seed: int = 0) -> None:
+    """Check what every criterion must hold: on weights, and on mini-batches where it looks at data.
+
+    - One score for each unit, a finite real number, for one unit or one element too, and for dead units, all zeros.
+    - The same scores for the same values, whatever the global random state, and the values stay as they were.
+    - Units have no order: where they change places their scores do (relative error 1e-9, 1e-5 on mini-batches).
+      "random" alone is excused, and follows its seed.
+
+    Args:
+        criterion: a function as `gracile.prune.plan` takes it, or a name, registered ones among them.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which, and for what values.
+        InputError: there is no criterion of that name.
+    """
+    chosen = named(criterion)
+    draws = torch.Generator().manual_seed(seed)
+
+    def of_units(matrix: Tensor) -> Tensor:
+        return chosen.formula(matrix, torch.Generator().manual_seed(seed))
+
+    for shape in ((7, 5), (1, 4), (6, 1), (12, 30)):
+        for name, matrix in _examples(shape, draws):
+            _check(of_units, matrix.double(), name, shape[:1], draws, 1e-9, ordered=chosen.sees == "nothing")
+    if chosen.of_batch is None:
+        return
+    by_channel = chosen.sees != "weight_products"
+    for deep in ((7, 3, 4), (1, 2, 3), (5, 1, 1)):
+        for name, values in _examples(deep, draws):
+            _check(chosen.of_batch, values, name, deep[:1] if by_channel else deep, draws, 1e-5)
+
+
+def _examples(shape: tuple[int, ...], draws: Generator) -> list[tuple[str, Tensor]]:
+    values = torch.randn(shape, generator=draws)
+    dead = values.clone()
+    dead[::2] = 0
+    return [("normal values", values), ("units that are zero", dead), ("zeros", torch.zeros(shape))]
+
+
+def _check(
+    function: Callable[[Tensor], Tensor],
+    values: Tensor,
+    name: str,
+    shape: tuple[int, ...],
+    draws: Generator,
+    tolerance: float,
+    *,
+    ordered: bool = False,
+) -> None:
+    """Raises AssertionError where what a criterion says of ``values`` is no tensor of ``shape`` as it should be."""
+    where = f"for {name} of the shape {list(values.shape)}"
+    given = values.clone()
+    scores = function(given)
+    assert isinstance(scores, Tensor), f"the criterion returned a {type(scores).__name__} {where}; return a tensor"
+    assert tuple(scores.shape) == shape, (
+        f"the criterion returned the shape {list(scores.shape)} {where}, not {[*shape]}"
+    )
+    assert not scores.is_complex(), f"the criterion returned complex scores {where}, which have no order"
+    assert scores.dtype != torch.bool, f"the criterion returned true and false {where}; return numbers"
+    assert bool(scores.isfinite().all()), f"the criterion returned NaN or infinite scores {where}"
+    assert torch.equal(given, values), f"the criterion changed the values that it was given, {where}; work on a copy"
+    assert torch.equal(function(values.clone()), scores), (
+        f"the criterion returned other scores the second time, {where}; draw from a generator with a seed"
+    )
+    if ordered:
+        return
+    places = torch.randperm(len(values), generator=draws)
+    moved, wanted = function(values[places].clone()).double(), scores[places].double()
+    error = float((moved - wanted).abs().max()) / (float(wanted.abs().max()) or 1.0)
+    assert error <= tolerance, (
+        f"scores do not follow their units when these change places, {where}: they differ by {error:.3g} of the largest"
+    )
+
+
+def check_observer(maker: Callable[[], Observer]) -> None:
+    """Check an observer of your own: give the class, or a function that makes one.
+
+    It sees two batches of different sizes with four rows.  Its range must be finite, [4] each way in the order of the
+    rows, reach beyond the largest magnitude by a tenth of the values' width at most, and be no narrower than that.
+    Asked again it must say the same, and so must another observer that sees the same.  Zeros alone must be quantizable.
+
+    Raises:
+        AssertionError: it does something else; the message says what.
+    """
+    spec = quant_spec("uint8")
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 2.0, 4.0, 8.0]).unsqueeze(1)
+    batches = [scales * (4 * torch.rand(4, size, generator=generator) - 1) for size in (4000, 1000)]
+    first, second = maker(), maker()
+    assert isinstance(first, Observer), f"{first!r} has not both observe(values) and range(spec)"
+    assert first is not second, "the maker returns one observer twice: each quantizer needs its own"
+    for batch in batches:
+        kept = batch.clone()
+        first.observe(batch)
+        second.observe(batch)
+        assert torch.equal(batch, kept), "observe changes the values that it is shown"
+    low, high = first.range(spec)
+    for name, end in (("low", low), ("high", high)):
+        assert isinstance(end, torch.Tensor), f"the range's {name} end is a {type(end).__name__}, not a tensor"
+        assert tuple(end.shape) == (4,), f"of 4 rows the range's {name} end has the shape {tuple(end.shape)}, not (4,)"
+        assert bool(torch.isfinite(end).all()), f"the range's {name} end is not finite: {end.tolist()}"
+    assert bool((low <= high).all()), f"the range ends before it begins: {low.tolist()}, {high.tolist()}"
+    width = 4 * scales.squeeze(1)
+    # Symmetric ranges reach as far below as above.
+    outside = torch.maximum(low.abs(), high.abs()) > 3 * scales.squeeze(1) + 0.1 * width
+    assert not bool(outside.any()), f"the range lies far beyond the values: {low.tolist()}, {high.tolist()}"
+    narrow = (high - low) < 0.1 * width
+    assert not bool(narrow.any()), f"the range leaves nearly all values out: {low.tolist()}, {high.tolist()}"
+    for again in (first.range(spec), second.range(spec)):
+        assert torch.equal(again[0], low), "asked again, or given the same values, it has another range"
+        assert torch.equal(again[1], high), "asked again, or given the same values, it has another range"
+    zeros = maker()
+    zeros.observe(torch.zeros(2, 10))
+    scale, _ = from_range(*zeros.range(spec), spec)
+    assert bool((scale > 0).all()), "zeros alone give no scale"

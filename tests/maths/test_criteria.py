@@ -53,3 +53,37 @@ def test_random_scores_follow_the_generator():
     assert not torch.equal(drawn(1), drawn(2))
     assert float(drawn(1).min()) >= 0
     assert float(drawn(1).mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def close(actual: Tensor, expected: list) -> None:
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_taylor_is_the_square_of_gradient_times_weight():
+    weight, gradient = torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[0.5, 0.25], [-1.0, 9.0]])
+    close(criteria.taylor(weight * gradient), [[0.25, 0.25], [9, 0]])
+    # A unit's score adds up its weights': the square of the sum would be 0 for the first.
+    close(criteria.total(criteria.taylor(weight * gradient)), [0.5, 9])
+
+
+def test_optimal_brain_damage_is_exact_on_a_quadratic():
+    """L = sum_k h_k (w_k - c_k)^2 / 2 at its minimum: what removing w_k costs is h_k w_k^2 / 2."""
+    curvature, weight = torch.tensor([[2.0, 3.0], [0.5, 8.0]]), torch.tensor([[1.0, -2.0], [4.0, 0.0]])
+    close(criteria.optimal_brain_damage(weight, curvature), [[1, 6], [4, 0]])
+    assert float((curvature * (0 - weight) ** 2 / 2).sum()) == 11
+
+
+def test_zero_share_counts_exact_zeros():
+    activations = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 2.0, -3.0, 4.0], [1e-30, 1.0, 1.0, 1.0]])
+    close(criteria.zero_share(activations), [0.75, 0.25, 0])
+
+
+def test_activation_taylor_takes_the_mean_over_positions_before_the_magnitude():
+    """Two channels, two examples of two positions: positions cancel, examples do not."""
+    products = torch.tensor([[[1.0, -1.0], [2.0, 4.0]], [[3.0, 3.0], [-3.0, -3.0]]])
+    close(criteria.activation_taylor(products), [(0 + 3) / 2, 3])
+
+
+def test_sums_and_means():
+    close(criteria.total(MATRIX), [0, -1, -4])
+    close(criteria.average(MATRIX), [0, -0.5, -2])

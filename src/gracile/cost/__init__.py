@@ -6,13 +6,14 @@ is listed in `Cost.uncounted`, so that silence never means zero.
 
 from gracile.cost.counters import COUNTERS
 from gracile.cost.pricing import price, profile
-from gracile.cost.records import METRICS, Cost, LayerCost, Metric, Operation, Uncounted, resized
+from gracile.cost.records import METRICS, Cost, LayerCost, Measure, Metric, Operation, Uncounted, resized
 
 __all__ = [
     "COUNTERS",
     "METRICS",
     "Cost",
     "LayerCost",
+    "Measure",
     "Metric",
     "Operation",
     "Uncounted",

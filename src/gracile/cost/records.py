@@ -9,6 +9,8 @@ from gracile.maths.factorize import LayerShape
 from gracile.text import count, table
 
 Metric = Literal["macs", "params", "bytes"]
+# What a search bounds: a metric, or the nanoseconds of a call.
+Measure = Literal["macs", "params", "bytes", "latency"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 

@@ -53,7 +53,7 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class Parts:
     """A module's call, captured alone, and the same items elsewhere; None where they do not match."""
 
     alone: Graph
@@ -75,7 +75,7 @@ class Programs:
     def __init__(self, model: nn.Module, inputs: Inputs, graph: Graph) -> None:
         self._model, self._graph = model, graph
         self._inputs = inputs
-        self._parts: dict[str, _Parts | None] = {}
+        self._parts: dict[str, Parts | None] = {}
         self._calls: Calls | None = None
         # The same with twice the batch; None where the model does not take it.
         self._wide: tuple[Calls, Graph] | None = None
@@ -102,7 +102,7 @@ class Programs:
             if parts is None:
                 continue
             try:
-                program = _Writer(parts, smaller).program()
+                program = Writer(parts, smaller).program()
             except PlanError as error:
                 log.info("%s gets no program: %s", path, error)
                 continue
@@ -121,29 +121,29 @@ class Programs:
             # The user's code, with a batch that it may not take.
             log.info("the model does not take twice the batch: %s", error)
 
-    def _extracted(self, path: str) -> _Parts:
+    def _extracted(self, path: str) -> Parts:
         assert self._calls is not None
         if len(self._calls[path]) != 1:
             raise PlanError("it is not called once")
         call = self._calls[path][0]
         alone = capture(self._model.get_submodule(path), call.inputs, training=False)
         leaves = _leaves(path, alone, self._calls)
-        items = _items(list(alone.calls), "", leaves)
-        whole = _alike(items, self._graph, path, leaves)
+        items = items_of(list(alone.calls), "", leaves)
+        whole = alike(items, self._graph, path, leaves)
         if whole is None:
             raise PlanError("captured alone it runs other operators")
         wide, growing = None, list[tuple[str, int, int, int]]()
         if self._wide is not None and len(self._wide[0][path]) == 1:
-            wide = _alike(items, self._wide[1], path, leaves)
-            growing = _growing(alone, call, self._wide[0][path][0]) if wide else []
-        return _Parts(
+            wide = alike(items, self._wide[1], path, leaves)
+            growing = growing_inputs(alone, call, self._wide[0][path][0]) if wide else []
+        return Parts(
             alone=alone,
             items=items,
             whole=whole,
             wide=wide,
             train=self._training(path, call, items, leaves),
             growth=growing[0] if growing else None,
-            inputs=_places(alone, call),
+            inputs=places_of(alone, call),
             growing=frozenset((name, axis) for name, axis, *_ in growing),
         )
 
@@ -153,21 +153,21 @@ class Programs:
         if type(module) in self._steady:
             return None
         graph = capture_training(module, call.inputs)
-        found = None if graph is None else _alike(items, graph, "", leaves)
+        found = None if graph is None else alike(items, graph, "", leaves)
         pairs = () if found is None else zip(items, found, strict=True)
         if found is not None and all(left.node.args == right.node.args for left, right in pairs):
             self._steady.add(type(module))
         return found
 
 
-def _alike(items: Sequence[_Item], graph: Graph, path: str, leaves: set[str]) -> tuple[_Item, ...] | None:
+def alike(items: Sequence[_Item], graph: Graph, path: str, leaves: set[str]) -> tuple[_Item, ...] | None:
     """The same items in the program of the whole model; None where it has others."""
     inside = [node for node in graph.calls if not path or f"{node.module}.".startswith(f"{path}.")]
-    found = _items(inside, path, leaves)
+    found = items_of(inside, path, leaves)
     return found if [item.kind for item in found] == [item.kind for item in items] else None
 
 
-def _growing(alone: Graph, call: Call, other: Call) -> list[tuple[str, int, int, int]]:
+def growing_inputs(alone: Graph, call: Call, other: Call) -> list[tuple[str, int, int, int]]:
     """The inputs and axes that are larger with twice the batch, and both sizes."""
     names = [node.name for node in alone.nodes.values() if node.kind == "input"]
     pairs = zip(names, pytree.tree_leaves(_structure(call)), pytree.tree_leaves(_structure(other)), strict=True)
@@ -194,7 +194,7 @@ def _leaves(path: str, alone: Graph, calls: Calls) -> set[str]:
 def _is_closed(name: str, alone: Graph) -> bool:
     """Whether every call of the child takes one value of the program and gives one."""
     order = list(alone.calls)
-    for item in _items(order, "", {name}):
+    for item in items_of(order, "", {name}):
         if item.child is None:
             continue
         inside = {node.name for node in item.inside}
@@ -211,7 +211,7 @@ def _is_closed(name: str, alone: Graph) -> bool:
     return True
 
 
-def _items(nodes: Sequence[Node], path: str, leaves: set[str]) -> tuple[_Item, ...]:
+def items_of(nodes: Sequence[Node], path: str, leaves: set[str]) -> tuple[_Item, ...]:
     """Operators, with those of a leaf's call gathered."""
     items: list[_Item] = []
     last = None
@@ -228,7 +228,7 @@ def _items(nodes: Sequence[Node], path: str, leaves: set[str]) -> tuple[_Item, .
     return tuple(items)
 
 
-def _places(alone: Graph, call: Call) -> dict[str, Where]:
+def places_of(alone: Graph, call: Call) -> dict[str, Where]:
     """Where the inputs that the program uses stand in the call.
 
     Raises:
@@ -246,10 +246,10 @@ def _places(alone: Graph, call: Call) -> dict[str, Where]:
     return found
 
 
-class _Writer:
+class Writer:
     """Writes one module's program for one cut."""
 
-    def __init__(self, parts: _Parts, smaller: Graph) -> None:
+    def __init__(self, parts: Parts, smaller: Graph) -> None:
         self._parts, self._smaller = parts, smaller
         # What each node of the module's own capture is called in the program.
         self._names: dict[str, str] = {}
@@ -357,6 +357,8 @@ class _Writer:
             return items if isinstance(result, list) else {"tuple": items}
         if type(result) is dict:
             return {"dict": {key: self._encoded(item) for key, item in result.items()}}
+        if isinstance(result, Mapping) and all(isinstance(key, str) for key in result):
+            return {"named": {key: self._encoded(item) for key, item in result.items()}}
         return encoded(result)
 
 

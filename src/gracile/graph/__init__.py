@@ -4,10 +4,10 @@ Only this package captures programs and reads their nodes.  `capture` makes a `G
 runs it on batches and shows each wanted node's inputs and output to a visitor.
 """
 
-from gracile.graph.capturing import capture, capture_training
-from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in
+from gracile.graph.capturing import capture, capture_training, export_program
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, users_of
 from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run
-from gracile.graph.tensors import eval_mode, tensors_of
+from gracile.graph.tensors import eval_mode, tensors_of, ties_of
 
 __all__ = [
     "Graph",
@@ -22,9 +22,12 @@ __all__ = [
     "capture",
     "capture_training",
     "eval_mode",
+    "export_program",
     "fingerprint",
     "record",
     "refs_in",
     "run",
     "tensors_of",
+    "ties_of",
+    "users_of",
 ]

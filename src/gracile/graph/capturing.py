@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gracile.errors import CaptureError, InputError
-from gracile.graph.nodes import Graph, Node, Spec, refs_in
+from gracile.graph.nodes import Graph, Node, Spec, refs_in, users_of
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
 from gracile.inputs import ExampleInputs, Inputs
@@ -62,6 +62,37 @@ def capture(
     # Batch statistics need more than one example.
     several = inputs.repeated(2) if inputs.batch_size == 1 else inputs
     return replace(graph, training=capture_training(model, several))
+
+
+def export_program(
+    model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, dynamic_batch: bool = False
+) -> torch.export.ExportedProgram:
+    """The torch.export program of ``model`` in evaluation mode, which exporters read.
+
+    Args:
+        dynamic_batch: the program accepts any batch size.
+
+    Raises:
+        InputError: ``model`` is no module, ``example_inputs`` holds no tensor or no common batch axis.
+        CaptureError: torch.export refuses the model, or any batch size of it.
+    """
+    inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    _refuse_uncapturable(model)
+    axes = None
+    if dynamic_batch:
+        if not inputs.batch_size:
+            raise InputError("dynamic_batch=True needs inputs that share their leading size; give dynamic_batch=False")
+        inputs = inputs.repeated(2 if inputs.batch_size == 1 else 1)
+        axes = _batch_axes(model, inputs)
+    try:
+        return _export(model, inputs, axes)
+    except Exception as error:
+        if dynamic_batch:
+            raise CaptureError(
+                f"torch.export cannot give {type(model).__name__} a batch of any size: {_first_line(error)}; its code "
+                "computes with the size of the example. Give dynamic_batch=False and export once a batch size"
+            ) from error
+        raise CaptureError(_refusal(model, inputs, error)) from error
 
 
 def capture_training(model: nn.Module, inputs: Inputs) -> Graph | None:
@@ -158,7 +189,7 @@ def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inpu
         example=inputs,
         batch=_batch(inputs, result, nodes),
         dynamic_batch=reader.symbolic,
-        users=MappingProxyType(_users(nodes, result)),
+        users=users_of(nodes, result),
     )
 
 
@@ -174,13 +205,3 @@ def _batch(inputs: Inputs, result: Any, nodes: Mapping[str, Node]) -> int:
     leading = {spec.shape[0] for spec in specs if isinstance(spec, Spec) and spec.shape}
     size = inputs.batch_size
     return size if size and size in leading else 1
-
-
-def _users(nodes: Mapping[str, Node], result: Any) -> dict[str, tuple[str, ...]]:
-    users: dict[str, list[str]] = {name: [] for name in nodes}
-    for node in nodes.values():
-        for name in dict.fromkeys(node.refs):
-            users[name].append(node.name)
-    for ref in refs_in(result):
-        users[ref.name].append("output")
-    return {name: tuple(found) for name, found in users.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -145,3 +146,14 @@ class Graph:
             f"Graph: {sum(1 for _ in self.calls)} operations, {inputs} inputs ({batch}), "
             f"{len(self.parameters)} parameters in {len(self.modules)} modules"
         )
+
+
+def users_of(nodes: Mapping[str, Node], result: Any) -> Mapping[str, tuple[str, ...]]:
+    """Node name -> the nodes that take its value, "output" for the program's result."""
+    users: dict[str, list[str]] = {name: [] for name in nodes}
+    for node in nodes.values():
+        for name in dict.fromkeys(node.refs):
+            users[name].append(node.name)
+    for ref in refs_in(result):
+        users[ref.name].append("output")
+    return MappingProxyType({name: tuple(found) for name, found in users.items()})

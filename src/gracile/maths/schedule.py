@@ -54,8 +54,9 @@ class Schedule:
     """
 
     kind: ScheduleKind = "one_shot"
-    # Steps before the first update: what needs data collects it until then.
-    start: int = 0
+    # Steps before the first update: what needs data collects it until then.  None of a one-shot schedule puts it off
+    # until the run is finalized, however long that may be.
+    start: int | None = 0
     # Steps between updates, and their number.
     every: int = 1
     times: int = 1
@@ -65,6 +66,8 @@ class Schedule:
             raise InputError(f"a schedule's kind is {self.kind!r}; it is one of {', '.join(KINDS)}")
         for name, least in (("start", 0), ("every", 1), ("times", 1)):
             value = getattr(self, name)
+            if name == "start" and value is None and self.kind == "one_shot":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"a schedule's {name} is {value!r}; give a whole number from {least}")
         if self.kind == "one_shot" and self.times != 1:
@@ -73,14 +76,16 @@ class Schedule:
             )
 
     @property
-    def end(self) -> int:
-        """The step of the last update."""
-        return self.start + self.every * (self.times - 1)
+    def end(self) -> int | None:
+        """The step of the last update; None where it comes when the run is finalized."""
+        return None if self.start is None else self.start + self.every * (self.times - 1)
 
     def update(self, step: int) -> int | None:
         """The number of the update, from 1, that is due after ``step`` steps of training; None where none is."""
+        if self.start is None:
+            return None
         since = step - self.start
-        if since < 0 or since % self.every or step > self.end:
+        if since < 0 or since % self.every or since // self.every >= self.times:
             return None
         return since // self.every + 1
 

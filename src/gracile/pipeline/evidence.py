@@ -30,13 +30,14 @@ def report_of(
         model=model,
         method=request.method,
         search=last.report.search,
-        metric=request.metric,
-        bound=bound,
+        metric=request.measure,
+        bound=last.latency.seconds if last.latency is not None else bound,
         before=Totals.of(before),
         after=Totals.of(after),
         score_before=score_before,
         score_after=last.report.score_after,
         score_fine_tuned=last.report.score_fine_tuned,
+        latency=last.latency,
         stages=tuple(outcome.report for outcome in done.outcomes),
         layers=tuple(
             row for outcome in done.outcomes for row in outcome.stage.layer_reports(outcome.selection, request.metric)

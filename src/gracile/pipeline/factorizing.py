@@ -3,20 +3,22 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 from torch import nn
 
 from gracile.batch_norm import reestimate
-from gracile.cost import METRICS, Cost, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric, Operation, resized
 from gracile.graph import Graph
 from gracile.inputs import Calibration
+from gracile.latency import LatencyPrice
 from gracile.lowrank.layers import Layer, find_layers, require_layers
 from gracile.lowrank.method import LowRank
 from gracile.lowrank.moments import collect
 from gracile.lowrank.planning import ratios_of
 from gracile.lowrank.refit import refit_factors
-from gracile.maths.factorize import Scheme
+from gracile.maths.factorize import Scheme, factor_shapes
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
 from gracile.pipeline.layer_shapes import shapes_of
@@ -51,25 +53,41 @@ class Factorizing:
         with clock("calibrate"):
             moments = None if data is None else collect(self.model, graph, self._found.layers, data)[0]
         self._lowrank = LowRank(self.model, graph, self._found.layers, moments)
+        self._timing: LatencyPrice | None = None
 
-    def columns(self, metric: Metric) -> tuple[Column, ...]:
+    def columns(self, metric: Measure) -> tuple[Column, ...]:
         return tuple(self._column(name, metric) for name in self._lowrank.layers)
 
-    def _column(self, name: str, metric: Metric) -> Column:
-        ranks, costs = self._lowrank.levels(name, metric, self._round_to)
+    def _column(self, name: str, metric: Measure) -> Column:
+        if metric == "latency":
+            ranks, costs = self._timed_levels(name)
+        else:
+            ranks, costs = self._lowrank.levels(name, metric, self._round_to)
         residuals = self._lowrank.residuals(name, ranks)
         return Column(layer=name, sizes=np.array(ranks), costs=np.array(costs), residuals=residuals)
 
-    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:
-        """Ratios that come to the same rank share a level."""
+    def _timed_levels(self, name: str) -> tuple[list[int], list[int]]:
+        """As `LowRank.levels`, in nanoseconds; ranks that are not measured to be faster than the layer are left out."""
+        assert self._timing is not None, "a latency target sets it"
+        layer = self._lowrank.layers[name]
+        ranks, _ = self._lowrank.levels(name, "macs", self._round_to)
+        price = self._timing.by_rank(layer.break_even("macs"), partial(_factors, layer))
+        dense = self._timing.layer(layer.operations)
+        # Times that fall where a rank rises are noise.
+        costs = np.maximum.accumulate([price(rank) for rank in ranks[:-1]] or [0])
+        saving = [(rank, int(cost)) for rank, cost in zip(ranks[:-1], costs, strict=False) if cost < dense]
+        return [*(rank for rank, _ in saving), ranks[-1]], [*(cost for _, cost in saving), dense]
+
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Measure) -> list[int]:
+        """Ratios that come to the same rank share a level; of a latency, they are ratios of MACs."""
         layer = self._lowrank.layers[column.layer]
-        ranks = [layer.rank(ratio, metric, self._round_to) for ratio in ratios]
+        ranks = [layer.rank(ratio, "macs" if metric == "latency" else metric, self._round_to) for ratio in ratios]
         return sorted({column.dense if rank is None else column.level_of(rank) for rank in ranks})
 
     def ratio(self, column: Column, level: int) -> float:
         return float(column.costs[level] / column.costs[-1])
 
-    def joint_cost(self, metric: Metric) -> JointCost | None:  # noqa: ARG002 - factors do not depend on one another
+    def joint_cost(self, metric: Measure) -> JointCost | None:  # noqa: ARG002 - factors do not depend on one another
         return None
 
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
@@ -106,6 +124,14 @@ class Factorizing:
             notes=tuple(f"ratios: {pattern!r} matches no layer that can be factorized" for pattern in unmatched),
             by_hand=True,
         )
+
+    def time_by(self, timing: LatencyPrice) -> None:
+        self._timing = timing
+
+    def preview(self, selection: Selection) -> nn.Module:
+        changes = [self._lowrank.change(name, rank, final=True) for name, rank in selection.sizes.items()]
+        values = {name: value for change in changes for name, value in change.values.items()}
+        return apply(self.model, Plan(edits=tuple(edit for change in changes for edit in change.edits)), values=values)
 
     def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
         for name, rank in selection.sizes.items():
@@ -159,6 +185,16 @@ class Factorizing:
         if selection.asked[layer.name] >= 1:
             return "ratio 1"
         return f"no multiple of {self._round_to} saves anything"
+
+
+def _factors(layer: Layer, rank: int) -> list[Operation]:
+    """The operations of the two factors of a layer at ``rank``, at each of its calls."""
+    first, second = factor_shapes(layer.scheme, layer.shape, rank)
+    return [
+        part
+        for operation in layer.operations
+        for part in (resized(operation, first), resized(operation, second, size=first.output_size(operation.size)))
+    ]
 
 
 def _totals(layer: Layer, rank: int | None) -> Totals:

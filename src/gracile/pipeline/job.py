@@ -20,8 +20,8 @@ from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
-from gracile.prune.widths import RoundTo, Scope
-from gracile.recipe import Search, SearchKind, Target
+from gracile.prune.widths import RoundTo
+from gracile.recipe import Scope, Search, SearchKind, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
 from gracile.surgery import applied_plan, applied_since
@@ -82,7 +82,9 @@ def compress(
         example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or a Graph.
         evaluate: model -> score, larger is better; scores the original and the final model.
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one step of a rank
-            or of the coarsest channel group.
+            or of the coarsest channel group.  Or how fast, as a measured latency: a table of single layers, measured
+            once and kept in ``store``, guides the search, and the bound is corrected until the whole model is measured
+            within 5 %.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  Several joined by "+" are carried out in this order, each on what the one before has left.
@@ -119,6 +121,7 @@ def compress(
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
         MissingExtraError: search="amc" without stable-baselines3.
+        MissingExtraError, ExportError: a latency in onnxruntime cannot be measured.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,

@@ -12,21 +12,24 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from gracile.cost import Cost, Metric, price
+from gracile.cost import Cost, Measure, Metric, price
 from gracile.errors import InputError
 from gracile.graph import Graph
 from gracile.inputs import Calibration
+from gracile.latency import LatencyPrice
 from gracile.patterns import matching
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
 from gracile.pipeline.layer_shapes import producers, shapes_of
-from gracile.pipeline.request import Pruning, Request
+from gracile.pipeline.request import Request
 from gracile.pipeline.selection import JointCost, Selection, by_search, store_key, store_of_joint
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
 from gracile.prune.planning import Chooser, find_groups
 from gracile.prune.ranking import fingerprint_of
+from gracile.prune.scores import is_own
+from gracile.recipe import PruningMethod
 from gracile.report import LayerReport, Record
 from gracile.scoring import score_of
 from gracile.search.joint import JointScores
@@ -41,7 +44,13 @@ class PruningStage:
     """See `gracile.pipeline.stage.Stage`."""
 
     def __init__(
-        self, method: Pruning, request: Request, model: nn.Module, graph: Graph, data: Calibration | None, clock: Clock
+        self,
+        method: PruningMethod,
+        request: Request,
+        model: nn.Module,
+        graph: Graph,
+        data: Calibration | None,
+        clock: Clock,
     ) -> None:
         self.method: str = method
         self.model = copy.deepcopy(model)
@@ -57,7 +66,7 @@ class PruningStage:
             )
         if method == "channel_pruning":
             self._keep_whole_without_readers()
-        if callable(request.criterion) or request.loss is not None:
+        if is_own(request.criterion) or request.loss is not None:
             # Nothing else tells two functions apart.
             self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(
@@ -78,10 +87,10 @@ class PruningStage:
         self._prunable = self._prunable.skipping(without)
         self._require_groups()
 
-    def columns(self, metric: Metric) -> tuple[Column, ...]:
+    def columns(self, metric: Measure) -> tuple[Column, ...]:
         return tuple(self._column(group.name, metric) for group in self._prunable.groups)
 
-    def _column(self, name: str, metric: Metric) -> Column:
+    def _column(self, name: str, metric: Measure) -> Column:
         widths = self._chooser.choices[name].widths.tolist()
         price = self._chooser.price
         return Column(
@@ -91,7 +100,7 @@ class PruningStage:
             residuals=self._pruning.residuals(name, widths),
         )
 
-    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:  # noqa: ARG002
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Measure) -> list[int]:  # noqa: ARG002
         """Ratios are shares of the channels; those that come to the same width share a level."""
         choice = self._chooser.choices[column.layer]
         return sorted({column.level_of(choice.below(ratio * choice.group.channels)) for ratio in ratios})
@@ -99,7 +108,7 @@ class PruningStage:
     def ratio(self, column: Column, level: int) -> float:
         return float(column.sizes[level] / column.sizes[-1])
 
-    def joint_cost(self, metric: Metric) -> JointCost | None:
+    def joint_cost(self, metric: Measure) -> JointCost | None:
         return lambda widths: self._chooser.price(widths, metric)
 
     def shapes(self) -> Floats:
@@ -117,7 +126,9 @@ class PruningStage:
             found = by_search(self, request, before, score_before, clock)
             return self._jointly(request, found, before, clock) if request.search.kind in SCORED else found
         with clock("select"):
-            return self._selection(self._chooser.widths(None, request.target))
+            bound = request.bound(before)
+            assert bound is not None
+            return self._selection(self._chooser.within(request.measure, bound))
 
     def _jointly(self, request: Request, found: Selection, before: Cost, clock: Clock) -> Selection:
         """The best of several blends of what the search found with equal shares, each carried out and scored.
@@ -125,8 +136,8 @@ class PruningStage:
         Scores of single groups do not add up where many are cut at once: groups that can do without much each, alone,
         make up for one another.  Equal shares are safe from that, and the truth lies between.
         """
-        assert request.target is not None
-        bound, metric = request.target.bound(before), request.metric
+        bound, metric = request.bound(before), request.measure
+        assert bound is not None
         blends = {
             blend: self._chooser.blended(found.sizes, blend, lambda widths: self._chooser.price(widths, metric), bound)
             for blend in _BLENDS
@@ -197,6 +208,12 @@ class PruningStage:
             notes=notes,
             by_hand=by_hand,
         )
+
+    def time_by(self, timing: LatencyPrice) -> None:
+        self._chooser.price.timing = timing
+
+    def preview(self, selection: Selection) -> nn.Module:
+        return self._pruning.carried_out(selection.sizes).model
 
     def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
         self._pruned = self._pruning.carried_out(selection.sizes)

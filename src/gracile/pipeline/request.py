@@ -4,24 +4,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal
 
-from gracile.cost import METRICS, Cost, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
-from gracile.maths.factorize import SCHEMES
+from gracile.latency import LatencyPrice
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
-from gracile.prune.widths import Scope, require_widths
-from gracile.recipe import Search, SearchKind, Target
+from gracile.prune.widths import require_widths
+from gracile.recipe import Scope, Search, SearchKind, Target, methods_of
 from gracile.scoring import Evaluate
 from gracile.search.select import require_packages
 from gracile.store import Store
-
-Pruning: TypeAlias = Literal["channel_pruning", "prune"]
-PRUNING: tuple[Pruning, ...] = get_args(Pruning)
-METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +42,9 @@ class Request:
     fine_tune_layer: FineTuneLayer | None
     store: str | Path | None
     seed: int
+    # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
+    timing: LatencyPrice | None = None
+    time_bound: float | None = None
     # A store in memory that the stages of one call share where no file is given.
     _shared: list[Store] = field(default_factory=list, repr=False)
 
@@ -54,11 +53,28 @@ class Request:
         return self.ratios_metric if self.target is None else self.target.metric
 
     @property
+    def measure(self) -> Measure:
+        """What the search bounds: the metric, or the time of a call."""
+        return self.metric if self.target is None else self.target.measure
+
+    @property
+    def timed(self) -> bool:
+        return self.measure == "latency"
+
+    def total(self, before: Cost) -> int:
+        """What the original costs, in the units of `bound`."""
+        if self.timing is not None:
+            return self.timing.total
+        return before[self.metric]
+
+    @property
     def method(self) -> str:
         return "+".join(self.methods)
 
     def bound(self, before: Cost) -> float | None:
-        """The largest admissible cost; None where the ratios are set by hand."""
+        """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
+        if self.timed:
+            return self.time_bound
         return None if self.target is None else self.target.bound(before)
 
     @contextmanager
@@ -87,7 +103,7 @@ def checked(
         value = arguments[name]
         if not callable(value) and not (value is None and name != "evaluate"):
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
-    methods = _methods(method)
+    methods = methods_of(method)
     _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
     if isinstance(arguments["exclude"], str):
         raise InputError(
@@ -110,17 +126,6 @@ def checked(
     )
 
 
-def _methods(method: object) -> tuple[str, ...]:
-    parts = method.split("+") if isinstance(method, str) else [method]
-    unknown = [part for part in parts if part not in METHODS]
-    if unknown:
-        raise InputError(
-            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
-            "'spatial_svd+channel_pruning'"
-        )
-    return tuple(str(part) for part in parts)
-
-
 def _require_ratios(target: object, ratios: object, metric: object, methods: Sequence[str]) -> None:
     if metric not in METRICS:
         raise InputError(f"ratios_metric is {metric!r}; it is one of {', '.join(METRICS)}")
@@ -135,6 +140,11 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
     if ratios is not None and len(methods) > 1:
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
+        )
+    if target is not None and target.latency is not None and len(methods) > 1:
+        raise InputError(
+            f"{'+'.join(methods)} cannot split a latency among the methods; give target=Target(macs=...), or call "
+            "compress once for each method"
         )
     if target is not None and len(methods) > 1 and isinstance(getattr(target, target.metric), str):
         raise InputError(

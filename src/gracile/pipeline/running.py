@@ -16,11 +16,13 @@ from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
+from gracile.pipeline.timed import Timed
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
 from gracile.report import Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
+from gracile.timings import LatencyReport
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Outcome:
     selection: Selection
     passes: Sequence[Record]
     report: StageReport
+    # Of a latency target.
+    latency: LatencyReport | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,7 @@ def _chained(
         share = min(1.0, total / reached if last else (total / reached) ** split)
         part = replace(
             request,
-            target=Target(**{request.metric: share}),
+            target=Target(**{request.metric: share}),  # type: ignore[arg-type]
             fine_tune=request.fine_tune if tune else None,
         )
         outcome = _carried_out(job, part, stage, current, score)
@@ -135,7 +139,11 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
     """One stage from its selection to its score."""
     clock = job.clock
     before = price(stage.graph)
-    selection = stage.select(request, before, score_before, clock)
+    timed = Timed(stage, request, original, clock) if request.timed else None
+    if timed is None:
+        selection = stage.select(request, before, score_before, clock)
+    else:
+        selection = timed.select(before, score_before)
     with clock("apply"):
         stage.carry_out(selection, request.fine_tune_layer)
     with clock("repair"):
@@ -159,4 +167,8 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
     )
-    return Outcome(stage, selection, passes, report)
+    latency = None
+    if timed is not None:
+        with clock("measure"):
+            latency = timed.report(stage.model)
+    return Outcome(stage, selection, passes, report, latency)

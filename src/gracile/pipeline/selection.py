@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
-from gracile.cost import Cost, Metric
+from gracile.cost import Cost, Measure
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
 from gracile.pipeline.clock import Clock
@@ -46,11 +46,11 @@ class Searchable(Protocol):
     # What the scores of its candidates depend on, evaluation function apart: model, data and method.
     key: Mapping[str, str]
 
-    def columns(self, metric: Metric) -> tuple[Column, ...]:
+    def columns(self, metric: Measure) -> tuple[Column, ...]:
         """Sizes, costs and residuals of every part."""
         ...
 
-    def candidates(self, column: Column, ratios: Sequence[float], metric: Metric) -> list[int]:
+    def candidates(self, column: Column, ratios: Sequence[float], metric: Measure) -> list[int]:
         """The levels of a column that candidate ratios mean."""
         ...
 
@@ -58,7 +58,7 @@ class Searchable(Protocol):
         """The ratio that a level means, as the user would give it."""
         ...
 
-    def joint_cost(self, metric: Metric) -> JointCost | None:
+    def joint_cost(self, metric: Measure) -> JointCost | None:
         """The cost of all parts together, where it is no sum over them."""
         ...
 
@@ -109,7 +109,7 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         EvaluationError: the evaluation function failed.
         StoreError: the store is damaged or belongs to another job.
     """
-    metric = request.metric
+    metric = request.measure
     with clock("decompose"):
         columns = stage.columns(metric)
     if request.search.kind in SCORED:
@@ -131,8 +131,9 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
 
 def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...], before: Cost) -> Problem:
     """The problem that the stage and the target pose."""
-    assert request.target is not None
-    joint = stage.joint_cost(request.metric)
+    bound = request.bound(before)
+    assert bound is not None
+    joint = stage.joint_cost(request.measure)
 
     def total(levels: Sequence[int]) -> int:
         assert joint is not None
@@ -140,10 +141,10 @@ def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...],
 
     return Problem(
         columns=columns,
-        fixed=before[request.metric] - sum(int(column.costs[-1]) for column in columns),
-        bound=request.target.bound(before),
-        total=before[request.metric],
-        metric=request.metric,
+        fixed=request.total(before) - sum(int(column.costs[-1]) for column in columns),
+        bound=bound,
+        total=request.total(before),
+        metric="ns of a call" if request.timed else request.metric,
         monotonic=request.search.monotonic,
         joint=None if joint is None else total,
     )

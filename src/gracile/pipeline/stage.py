@@ -7,6 +7,7 @@ from torch import nn
 
 from gracile.cost import Cost, Metric
 from gracile.graph import Graph
+from gracile.latency import LatencyPrice
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Searchable, Selection
@@ -36,6 +37,14 @@ class Stage(Searchable, Protocol):
         Raises:
             TargetError: the target cannot be reached.
         """
+        ...
+
+    def time_by(self, timing: LatencyPrice) -> None:
+        """Price parts by ``timing`` where a latency is asked for."""
+        ...
+
+    def preview(self, selection: Selection) -> nn.Module:
+        """A model with every part at its size, to be measured; `model` stays as it is."""
         ...
 
     def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:

@@ -10,7 +10,7 @@ from gracile.prune.foreign_masks import masks_of
 from gracile.prune.gathering import gather
 from gracile.prune.masks import mask, unmask
 from gracile.prune.planning import plan
-from gracile.prune.scores import scores_of
+from gracile.prune.scores import register_criterion, scores_of
 from gracile.prune.sensitivity import SensitivityTable, sensitivity
 from gracile.prune.shrinking import Speedup, from_masks, speedup
 from gracile.prune.sparsify import sparsify, sparsity_of
@@ -23,6 +23,7 @@ __all__ = [
     "mask",
     "masks_of",
     "plan",
+    "register_criterion",
     "scores_of",
     "sensitivity",
     "sparsify",

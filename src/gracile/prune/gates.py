@@ -4,6 +4,7 @@ The parameter stays the same object below its gate, so that optimizers made befo
 state_dict is keyed as before once the gate is taken away.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -42,6 +43,10 @@ class Gate(nn.Module):
         """What is assigned to the parameter is stored as it is."""
         return tensor
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies do not report to whoever watches this one."""
+        return {**self.__dict__, "tap": None}
+
     def remove(self, zeros: Tensor) -> None:
         """Put zeros here instead of where they were."""
         self.removed = zeros.to(self.removed.device)
@@ -67,10 +72,19 @@ def put_gates(model: nn.Module, removed: Mapping[str, Tensor]) -> None:
     """Put a gate on each of these parameters, under all of its names.
 
     Args:
-        removed: a parameter's name -> True where zeros belong, of size 1 along whole axes.
+        removed: a parameter's name -> True where zeros belong, of size 1 along whole axes; of several names of one
+            parameter, zeros of each.
+
+    Raises:
+        InputError: a parameter has parametrizations, of which only the result could be masked.
     """
     tensors = tensors_of(model)
-    cuts = {id(tensors[name]): zeros.to(tensors[name].device) for name, zeros in removed.items()}
+    _require_plain(model, {id(tensors[name]): name for name in removed})
+    cuts: dict[int, Tensor] = {}
+    for name, zeros in removed.items():
+        found = zeros.to(tensors[name].device)
+        before = cuts.get(id(tensors[name]))
+        cuts[id(tensors[name])] = found if before is None else before | found
     for module in list(model.modules()):
         _parametrize(module, cuts)
 
@@ -87,6 +101,12 @@ def gates_of(model: nn.Module) -> dict[str, list[Gate]]:
     return found
 
 
+def tensors_below_gates(model: nn.Module) -> dict[str, Tensor]:
+    """`gracile.graph.tensors_of` without what belongs to gates themselves."""
+    own = {id(gate.removed) for gates in gates_of(model).values() for gate in gates}
+    return {name: tensor for name, tensor in tensors_of(model).items() if id(tensor) not in own}
+
+
 def take_gates(model: nn.Module, *, keep_zeros: bool, only: Iterable[Gate] | None = None) -> None:
     """Take gates away, all or ``only`` some; the zeros become values, or what they hid stands there again.
 
@@ -99,6 +119,19 @@ def take_gates(model: nn.Module, *, keep_zeros: bool, only: Iterable[Gate] | Non
         _plain(module, keep_zeros, chosen)
 
 
+def without_gates(model: nn.Module) -> nn.Module:
+    """The model itself where it has no gates, else a copy of what is below them.
+
+    Raises:
+        InputError: a gated parameter has further parametrizations.
+    """
+    if not gates_of(model):
+        return model
+    plain = copy.deepcopy(model)
+    take_gates(plain, keep_zeros=False)
+    return plain
+
+
 def require_gates_alone(model: nn.Module) -> None:
     """Raises InputError where a gated parameter has further parametrizations."""
     for path, module in model.named_modules():
@@ -108,6 +141,16 @@ def require_gates_alone(model: nn.Module) -> None:
                     f"{child(path, name)} has parametrizations besides its mask; remove them first "
                     "with torch.nn.utils.parametrize.remove_parametrizations"
                 )
+
+
+def _require_plain(model: nn.Module, names: Mapping[int, str]) -> None:
+    lists = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    below = [names[id(tensor)] for module in lists for tensor in module._parameters.values() if id(tensor) in names]
+    if below:
+        raise InputError(
+            f"{below[0]} is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations, or "
+            "exclude its layer"
+        )
 
 
 def _parametrize(module: nn.Module, cuts: Mapping[int, Tensor]) -> None:

@@ -4,22 +4,24 @@ A gathering watches a model from its making until `close`.  `flush` ends a mini-
 `statistics` gives what was seen, by the name of the weight that it belongs to.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
 from gracile.channels import ChannelGroup
 from gracile.errors import EvaluationError, InputError
-from gracile.graph import eval_mode
+from gracile.graph import eval_mode, tensors_of
 from gracile.inputs import Calibration
+from gracile.inputs import Inputs as Arguments
 from gracile.maths import criteria
 from gracile.plan import child
 from gracile.prune.gates import Tap, gates_of, put_gates, take_gates
-from gracile.prune.scores import CRITERIA, Criterion
+from gracile.prune.scores import CRITERIA, Criterion, Named, named
 
 # From the model and one batch to the loss, a tensor of one element.
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -47,7 +49,8 @@ class Products:
 
     def _tap(self, name: str) -> Tap:
         def tap(weight: Tensor, gradient: Tensor) -> None:
-            product = (weight * gradient).float()
+            # In half precision the product of two small numbers is zero.
+            product = _at_least_single(weight) * _at_least_single(gradient)
             self._now[name] = self._now[name] + product if name in self._now else product
 
         return tap
@@ -63,17 +66,22 @@ class Products:
                 gate.tap = None
 
 
-class Taylor:
-    """The mean over mini-batches of `gracile.maths.criteria.taylor`."""
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype.itemsize < 4 else values
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+
+class Weights:
+    """The mean over mini-batches of what each says of gradient times weight, such as `criteria.taylor`."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str], of_batch: Criterion) -> None:
         self._products = Products(model, names)
+        self._of_batch = of_batch
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def flush(self) -> None:
         for name, product in self._products.taken().items():
-            seen = criteria.taylor(product)
+            seen = _checked(self._of_batch(product), product.shape, name)
             self._sums[name] = self._sums[name] + seen if name in self._sums else seen
         self._batches += 1
 
@@ -84,9 +92,13 @@ class Taylor:
         self._products.close()
 
 
-# From what a layer read, [channels, examples, positions], and its gradient where there is one, to what a batch says of
-# the channels.
-_Seeing: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
+def _checked(seen: object, shape: Iterable[int], name: str) -> Tensor:
+    """Raises InputError where a criterion of someone's own says something of another shape."""
+    wanted = list(shape)
+    if not isinstance(seen, Tensor) or list(seen.shape) != wanted:
+        got = f"the shape {list(seen.shape)}" if isinstance(seen, Tensor) else f"a {type(seen).__name__}"
+        raise InputError(f"the criterion returned {got} for what {name} saw of a mini-batch; return the shape {wanted}")
+    return seen
 
 
 class Inputs:
@@ -96,14 +108,15 @@ class Inputs:
     """
 
     def __init__(
-        self, model: nn.Module, names: Iterable[str], seeing: _Seeing, *, backward: bool, always: bool = False
+        self, model: nn.Module, names: Iterable[str], of_batch: Criterion, *, backward: bool, always: bool = False
     ) -> None:
         """Args:
-        backward: what is seen needs the gradients of the inputs.
+        of_batch: from [channels, examples, positions] to what a mini-batch says of the channels.
+        backward: it takes the products with the gradients of the loss.
         always: passes in evaluation mode and without gradients count, too.
         """
         self._model = model
-        self._seeing = seeing
+        self._of_batch = of_batch
         self._backward = backward
         self._always = always
         self._sums: dict[str, Tensor] = {}
@@ -125,15 +138,16 @@ class Inputs:
             # In place the model may change what the layer has read.
             values = _by_channel(read.detach().clone(), module, axis)
             if not self._backward:
-                self._add(name, module, self._seeing(values, None))
+                self._add(name, module, values)
             elif read.requires_grad:
                 read.register_hook(  # type: ignore[no-untyped-call]
-                    lambda gradient: self._add(name, module, self._seeing(values, _by_channel(gradient, module, axis)))
+                    lambda gradient: self._add(name, module, values * _by_channel(gradient, module, axis))
                 )
 
         return see
 
-    def _add(self, name: str, module: nn.Module, seen: Tensor) -> None:
+    def _add(self, name: str, module: nn.Module, values: Tensor) -> None:
+        seen = _checked(self._of_batch(values), values.shape[:1], name)
         weight: Any = module.weight
         shape = [1] * weight.ndim
         shape[0 if isinstance(module, _ConvTransposeNd) else 1] = -1
@@ -170,30 +184,9 @@ def _by_channel(values: Tensor, module: nn.Module, axis: int) -> Tensor:
     return moved.reshape(len(moved), moved.shape[1], -1)
 
 
-def _zeros(values: Tensor, _gradient: Tensor | None) -> Tensor:
-    return criteria.zero_share(values.flatten(1))
-
-
-def _mean(values: Tensor, _gradient: Tensor | None) -> Tensor:
-    return values.flatten(1).double().mean(1)
-
-
-def _products(values: Tensor, gradient: Tensor | None) -> Tensor:
-    assert gradient is not None
-    return criteria.activation_taylor(values * gradient)
-
-
-# Criterion -> what it makes of a layer's inputs, and whether it needs their gradients.
-_INPUTS: Mapping[str, tuple[_Seeing, bool]] = {
-    "apoz": (_zeros, False),
-    "mean_activation": (_mean, False),
-    "taylor_activation": (_products, True),
-}
-
-
 def needs_loss(criterion: object) -> bool:
     """Whether a criterion looks at gradients."""
-    return criterion in ("taylor", "taylor_activation", "obd")
+    return isinstance(criterion, str) and criterion in CRITERIA and CRITERIA[criterion].needs_loss
 
 
 def gathering_for(criterion: str, model: nn.Module, names: Iterable[str], *, always: bool = False) -> Gathering:
@@ -202,12 +195,12 @@ def gathering_for(criterion: str, model: nn.Module, names: Iterable[str], *, alw
     Raises:
         InputError: the criterion cannot be gathered while training.
     """
-    if criterion in _INPUTS:
-        seeing, backward = _INPUTS[criterion]
-        return Inputs(model, names, seeing, backward=backward, always=always)
-    if criterion == "taylor":
-        return Taylor(model, names)
-    raise InputError(f"criterion={criterion!r} gathers nothing in training; it goes with gracile.prune.plan")
+    chosen = named(criterion)
+    if chosen.of_batch is None:
+        raise InputError(f"criterion={criterion!r} gathers nothing in training; it goes with gracile.prune.plan")
+    if chosen.sees == "weight_products":
+        return Weights(model, names, chosen.of_batch)
+    return Inputs(model, names, chosen.of_batch, backward=chosen.needs_loss, always=always)
 
 
 def gather(
@@ -224,34 +217,55 @@ def gather(
     Args:
         model: left as it is.
         names: the tensors that the units to score cut.
+        batches: what ``loss`` takes; without it what the model takes, as `gracile.prune.plan` has its example inputs.
         loss: from the model and a batch to the loss, for criteria that look at gradients; others run the batch.
 
     Raises:
-        InputError: a loss is needed and missing.
+        InputError: a loss is needed and missing, the criterion looks at no data, or there is no batch.
         EvaluationError: the loss is not a finite tensor of one element that has a gradient.
     """
     chosen = list(names)
-    if needs_loss(criterion) and loss is None:
-        raise InputError(
-            f"criterion={criterion!r} looks at gradients: give loss, a function from the model and a batch to the loss"
-        )
+    kind = _required(model, chosen, criterion, loss)
     if criterion == "obd":
         assert loss is not None
         return _saliencies(model, chosen, batches, loss, seed)
-    gated = criterion == "taylor"
-    parameters = dict(model.named_parameters())
-    if gated:
-        put_gates(model, {name: _nothing(parameters[name]) for name in chosen if name in parameters})
+    before = {id(gate) for gates in gates_of(model).values() for gate in gates}
+    if kind.sees == "weight_products":
+        put_gates(model, {name: _nothing(weight) for name, weight in _parameters(model, chosen).items()})
     try:
         gathering = gathering_for(criterion, model, chosen, always=True)
         try:
-            _run(model, gathering, batches, loss if needs_loss(criterion) else None)
+            _run(model, gathering, batches, loss if kind.needs_loss else None)
             return gathering.statistics()
         finally:
             gathering.close()
     finally:
-        if gated:
-            take_gates(model, keep_zeros=False)
+        # Masks of the model's own stay.
+        own = [gate for gates in gates_of(model).values() for gate in gates if id(gate) not in before]
+        take_gates(model, keep_zeros=False, only=own)
+
+
+def _required(model: nn.Module, names: list[str], criterion: str, loss: Loss | None) -> Named:
+    """The criterion of that name; raises InputError where it does not look at data, or lacks what it needs."""
+    kind = named(criterion)
+    if not kind.needs_data or criterion == "movement":
+        learned = " but at training: take gracile.prepare" if criterion == "movement" else ": nothing is to be gathered"
+        raise InputError(f"criterion={criterion!r} does not look at batches{learned}")
+    if kind.needs_loss and loss is None:
+        raise InputError(
+            f"criterion={criterion!r} looks at gradients: give loss, a function from the model and a batch to the loss"
+        )
+    unknown = sorted(set(names) - set(tensors_of(model)))
+    if unknown:
+        raise InputError(f"the model has no parameter {unknown[0]!r}; model.state_dict() lists them")
+    return kind
+
+
+def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters among these tensors that have no gate yet."""
+    tensors, gated = tensors_of(model), gates_of(model)
+    chosen = {name: tensors[name] for name in names if name not in gated}
+    return {name: tensor for name, tensor in chosen.items() if isinstance(tensor, nn.Parameter)}
 
 
 def seen_on(
@@ -282,15 +296,25 @@ def _nothing(parameter: Tensor) -> Tensor:
 
 def _run(model: nn.Module, gathering: Gathering, batches: Iterable[Any], loss: Loss | None) -> None:
     with eval_mode(model), _gradients_kept(model):
-        for batch in batches:
+        for batch in _some(batches):
             if loss is None:
                 with torch.no_grad():
-                    batch.call(model)
+                    Arguments.of(batch).call(model)
             else:
                 with torch.enable_grad():
                     value = checked_loss(loss(model, batch))
                     torch.autograd.backward(value, inputs=[p for p in model.parameters() if p.requires_grad])
             gathering.flush()
+
+
+def _some(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; raises InputError where there is none."""
+    count = 0
+    for batch in batches:
+        count += 1
+        yield batch
+    if not count:
+        raise InputError("there is no batch; a generator that is used up has none left: give a list or a DataLoader")
 
 
 class _gradients_kept:  # noqa: N801 - used as a function
@@ -313,7 +337,10 @@ def checked_loss(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise EvaluationError(f"loss returned {value!r}; return a tensor of one element, as a loss function of torch")
     if not value.requires_grad:
-        raise EvaluationError("loss returned a tensor without a gradient; compute it from the model's outputs")
+        raise EvaluationError(
+            "loss returned a tensor without a gradient; compute it from the model's outputs, outside "
+            "torch.no_grad(), and let the parameters require gradients"
+        )
     if not bool(value.detach().isfinite()):
         raise EvaluationError(f"loss returned {value.item()}; give batches on which it is finite")
     return value.reshape(())
@@ -324,27 +351,36 @@ def _saliencies(model: nn.Module, names: list[str], batches: Iterable[Any], loss
 
     E[v * (H v)] over signs v is the diagonal of H (Bekas et al. 2007); one draw a batch.
     """
-    known = dict(model.named_parameters())
-    parameters = {name: known[name] for name in names if name in known and known[name].requires_grad}
+    known = tensors_of(model)
+    parameters = {name: known[name] for name in names if isinstance(known[name], nn.Parameter)}
+    parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     generator = torch.Generator().manual_seed(seed)
     sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     count = 0
-    with eval_mode(model), torch.enable_grad():
-        for batch in batches:
+    # The fused kernels of attention have no second derivative.
+    with eval_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        for batch in _some(batches):
             value = checked_loss(loss(model, batch))
-            gradients = torch.autograd.grad(value, list(parameters.values()), create_graph=True, allow_unused=True)
-            used = {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad}
-            signs = {name: _signs(parameters[name], generator) for name in used}
-            inner = torch.stack([(used[name] * signs[name]).sum() for name in used]).sum()
-            seconds = torch.autograd.grad(inner, [parameters[name] for name in used], allow_unused=True)
-            for name, second in zip(used, seconds, strict=True):
-                if second is not None:
-                    sums[name] += signs[name] * second
+            for name, second in _times_signs(value, parameters, generator).items():
+                sums[name] += second
             count += 1
     return {
-        name: criteria.optimal_brain_damage(parameters[name].detach(), total / max(1, count))
-        for name, total in sums.items()
+        name: criteria.optimal_brain_damage(parameters[name].detach(), total / count) for name, total in sums.items()
     }
+
+
+def _times_signs(value: Tensor, parameters: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Signs v times H v, of the parameters on which the gradient depends; of the others it is zero."""
+    if not parameters:
+        return {}
+    gradients = torch.autograd.grad(value, list(parameters.values()), create_graph=True, allow_unused=True)
+    used = {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None and g.requires_grad}
+    if not used:
+        return {}
+    signs = {name: _signs(parameters[name], generator) for name in used}
+    inner = torch.stack([(used[name] * signs[name]).sum() for name in used]).sum()
+    seconds = torch.autograd.grad(inner, [parameters[name] for name in used], allow_unused=True)
+    return {name: signs[name] * second for name, second in zip(used, seconds, strict=True) if second is not None}
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,12 +9,12 @@ from torch import nn
 
 from gracile import channels
 from gracile.channels import ChannelGroup, ChannelGroups, Grouped, Heads
-from gracile.cost import price
+from gracile.cost import Measure, price
 from gracile.cutting import Cut, cut
 from gracile.errors import InputError
 from gracile.graph import Graph, bare_name, capture
 from gracile.inputs import Calibration, ExampleInputs
-from gracile.patterns import matching
+from gracile.patterns import matching, require_patterns
 from gracile.plan import Plan
 from gracile.prune.consumers import consumers_of, read_by
 from gracile.prune.gathering import Loss, needs_loss, seen_on
@@ -26,7 +26,6 @@ from gracile.prune.widths import (
     Choices,
     Price,
     RoundTo,
-    Scope,
     Widths,
     by_cost,
     by_shares,
@@ -35,7 +34,7 @@ from gracile.prune.widths import (
     require_fraction,
     require_widths,
 )
-from gracile.recipe import Target
+from gracile.recipe import Scope, Target
 from gracile.reconstruct import free_layers
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,7 @@ def plan(
     scope: Scope = "layer",
     round_to: RoundTo = "auto",
     max_sparsity: float = 0.9,
+    include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     heads: Heads = "whole",
     grouped: Grouped = "position",
@@ -73,7 +73,8 @@ def plan(
         round_to: widths land on multiples of this; "auto" takes multiples of 16 in groups of 64 channels or more and
             of 8 from 32, which kernels like, and any width below.
         max_sparsity: at most this share of a group goes, and never all of it.
-        exclude: shell patterns of groups and of layers whose outputs stay as they are.
+        include: shell patterns of groups, and of layers whose outputs may go: the others stay; all where left out.
+        exclude: shell patterns of groups and of layers whose outputs stay as they are, even where included.
         heads: "whole" removes whole attention heads, "dimension" the same dimensions of every head.
         grouped: "position" removes the same positions in every group of a grouped convolution, "group" whole groups.
         calibration: unlabelled inputs for the criteria that need them; with ``loss`` batches as it takes them.
@@ -94,7 +95,7 @@ def plan(
     require_criterion(criterion, scope, calibrated=calibration is not None, loss=loss)
     require_widths(round_to, max_sparsity)
     graph = capture(model, example_inputs)
-    prunable = find_groups(graph, exclude=exclude, heads=heads, grouped=grouped)
+    prunable = find_groups(graph, include=include, exclude=exclude, heads=heads, grouped=grouped)
     for note in prunable.notes:
         log.warning("%s", note)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
@@ -170,6 +171,7 @@ class Prunable:
 def find_groups(
     graph: Graph,
     *,
+    include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     heads: Heads = "whole",
     grouped: Grouped = "position",
@@ -179,22 +181,26 @@ def find_groups(
     Raises:
         InputError: an argument is wrong.
     """
-    if isinstance(exclude, str):
-        raise InputError(f"exclude is the text {exclude!r}; give a list of patterns: [{exclude!r}]")
+    require_patterns(include=include, exclude=exclude)
     found = channels.channel_groups(graph, heads=heads, grouped=grouped)
     skipped = {group.name: "a single channel" for group in found.groups if group.channels < 2}
     names = {group.name: {group.name, *_output_layers(graph, group)} for group in found.groups}
     every = sorted({name for layers in names.values() for name in layers} | set(graph.modules))
-    matched = matching(exclude, every)
+    matched, wanted = matching(exclude, every), matching(("*",) if include is None else include, every)
     for group, layers in names.items():
         hits = [matched.names[layer] for layer in sorted(layers) if layer in matched.names]
         if hits:
             skipped[group] = f"excluded by {hits[0]!r}"
+        elif not layers & wanted.names.keys():
+            skipped[group] = f"not among include={list(include or ())}"
     return Prunable(
         found,
         tuple(group for group in found.groups if group.name not in skipped),
         skipped,
-        tuple(f"exclude: {pattern!r} matches no layer" for pattern in matched.unmatched),
+        (
+            *(f"exclude: {pattern!r} matches no layer" for pattern in matched.unmatched),
+            *(f"include: {pattern!r} matches no layer" for pattern in wanted.unmatched),
+        ),
     )
 
 
@@ -267,10 +273,18 @@ class Chooser:
             require_fraction("sparsity", sparsity)
             return by_sparsity(left, self._rankings, self._scope, sparsity) if left else {}
         assert target is not None
+        return self.within(target.metric, target.bound(price(self._graph)), stubborn)
+
+    def within(self, measure: Measure, bound: float, stubborn: Iterable[str] = ()) -> Widths:
+        """The width of each group for a cost of at most ``bound``; those of ``stubborn`` stay whole.
+
+        Raises:
+            TargetError: the bound cannot be reached.
+        """
+        left = [choice for name, choice in self.choices.items() if name not in set(stubborn)]
         if not left:
             return {}
-        bound, metric = target.bound(price(self._graph)), target.metric
-        return by_cost(left, self._rankings, self._scope, lambda widths: self.price(widths, metric), bound)
+        return by_cost(left, self._rankings, self._scope, lambda widths: self.price(widths, measure), bound)
 
     def _by_patterns(self, left: Sequence[Choices], sparsities: Mapping[str, float]) -> Widths:
         for pattern, value in sparsities.items():

@@ -4,7 +4,7 @@ Every axis of every tensor that matters for a cost is an affine function of the 
 plus, for each group, the positions that a channel takes along it times the channels that stay.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gracile.channels import ChannelGroups, axis_components
-from gracile.cost import COUNTERS, Metric
+from gracile.cost import COUNTERS, Measure, Operation
 from gracile.graph import Graph, Node, Spec, bare_name
 
 Floats = npt.NDArray[np.float64]
 
 
 class WidthPrice:
-    """MACs, parameters and bytes as a function of how many channels each group keeps."""
+    """MACs, parameters and bytes as a function of how many channels each group keeps; and, with `timing`, time."""
+
+    # The operations of the model -> nanoseconds of a call.
+    timing: Callable[[Sequence[Operation]], int] | None = None
 
     def __init__(self, graph: Graph, groups: ChannelGroups) -> None:
         self._graph = graph
@@ -30,7 +33,7 @@ class WidthPrice:
         self._counted = [node for node in graph.calls if bare_name(node.op) in COUNTERS]
         self._memory: dict[tuple[object, ...], int] = {}
 
-    def __call__(self, kept: Mapping[str, int], metric: Metric) -> int:
+    def __call__(self, kept: Mapping[str, int], metric: Measure) -> int:
         """The cost with ``kept`` channels in each group; groups that are not listed stay whole."""
         widths = self._full.copy()
         for place, name in enumerate(self._names):
@@ -40,23 +43,23 @@ class WidthPrice:
             self._memory[key] = self._price(widths, metric)
         return self._memory[key]
 
-    def _price(self, widths: npt.NDArray[np.int64], metric: Metric) -> int:
+    def _price(self, widths: npt.NDArray[np.int64], metric: Measure) -> int:
         shapes = self._sizes.at(widths)
+        if metric == "latency":
+            assert self.timing is not None, "a latency target sets it"
+            return self.timing(self._operations(shapes))
         if metric == "macs":
-            return self._macs(shapes)
+            return sum(operation.macs for operation in self._operations(shapes)) // self._graph.batch
         return sum(
             prod(shapes[name]) * (spec.dtype.itemsize if metric == "bytes" else 1)
             for name, spec in self._graph.tensors.items()
             if (name in self._graph.parameters if metric == "params" else name not in self._graph.transient)
         )
 
-    def _macs(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    def _operations(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Operation]:
         nodes = _Resized(self._graph.nodes, shapes)
         graph = replace(self._graph, nodes=nodes)
-        return (
-            sum(COUNTERS[bare_name(node.op)](graph, nodes[node.name]).macs for node in self._counted)
-            // self._graph.batch
-        )
+        return [COUNTERS[bare_name(node.op)](graph, nodes[node.name]) for node in self._counted]
 
 
 class _Resized(Mapping[str, Node]):

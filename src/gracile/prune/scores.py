@@ -23,9 +23,9 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 # A criterion of one's own: from the float64 weights of one tensor, [units, elements], to scores [units]; larger
 # means keep.
 Criterion: TypeAlias = Callable[[Tensor], Tensor]
-# What a criterion looks at: weights, the scales of batch-norms, nothing; or what was seen of the weights on data: what
-# the layers read ("inputs"), or what the loss says of each weight ("weights_in_training").
-Sees = Literal["weights", "batch_norm", "nothing", "inputs", "weights_in_training"]
+# What a criterion looks at: weights, the scales of batch-norms, nothing; or what is seen on data: what the layers read,
+# that times the gradient of the loss, each weight times its gradient, or the diagonal of the Hessian.
+Sees = Literal["weights", "batch_norm", "nothing", "inputs", "input_products", "weight_products", "curvatures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +40,95 @@ class Named:
     # of their magnitudes first, so that tensors of other sizes and scales count alike, and the mean is taken; "sum" and
     # "mean" take them as they are, for scores that mean the same everywhere.
     joined: Literal["relative", "sum", "mean"] = "relative"
+    # What a mini-batch says, averaged over them before the formula takes it: of inputs and their products, [channels,
+    # examples, positions], a number for each channel; of products of weights one for each weight.
+    of_batch: Criterion | None = None
 
     @property
     def needs_data(self) -> bool:
-        return self.sees in ("inputs", "weights_in_training")
+        return self.sees in ("inputs", "input_products", "weight_products", "curvatures")
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether it looks at gradients."""
+        return self.needs_data and self.sees != "inputs"
 
 
 def _drawing_nothing(formula: Criterion) -> Callable[[Tensor, Generator], Tensor]:
     return lambda matrix, _generator: formula(matrix)
 
 
-# A new criterion: its formula in ``maths/criteria.py``, one line here.  What those that need data look at is gathered
-# by the class of the same name in ``prune/gathering.py``.
-CRITERIA: Mapping[str, Named] = MappingProxyType(
-    {
-        "l1": Named(_drawing_nothing(criteria.l1)),
-        "l2": Named(_drawing_nothing(criteria.l2)),
-        "fpgm": Named(_drawing_nothing(criteria.fpgm)),
-        "bn_scale": Named(_drawing_nothing(criteria.batch_norm_scale), "batch_norm"),
-        "random": Named(criteria.random, "nothing"),
-        "apoz": Named(_drawing_nothing(lambda shares: 1 - criteria.average(shares)), "inputs", "mean"),
-        "mean_activation": Named(_drawing_nothing(criteria.average), "inputs"),
-        "taylor_activation": Named(_drawing_nothing(criteria.average), "inputs"),
-        "taylor": Named(_drawing_nothing(criteria.total), "weights_in_training", "sum"),
-        "obd": Named(_drawing_nothing(criteria.total), "weights_in_training", "sum"),
-        "movement": Named(_drawing_nothing(criteria.total), "weights_in_training", "sum"),
-    }
-)
+def _flat(of_batch: Criterion) -> Criterion:
+    """A function of [channels, examples x positions] as one of [channels, examples, positions]."""
+    return lambda values: of_batch(values.flatten(1))
+
+
+_AVERAGE = _drawing_nothing(criteria.average)
+_TOTAL = _drawing_nothing(criteria.total)
+
+# A new criterion: its formula in ``maths/criteria.py``, one line here.
+_CRITERIA = {
+    "l1": Named(_drawing_nothing(criteria.l1)),
+    "l2": Named(_drawing_nothing(criteria.l2)),
+    "fpgm": Named(_drawing_nothing(criteria.fpgm)),
+    "bn_scale": Named(_drawing_nothing(criteria.batch_norm_scale), "batch_norm"),
+    "random": Named(criteria.random, "nothing"),
+    "apoz": Named(
+        _drawing_nothing(lambda shares: 1 - criteria.average(shares)), "inputs", "mean", _flat(criteria.zero_share)
+    ),
+    "mean_activation": Named(_AVERAGE, "inputs", of_batch=_flat(criteria.average)),
+    "taylor_activation": Named(_AVERAGE, "input_products", of_batch=criteria.activation_taylor),
+    "taylor": Named(_TOTAL, "weight_products", "sum", criteria.taylor),
+    "obd": Named(_TOTAL, "curvatures", "sum"),
+    "movement": Named(_TOTAL, "weight_products", "sum"),
+}
+BUILT_IN = frozenset(_CRITERIA)
+CRITERIA: Mapping[str, Named] = MappingProxyType(_CRITERIA)
+
+
+def is_own(criterion: object) -> bool:
+    """Whether a criterion is a function of someone's own, named or not."""
+    return not isinstance(criterion, str) or (criterion in CRITERIA and criterion not in BUILT_IN)
+
+
+def register_criterion(
+    name: str,
+    formula: Criterion,
+    *,
+    sees: Literal["weights", "batch_norm", "inputs", "input_products", "weight_products"] = "weights",
+) -> None:
+    """Give a criterion of one's own a name, which `gracile.prune.plan`, `compress` and `Pruning` then take.
+
+    A function of weights alone needs no name: it can be given itself.  `gracile.testing.check_criterion` tests one.
+
+    Args:
+        name: none of gracile's own; one given before is replaced.
+        formula: of "weights" and "batch_norm" (the scales) from a matrix [channels, elements] of one tensor to scores
+            [channels].  Of "inputs", what a layer reads, and "input_products", that times the gradient of the loss,
+            from [channels, examples, positions] of a mini-batch to [channels]; it is averaged over mini-batches.  Of
+            "weight_products", weight times gradient, from one mini-batch's to as many numbers in the same shape, which
+            are averaged over mini-batches and added up over the weights of a channel.  Larger means keep.
+
+    Raises:
+        InputError: the name is taken, or an argument is of the wrong kind.
+    """
+    if not isinstance(name, str) or not name or name in (*BUILT_IN, "auto", "elimination", "lasso"):
+        raise InputError(f"a criterion cannot be registered as {name!r}; give a text that names none of gracile's own")
+    if not callable(formula):
+        raise InputError(
+            f"the formula of {name!r} is a {type(formula).__name__}; give a function from tensor to tensor"
+        )
+    match sees:
+        case "weights" | "batch_norm":
+            _CRITERIA[name] = Named(_drawing_nothing(formula), sees)
+        case "inputs" | "input_products":
+            _CRITERIA[name] = Named(_AVERAGE, sees, of_batch=formula)
+        case "weight_products":
+            _CRITERIA[name] = Named(_TOTAL, sees, "sum", formula)
+        case _:
+            raise InputError(
+                f"sees is {sees!r}; it is 'weights', 'batch_norm', 'inputs', 'input_products' or 'weight_products'"
+            )
 
 
 @torch.no_grad()
@@ -176,15 +238,15 @@ class _Source:
         values = self._statistics if criterion.needs_data else self._tensors
         return [
             (name, _finite(name, matrix.double()))
-            for name in self._seen(units, criterion.sees)
+            for name in self._seen(units, criterion)
             for matrix in units.matrices(name, values[name].detach())
         ]
 
-    def _seen(self, units: Units, sees: Sees) -> list[str]:
+    def _seen(self, units: Units, criterion: Named) -> list[str]:
         names = list(units.tensors)
-        if sees == "batch_norm":
+        if criterion.sees == "batch_norm":
             return [name for name in names if name in self._scales]
-        if sees in ("inputs", "weights_in_training"):
+        if criterion.needs_data:
             return [name for name in names if name in self._statistics]
         parameters = [name for name in names if name in self._parameters]
         matrices = [name for name in parameters if self._tensors[name].ndim > 1]

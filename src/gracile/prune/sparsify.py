@@ -4,23 +4,27 @@ Masks leave the tensors as large as they are: a model gets smaller or faster onl
 on a runtime with kernels for sparse weights.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gracile.errors import InputError
-from gracile.graph import tensors_of
+from gracile.graph import tensors_of, ties_of
 from gracile.maths.sparse import keep_balanced, keep_globally, keep_largest, keep_n_of_m
-from gracile.patterns import matching
+from gracile.patterns import matching, require_patterns
 from gracile.plan import child
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Blocks
-from gracile.prune.widths import Scope, require_fraction
+from gracile.prune.widths import require_fraction
+from gracile.recipe import Scope
+
+log = logging.getLogger(__name__)
 
 # What goes as one: a weight, the weights of an output or an input, a block of these sizes along the first axes (-1 for
 # a whole axis), or single weights so that N of M neighbours along the inputs stay, as "2:4".
@@ -52,6 +56,10 @@ class Masking:
                 f"granularity is {kind!r}; it is 'element', 'output', 'input', the sizes of a block as (4, 1), or N of "
                 "M as '2:4'; whole channels are removed by gracile.prune.plan"
             )
+        if self.scope not in get_args(Scope):
+            raise InputError(f"scope is {self.scope!r}; it is {' or '.join(map(repr, get_args(Scope)))}")
+        if isinstance(self.max_sparsity, bool) or not 0 <= self.max_sparsity <= 1:
+            raise InputError(f"max_sparsity is {self.max_sparsity!r}; it is the most of a tensor that goes, in [0, 1]")
         if self.tile is not None and (kind != "element" or self.scope == "global"):
             raise InputError(f"tile={self.tile} balances elements within layers: it goes with granularity='element'")
         if self.n_of_m is not None and self.scope == "global":
@@ -76,10 +84,23 @@ class Masking:
         """The units of the weight ``tensor`` of ``module``.
 
         Raises:
-            InputError: blocks do not divide the tensor.
+            InputError: blocks, tiles or N of M do not divide the tensor.
         """
         shape = tuple(value.shape)
         outputs = 1 if isinstance(module, _ConvTransposeNd) else 0
+        if self.n_of_m is not None and shape[1 - outputs] % self.n_of_m[1]:
+            raise InputError(
+                f"granularity={self.granularity!r} needs inputs that {self.n_of_m[1]} divides, and {tensor} of the "
+                f"shape {list(shape)} has {shape[1 - outputs]}; exclude its layer"
+            )
+        if self.tile is not None and (
+            len(self.tile) > len(shape)
+            or any(size < 1 or axis % size for axis, size in zip(shape[::-1], self.tile[::-1], strict=False))
+        ):
+            raise InputError(
+                f"tiles of {list(self.tile)} do not divide {tensor} of the shape {list(shape)}; take sizes that divide "
+                "its last axes, or exclude its layer"
+            )
         match self.granularity:
             case "output":
                 block = tuple(1 if axis == outputs else -1 for axis in range(len(shape)))
@@ -89,7 +110,7 @@ class Masking:
                 block = self.granularity
             case _:
                 block = (1,) * len(shape)
-        return Blocks.of(tensor, shape, block)
+        return Blocks.of(tensor, shape, block, inputs=1 - outputs)
 
     def gone(
         self, units: Sequence[Blocks], scores: Mapping[str, Scores], sparsities: Mapping[str, float]
@@ -97,17 +118,14 @@ class Masking:
         """Units' name -> True [count] for those that go at these sparsities.
 
         Raises:
-            InputError: tiles or N of M do not divide a tensor, or a global scope has several sparsities.
+            InputError: a global scope has several sparsities.
         """
         found = {item.name: torch.from_numpy(scores[item.name]) for item in units}
         if self.scope == "global":
-            several = set(sparsities.values())
-            if len(several) > 1:
-                raise InputError(f"scope='global' has one sparsity for all layers, not {sorted(several)}")
             kept = keep_globally(
                 [found[item.name] for item in units],
                 [item.elements for item in units],
-                several.pop(),
+                self.one_of(sparsities),
                 self.max_sparsity,
             )
             return {item.name: ~keep.flatten() for item, keep in zip(units, kept, strict=True)}
@@ -116,12 +134,20 @@ class Masking:
             for item in units
         }
 
+    @staticmethod
+    def one_of(sparsities: Mapping[str, float]) -> float:
+        """The sparsity of all layers together; raises InputError where there are several."""
+        several = set(sparsities.values())
+        if len(several) > 1:
+            raise InputError(f"scope='global' has one sparsity for all layers, not {sorted(several)}")
+        return several.pop()
+
     def _kept(self, item: Blocks, scores: Tensor, sparsity: float) -> Tensor:
         if self.n_of_m is not None:
             kept, of = self.n_of_m
             # While the sparsity grows, more stay.
             staying = max(kept, of - int(of * sparsity + 1e-9))
-            return keep_n_of_m(item.grid(scores).movedim(1, -1), staying, of).movedim(-1, 1)
+            return keep_n_of_m(item.grid(scores).movedim(item.inputs, -1), staying, of).movedim(-1, item.inputs)
         if self.tile is not None:
             return keep_balanced(item.grid(scores), self.tile, sparsity)
         return keep_largest(scores, sparsity)
@@ -136,6 +162,7 @@ def sparsify(
     criterion: str | Criterion = "l1",
     scope: Scope = "layer",
     max_sparsity: float = 1.0,
+    include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     seed: int = 0,
     statistics: Mapping[str, Tensor] | None = None,
@@ -152,11 +179,12 @@ def sparsify(
         criterion: see `gracile.prune.plan`; of single elements "l1" is the magnitude (Han et al. 2015).
         scope: "layer" masks the same share of each layer, "global" the units of least worth in all.
         max_sparsity: at most this share of a layer goes.
-        exclude: shell patterns of modules that stay as they are.
+        include: shell patterns of modules: the others stay as they are; all where left out.
+        exclude: shell patterns of modules that stay as they are, even where included.
         statistics: for criteria that need data, from `gracile.prune.gather`.
 
     Returns:
-        Parameter name -> True where values stay, in the parameter's shape.
+        Parameter name -> True where values stay, in the parameter's shape; tied ones under their first name.
 
     Raises:
         InputError: an argument is wrong, or blocks do not divide a tensor.
@@ -164,7 +192,7 @@ def sparsify(
     masking = Masking(
         granularity=granularity, tile=None if tile is None else tuple(tile), scope=scope, max_sparsity=max_sparsity
     )
-    shares = layer_sparsities(model, sparsity, masking, exclude)
+    shares = layer_sparsities(model, sparsity, masking, include=include, exclude=exclude)
     units = blocks_of(model, masking, shares)
     require_blocks_criterion(criterion, masking)
     scores = scores_of_units(model, None, units, criterion, seed, statistics)
@@ -172,15 +200,19 @@ def sparsify(
 
 
 def layer_sparsities(
-    model: nn.Module, sparsity: float | Mapping[str, float] | None, masking: Masking, exclude: Sequence[str] = ()
+    model: nn.Module,
+    sparsity: float | Mapping[str, float] | None,
+    masking: Masking,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> dict[str, float]:
-    """The weight's name -> the share of it that goes, tied weights once.
+    """The weight's name -> the share of it that goes; tied weights once, under their first name.
 
     Raises:
-        InputError: a sparsity is out of range, or nothing matches.
+        InputError: a sparsity is out of range, nothing matches, or a global scope has several sparsities.
     """
-    if isinstance(exclude, str):
-        raise InputError(f"exclude is the text {exclude!r}; give a list of patterns: [{exclude!r}]")
+    require_patterns(include=include, exclude=exclude)
     if masking.n_of_m is not None:
         if sparsity is not None and not isinstance(sparsity, Mapping):
             raise InputError(f"granularity={masking.granularity!r} says the sparsity itself; leave sparsity out")
@@ -193,19 +225,28 @@ def layer_sparsities(
         require_fraction(f"sparsity[{pattern!r}]" if isinstance(sparsity, Mapping) else "sparsity", value)
     usual = isinstance(sparsity, Mapping)
     names = [path for path, module in weighted.items() if usual or isinstance(module, nn.Linear | _ConvNd)]
-    chosen = matching(patterns, names).names
-    left = matching(exclude, list(weighted)).names
-    found, taken = {}, set()
-    for path, pattern in chosen.items():
-        weight = id(tensors_of(weighted[path])["weight"])
-        if path not in left and weight not in taken:
-            taken.add(weight)
-            found[child(path, "weight")] = patterns[pattern]
+    chosen, excluded = matching(patterns, names), matching(exclude, list(weighted))
+    included = matching(("*",) if include is None else include, names)
+    for pattern in (*(chosen.unmatched if usual else ()), *included.unmatched, *excluded.unmatched):
+        log.warning("%r matches no layer with a weight", pattern)
+    ties = ties_of(model)
+    weights = {path: child(path, "weight") for path in weighted}
+    first = {path: ties.get(name, name) for path, name in weights.items()}
+    # What stays under one of its names stays under all.
+    left = {first[path] for path in excluded.names}
+    found = {
+        first[path]: patterns[pattern]
+        for path, pattern in reversed(chosen.names.items())
+        if path in included.names and first[path] not in left
+    }
+    found = {name: found[name] for name in first.values() if name in found}
     if not found:
         raise InputError(
-            f"no layer with a weight is left for sparsity={sparsity!r} and exclude={list(exclude)}; there are "
-            f"{', '.join(weighted) or 'none'}"
+            f"no layer with a weight is left for sparsity={sparsity!r}, include={include!r} and "
+            f"exclude={list(exclude)}; there are {', '.join(weighted) or 'none'}"
         )
+    if masking.scope == "global":
+        masking.one_of(found)
     return found
 
 
@@ -223,7 +264,7 @@ def blocks_of(model: nn.Module, masking: Masking, names: Iterable[str]) -> list[
 def require_blocks_criterion(criterion: str | Criterion, masking: Masking) -> None:
     """Raises InputError where a criterion says nothing of the units."""
     chosen = named(criterion)
-    if chosen.sees in ("batch_norm", "inputs"):
+    if chosen.sees in ("batch_norm", "inputs", "input_products"):
         raise InputError(
             f"criterion={criterion!r} is about whole channels: take gracile.prune.plan, or 'l1' for elements"
         )

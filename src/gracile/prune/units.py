@@ -87,9 +87,11 @@ class Blocks:
     shape: tuple[int, ...]
     # The size of a block along each axis.
     block: tuple[int, ...]
+    # The axis of what the layer reads.
+    inputs: int = 1
 
     @classmethod
-    def of(cls, tensor: str, shape: tuple[int, ...], block: tuple[int, ...]) -> "Blocks":
+    def of(cls, tensor: str, shape: tuple[int, ...], block: tuple[int, ...], inputs: int = 1) -> "Blocks":
         """Blocks of these sizes along the first axes; -1, and axes that are not named, stand for whole axes.
 
         Raises:
@@ -104,7 +106,7 @@ class Blocks:
                 f"blocks of {list(block)} do not divide {tensor} of the shape {list(shape)}; take sizes that divide "
                 "its axes, -1 for a whole axis, or exclude the layer"
             )
-        return cls(tensor, shape, whole)
+        return cls(tensor, shape, whole, inputs)
 
     @property
     def name(self) -> str:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from gracile.channels import ChannelGroup
 from gracile.errors import InputError, TargetError
 from gracile.prune.ranking import Ranking
+from gracile.recipe import Scope
 
-Scope = Literal["layer", "global"]
 RoundTo: TypeAlias = int | Literal["auto"]
 Widths: TypeAlias = dict[str, int]
 # The cost of the model with these widths.

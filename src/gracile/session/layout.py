@@ -13,13 +13,14 @@ from gracile.cutting import cut
 from gracile.errors import InputError
 from gracile.graph import Graph, bare_name, tensors_of
 from gracile.plan import Plan
+from gracile.prune.gates import without_gates
 from gracile.prune.planning import Chooser, Prunable, find_groups
 from gracile.prune.ranking import Ranking, first_to_go
 from gracile.prune.scores import Criterion, Scores
 from gracile.prune.sparsify import Masking, blocks_of, keep_masks, layer_sparsities, require_blocks_criterion
 from gracile.prune.units import Blocks, Channels, Units
-from gracile.prune.widths import RoundTo, Scope
-from gracile.recipe import Target
+from gracile.prune.widths import RoundTo
+from gracile.recipe import Scope, Target
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,13 @@ class ChannelLayout:
         scope: Scope,
         round_to: RoundTo,
         max_sparsity: float,
+        include: Sequence[str] | None,
         exclude: Sequence[str],
         heads: Heads,
         grouped: Grouped,
     ) -> None:
         self._graph = graph
-        found = find_groups(graph, exclude=exclude, heads=heads, grouped=grouped)
+        found = find_groups(graph, include=include, exclude=exclude, heads=heads, grouped=grouped)
         for note in found.notes:
             log.warning("%s", note)
         self._prunable = _without_stubborn(model, graph, found)
@@ -112,7 +114,9 @@ class ChannelLayout:
 
 def _without_stubborn(model: nn.Module, graph: Graph, found: Prunable) -> Prunable:
     """Without the groups that the model's code does not follow, found by cutting one channel of each."""
-    trial = cut(model, graph, found.found, {group.name: [0] for group in found.groups}, verify=False)
+    # A program reads what is below the gates of other parts and of masks, which the model itself does not.
+    plain = without_gates(model)
+    trial = cut(plain, graph, found.found, {group.name: [0] for group in found.groups}, verify=False)
     for name, reason in trial.dropped.items():
         log.warning("%s is not pruned: %s", name, reason)
     return found.skipping(trial.dropped)
@@ -126,6 +130,7 @@ class BlockLayout:
         model: nn.Module,
         masking: Masking,
         sparsity: float | Mapping[str, float] | None,
+        include: Sequence[str] | None,
         exclude: Sequence[str],
         criterion: str | Criterion,
         threshold: float | None,
@@ -135,7 +140,7 @@ class BlockLayout:
         self._masking = masking
         # A threshold finds the sparsities itself.
         asked = 0.0 if sparsity is None and threshold is not None else sparsity
-        self.final: Mapping[str, float] = layer_sparsities(model, asked, masking, exclude)
+        self.final: Mapping[str, float] = layer_sparsities(model, asked, masking, include=include, exclude=exclude)
         self.units: tuple[Blocks, ...] = tuple(blocks_of(model, masking, self.final))
 
     def tensors(self, units: Units) -> tuple[str, ...]:

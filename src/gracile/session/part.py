@@ -9,7 +9,11 @@ from gracile.plan import Plan
 
 
 class Part(Protocol):
-    """One thing that happens to a model while it trains: hooks, masks, a term of the loss."""
+    """One thing that happens to a model while it trains: hooks, masks, a term of the loss.
+
+    A part may have two methods more: ``settle()``, called on all parts before the first ``finalize``, makes its zeros
+    values of the model; ``withdraw()``, in place of ``finalize`` where a run cannot be prepared, undoes everything.
+    """
 
     def penalty(self) -> Tensor | float:
         """A term to add to the loss, before backward."""
@@ -20,7 +24,12 @@ class Part(Protocol):
         ...
 
     def finalize(self) -> Plan:
-        """Take hooks and masks away, leave the model plain, and return what is to be changed in it."""
+        """Take hooks and masks away, leave the model plain, and return what is to be changed in it.
+
+        Where a part's ``finalize`` leaves traces in the model's values, it has a ``withdraw`` besides, which leaves
+        none: it is called where another part of the recipe fails.  Where it looks at the whole model, the part has a
+        ``settle`` besides, which takes hooks and masks away: a Run calls those of all parts first.
+        """
         ...
 
 

@@ -3,21 +3,23 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gracile.channels import Grouped, Heads
+from gracile.cost import price
 from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
 from gracile.maths.schedule import Schedule
 from gracile.plan import Plan
-from gracile.prune.gates import Gate, gates_of, put_gates, take_gates
+from gracile.prune.gates import Gate, gates_of, put_gates, take_gates, tensors_below_gates
 from gracile.prune.scores import Criterion, Scores, named
 from gracile.prune.sparsify import Granularity, Masking
-from gracile.prune.widths import RoundTo, Scope, require_fraction, require_widths
-from gracile.recipe import Target
+from gracile.prune.widths import RoundTo, require_fraction, require_widths
+from gracile.recipe import Scope, Target
 from gracile.reconstruct import valued
 from gracile.session.layout import BlockLayout, ChannelLayout, Layout
 from gracile.session.regularizers import ADMM, Multipliers, Regularizer, Slim, Slimming
@@ -40,7 +42,8 @@ class Pruning:
     # The share of the units to remove in the end, or pattern -> share, as `gracile.prune.plan` (whole channels) and
     # `gracile.prune.sparsify` (within tensors) take it.
     sparsity: float | Mapping[str, float] | None = None
-    # In place of the sparsity, a cost to reach by removing channels.
+    # In place of the sparsity, a cost to reach by removing channels; with several updates the share that is saved grows
+    # as the schedule says.
     target: Target | None = None
     # "channel" removes whole channel groups, heads among them, and makes the model really smaller; the rest are masks
     # within single tensors (`gracile.prune.sparsify`).
@@ -48,8 +51,13 @@ class Pruning:
     tile: tuple[int, ...] | None = None
     scope: Scope = "layer"
     schedule: Schedule = field(default_factory=Schedule)
-    max_sparsity: float = 0.9
+    # At most this share of a group, or of a tensor, goes; None is 0.9 of whole channels, and everything within tensors.
+    max_sparsity: float | None = None
     round_to: RoundTo = 1
+    # Shell patterns of channel groups, and of layers whose outputs may go; the others stay, all where left out.  Two
+    # specs that include different layers can prune one model in one run.
+    include: Sequence[str] | None = None
+    # Of those that stay, even where included.
     exclude: Sequence[str] = ()
     heads: Heads = "whole"
     grouped: Grouped = "position"
@@ -57,6 +65,7 @@ class Pruning:
     regularizer: Slim | ADMM | None = None
     movement: Movement = field(default_factory=Movement)
     # Lottery tickets: after each update of the masks, what is left gets the values that it had after so many steps.
+    # The optimizer's state is yours: make a new one then, as the paper does, or its momentum goes on.
     rewind_to: int | None = None
     seed: int = 0
 
@@ -71,18 +80,33 @@ class Pruning:
                 if soft or n_of_m
                 else "give either sparsity, as sparsity=0.5, or target, as target=gracile.Target(macs=0.5)"
             )
-        if self.target is not None and (self.granularity != "channel" or self.schedule.times > 1):
+        if soft and (n_of_m or self.scope == "global"):
             raise InputError(
-                "a target is reached by removing whole channels in one update: take granularity='channel' and a "
-                "one-shot schedule, or give a sparsity"
+                "movement with a threshold finds the sparsity of each layer itself: leave scope='layer', and take "
+                "another granularity than N:M"
+            )
+        if self.target is not None and self.target.latency is not None:
+            raise InputError("a latency is measured while compressing: give it to gracile.compress, and MACs here")
+        if self.target is not None and self.granularity != "channel":
+            raise InputError(
+                "a target is reached by removing whole channels: take granularity='channel', or give a sparsity"
             )
         if self.granularity == "channel":
-            require_widths(self.round_to, self.max_sparsity)
-        require_fraction("max_sparsity", self.max_sparsity)
-        if chosen.needs_data and self.schedule.start < 1:
+            require_widths(self.round_to, self.cap)
+            if self.scope not in get_args(Scope):
+                raise InputError(f"scope is {self.scope!r}; it is {' or '.join(map(repr, get_args(Scope)))}")
+        if self.max_sparsity is not None:
+            require_fraction("max_sparsity", self.max_sparsity)
+        self._require_shares()
+        if chosen.needs_data and self.schedule.start == 0:
             raise InputError(
                 f"criterion={self.criterion!r} looks at training steps, and the schedule's first update comes before "
                 "any: give for example Schedule(start=100)"
+            )
+        if self.regularizer is not None and self.schedule.end == 0:
+            raise InputError(
+                "a regularizer works before the masks come, and the schedule's only update comes at once: give for "
+                "example Schedule(start=100), or Schedule(start=None) for masks at finalize()"
             )
         if self.criterion == "obd":
             raise InputError("criterion='obd' takes second derivatives: it goes with gracile.prune.plan; take 'taylor'")
@@ -90,10 +114,31 @@ class Pruning:
             isinstance(self.rewind_to, bool) or not isinstance(self.rewind_to, int) or self.rewind_to < 0
         ):
             raise InputError(f"rewind_to is {self.rewind_to!r}; give a number of steps, from 0")
+        start = self.schedule.start
+        if self.rewind_to is not None and start is not None and self.rewind_to > start:
+            raise InputError(
+                f"rewind_to={self.rewind_to} comes after the schedule's first update, at step {start}: "
+                "nothing could be rewound then; take fewer steps, or start the schedule later"
+            )
+
+    def _require_shares(self) -> None:
+        """Raises InputError where a sparsity is out of range."""
+        several = isinstance(self.sparsity, Mapping)
+        shares = self.sparsity if isinstance(self.sparsity, Mapping) else {"": self.sparsity}
+        for pattern, value in shares.items():
+            if value is not None:
+                require_fraction(f"sparsity[{pattern!r}]" if several else "sparsity", value)
+
+    @property
+    def cap(self) -> float:
+        """At most this share of a group, or of a tensor, goes."""
+        if self.max_sparsity is None:
+            return 0.9 if self.granularity == "channel" else 1.0
+        return self.max_sparsity
 
     @property
     def _masking(self) -> Masking:
-        return Masking(granularity=self.granularity, tile=self.tile, scope=self.scope, max_sparsity=self.max_sparsity)
+        return Masking(granularity=self.granularity, tile=self.tile, scope=self.scope, max_sparsity=self.cap)
 
     def prepare(self, model: nn.Module, graph: Graph) -> "PruningPart":
         """Put gates on the model.
@@ -103,11 +148,13 @@ class Pruning:
         """
         layout: Layout = (
             ChannelLayout(
-                model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.max_sparsity,
-                exclude=self.exclude, heads=self.heads, grouped=self.grouped,
+                model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.cap,
+                include=self.include, exclude=self.exclude, heads=self.heads, grouped=self.grouped,
             )
             if self.granularity == "channel"
-            else BlockLayout(model, self._masking, self.sparsity, self.exclude, self.criterion, self.movement.threshold)
+            else BlockLayout(
+                model, self._masking, self.sparsity, self.include, self.exclude, self.criterion, self.movement.threshold
+            )
         )  # fmt: skip
         return PruningPart(self, model, graph, layout)
 
@@ -121,9 +168,11 @@ class PruningPart:
         self._graph = graph
         self._layout = layout
         self._steps = 0
+        self._settled = False
         # Units' name -> True for those that are removed.
         self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
         self._early: dict[str, Tensor] | None = None
+        self._settled = False
         parameters = dict(tensors_of(model))
         self._gated = [
             name
@@ -190,7 +239,8 @@ class PruningPart:
         return 1 - sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
 
     def penalty(self) -> Tensor | float:
-        if self._regularizer is None or self._steps >= self.spec.schedule.end > 0:
+        end = self.spec.schedule.end
+        if self._regularizer is None or (end is not None and self._steps >= end):
             return 0.0
         return self._regularizer.penalty()
 
@@ -203,7 +253,7 @@ class PruningPart:
 
     def _after_step(self) -> None:
         if self._steps == self.spec.rewind_to:
-            self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()}
+            self._early = {name: tensor.detach().clone() for name, tensor in tensors_below_gates(self.model).items()}
         update = self.spec.schedule.update(self._steps)
         if update is not None:
             self._renew(update)
@@ -214,8 +264,8 @@ class PruningPart:
         if isinstance(self._scoring, FromMovement):
             self._scoring.strength = update / self.spec.schedule.times
         else:
-            scores = {name: _first_to_go_again(values, self.gone[name]) for name, values in scores.items()}
-        self.gone = self._layout.gone(scores, self._sparsity(update), self.spec.target)
+            scores = _first_to_go_again(scores, self.gone)
+        self.gone = self._layout.gone(scores, self._sparsity(update), self._target(update))
         for name, zeros in self._zeros(self.gone).items():
             for gate in self._gates.get(name, ()):
                 gate.remove(zeros)
@@ -226,12 +276,20 @@ class PruningPart:
     def _sparsity(self, update: int) -> float | Mapping[str, float] | None:
         schedule, final = self.spec.schedule, self.spec.sparsity
         if isinstance(self._scoring, FromMovement) and self.spec.movement.threshold is not None:
-            return self._scoring.below()
+            return {name: min(share, self.spec.cap) for name, share in self._scoring.below().items()}
         # Within tensors the layout has made a share for each of what was asked.
         final = final if self._layout.final is None else self._layout.final
         if isinstance(final, Mapping):
             return {name: schedule.sparsity(update, value) for name, value in final.items()}
         return None if final is None else schedule.sparsity(update, final)
+
+    def _target(self, update: int) -> Target | None:
+        target, schedule = self.spec.target, self.spec.schedule
+        if target is None or update >= schedule.times:
+            return target
+        cost = price(self._graph)
+        saved = 1 - target.bound(cost) / cost[target.metric]
+        return target.at(1 - schedule.sparsity(update, saved))
 
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensor -> where zeros belong, over all units that cut it."""
@@ -242,25 +300,48 @@ class PruningPart:
 
     @torch.no_grad()
     def _rewind(self, early: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors_of(self.model).items():
-            if name in early:
-                tensor.copy_(early[name])
+        for name, tensor in tensors_below_gates(self.model).items():
+            tensor.copy_(early[name])
+
+    def settle(self) -> None:
+        """The last update where the schedule leaves it to the end, and zeros in place of the gates; once."""
+        if self._settled:
+            return
+        self._settled = True
+        try:
+            if self.spec.schedule.end is None:
+                self._renew(self.spec.schedule.times)
+        finally:
+            self._scoring.close()
+            self._take_gates(keep_zeros=True)
+
+    def withdraw(self) -> None:
+        """Take the gates away as if they had never been there."""
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=False)
+
+    def settle(self) -> None:
+        """The zeros become values of the model."""
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=True)
 
     def finalize(self) -> Plan:
-        self._scoring.close()
-        self._take_gates(keep_zeros=True)
-        if self._steps < self.spec.schedule.end:
+        self.settle()
+        end = self.spec.schedule.end
+        if end is not None and self._steps < end:
             log.warning(
                 "the run ends after %d steps, before the schedule's last update at step %d: the sparsity is %.3g",
-                self._steps, self.spec.schedule.end, self.sparsity,
+                self._steps, end, self.sparsity,
             )  # fmt: skip
         return self._layout.plan(self.model, self.gone)
 
 
-def _first_to_go_again(scores: Scores, gone: Tensor) -> Scores:
-    """``scores`` with removed units below all others, so that they stay removed."""
-    if not bool(gone.any()):
-        return scores
-    found = scores.copy()
-    found[gone.cpu().numpy()] = -1.0 if scores.min() >= 0 else scores.min() * 2 - 1
-    return found
+def _first_to_go_again(scores: Mapping[str, Scores], gone: Mapping[str, Tensor]) -> dict[str, Scores]:
+    """``scores`` with removed units below all others of any tensor, so that they stay removed."""
+    lowest = min(float(values.min()) for values in scores.values())
+    below = lowest - 1 - abs(lowest)
+    return {name: np.where(gone[name].cpu().numpy(), below, values) for name, values in scores.items()}

@@ -1,6 +1,7 @@
 """A run of training: its parts joined, to be called from the user's own loop."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import reduce
 from itertools import chain
 
@@ -58,7 +59,15 @@ class Run:
         """
         self._require_open("finalize")
         self._finished = True
-        plans = [part.finalize() for part in self.parts]
+        with ExitStack() as rest:
+            # Where one fails the others are taken away, too.
+            for part in reversed(self.parts):
+                rest.callback(_withdraw, part)
+            # What one part cuts is tried on the model, which must be plain by then, the masks of later parts included.
+            for part in self.parts:
+                getattr(part, "settle", _nothing)()
+            plans = [part.finalize() for part in self.parts]
+            rest.pop_all()
         plan = reduce(Plan.then, plans, Plan())
         slicing = all(isinstance(edit, Slice | SetAttribute | ReplaceModule) for edit in plan.edits)
         if self._graph is not None and slicing and sum(bool(found.edits) for found in plans) > 1:
@@ -111,9 +120,18 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
     except BaseException:
         # The model is left as it was.
         for part in reversed(parts):
-            part.finalize()
+            _withdraw(part)
         raise
     return Run(model, parts, graph)
+
+
+def _nothing() -> None:
+    """Of parts that have nothing to settle."""
+
+
+def _withdraw(part: Part) -> None:
+    """Take away what a part put on its model, as if it had never been there where the part can do that."""
+    getattr(part, "withdraw", part.finalize)()
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,0 +1,84 @@
+"""Ranges from data: activations from batches that stream through the simulation, weights from themselves."""
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import torch
+
+from gracile.errors import InputError
+from gracile.graph import eval_mode, tensors_of
+from gracile.inputs import Calibration, Inputs
+from gracile.maths.fake_quant import rows_of
+from gracile.progress import bar
+from gracile.quant.observers import ObserverMaker, observer_maker
+from gracile.report import Record
+from gracile.simulation import Simulation
+
+
+@torch.no_grad()
+def calibrate(
+    simulation: Simulation,
+    batches: Iterable[Any],
+    example: Inputs,
+    *,
+    observer: str | ObserverMaker = "mse",
+    seed: int = 0,
+) -> Record:
+    """Set the ranges of all activations' quantizers; in place.
+
+    The batches run through the simulation in evaluation mode with all quantizers off: what is collected is what the
+    floating-point model computes.
+
+    Args:
+        batches: any iterable of inputs or ``(inputs, labels)``.
+        example: what the simulation was made for.
+        observer: a name of `gracile.quant.OBSERVERS`, or what makes observers of your own.
+
+    Raises:
+        InputError: no batch, one that does not fit, an unknown observer, or values that are not finite.
+    """
+    maker = observer_maker(observer)
+    quantizers = simulation.named_quantizers("activation")
+    count = 0
+    total = len(batches) if isinstance(batches, Sized) else None
+    before = {name: item.observer for name, item in quantizers.items()}
+    try:
+        for item in quantizers.values():
+            item.observer = maker()
+        with eval_mode(simulation), simulation.only(weights=False), bar("calibrate", total) as progress:
+            for batch in Calibration(batches, example, seed):
+                batch.call(simulation)
+                count += 1
+                progress.advance()
+        for name, item in quantizers.items():
+            try:
+                item.freeze()
+            except InputError as error:
+                raise InputError(f"quantizer {name} of {', '.join(simulation.sites[name])}: {error}") from error
+    finally:
+        for name, item in quantizers.items():
+            item.observer = before[name]
+    return Record(name="calibration", changed=tuple(quantizers), details={"batches": float(count)})
+
+
+@torch.no_grad()
+def fit_weights(simulation: Simulation, *, observer: str | ObserverMaker = "minmax") -> Record:
+    """Set the ranges of all weights' quantizers from the weights as they are; in place.
+
+    Call it again after the weights have changed.
+
+    Raises:
+        InputError: an unknown observer, or weights that are not finite.
+    """
+    maker = observer_maker(observer)
+    tensors = tensors_of(simulation)
+    quantizers = simulation.named_quantizers("weight")
+    for name, item in quantizers.items():
+        (site,) = simulation.sites[name]
+        seen = maker()
+        try:
+            seen.observe(rows_of(tensors[site].detach(), item.spec))
+            item.set_range(*seen.range(item.spec))
+        except InputError as error:
+            raise InputError(f"weight {site}: {error}") from error
+    return Record(name="weight_ranges", changed=tuple(quantizers))

@@ -1,0 +1,79 @@
+"""The Edits of quantization: batch-norms folded into layers, and quantizers put into a simulation."""
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gracile.cost import Cost
+from gracile.errors import PlanError
+from gracile.graph import Graph, Spec
+from gracile.maths.quant_spec import QuantSpec
+
+
+class FoldBatchNorm(BaseModel):
+    """Fold a batch-norm, as it computes in evaluation, into the layer before or behind it; `nn.Identity` stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: Literal["fold_batch_norm"] = "fold_batch_norm"
+    # The batch-norm's name at this Edit's moment.
+    module: str
+    # The convolution (transposed ones included) or linear layer that takes it in.
+    into: str
+    # Whether the batch-norm follows the layer, or comes before it.
+    place: Literal["after", "before"] = "after"
+
+    def __str__(self) -> str:
+        return f"fold {self.module or '(model)'} into {self.into or '(model)'}, which it comes {self.place}"
+
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:
+        """The cost of the model after this Edit.
+
+        Raises:
+            PlanError: there is no such batch-norm or layer.
+        """
+        gone = {name for name in cost.tensors if name.rpartition(".")[0] == self.module}
+        weight = graph.canonical(f"{self.into}.weight" if self.into else "weight")
+        if not gone or weight not in cost.tensors:
+            raise PlanError(f"{self}: the model has no such modules; was the plan made for another model?")
+        into = weight.rpartition(".")[0]
+        bias = f"{into}.bias" if into else "bias"
+        tensors = {name: spec for name, spec in cost.tensors.items() if name not in gone}
+        channels = next(cost.tensors[name] for name in sorted(gone) if name.endswith("running_mean"))
+        if bias not in tensors:
+            size = channels.shape[0] if self.place == "after" else self._outputs(cost, weight)
+            tensors[bias] = Spec((size,), tensors[weight].dtype)
+        operations = tuple(
+            replace(operation, bias=bias) if operation.weight == weight else operation for operation in cost.operations
+        )
+        parameters = (cost.parameters - gone) | {bias}
+        return replace(cost, operations=operations, tensors=tensors, parameters=parameters)
+
+    @staticmethod
+    def _outputs(cost: Cost, weight: str) -> int:
+        shape = next((o.shape for o in cost.operations if o.weight == weight and o.shape is not None), None)
+        return shape.outputs if shape is not None else cost.tensors[weight].shape[1]
+
+
+class Quantize(BaseModel):
+    """Put one quantizer into a simulation, at one value or at several that share its scale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: Literal["quantize"] = "quantize"
+    # The quantizer's name: it becomes the module quantizers.<name>.
+    name: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    # "weight": sites are parameters or buffers; "activation": they are steps or inputs of the simulation's program.
+    role: Literal["weight", "activation"]
+    sites: tuple[str, ...] = Field(min_length=1)
+    spec: QuantSpec
+    # The shape of the scale and of the zero point.
+    shape: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"quantize {', '.join(self.sites)} to {self.spec}"
+
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:  # noqa: ARG002 - as the other Edits'
+        """Unchanged: a simulation computes and stores in floating point; the exported file is smaller."""
+        return cost

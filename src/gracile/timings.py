@@ -1,0 +1,138 @@
+"""Measured times as plain records; they print as a table."""
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from gracile.errors import InputError
+from gracile.text import count, table
+
+Runtime = Literal["onnxruntime", "eager", "compile"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+
+def require_runtime(runtime: object, threads: object) -> None:
+    """Raises InputError where one of them is none."""
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime is {runtime!r}; it is one of {', '.join(RUNTIMES)}")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}; it is a number of threads, from 1")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timing(_Frozen):
+    """Seconds of one call: the median and the quartiles of all rounds, and the fastest."""
+
+    name: str
+    median: float
+    low: float
+    high: float
+    fastest: float
+    # The call's time / the first entry's in the same round: median and quartiles.
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    # Of the ONNX file, or of the parameters and buffers.
+    bytes: int
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles, in seconds."""
+        return self.high - self.low
+
+
+class Timings(_Frozen):
+    """What `gracile.benchmark` measured; prints as a table.  ``timings["small"]`` is the entry of that name."""
+
+    entries: tuple[Timing, ...]
+    # "onnxruntime", "eager" or "compile"; the package's version.
+    runtime: str
+    version: str
+    threads: int
+    # Rounds that were counted, and calls of each entry in one of them; a round's time is their mean.
+    repeats: int
+    calls: int
+    machine: str
+    inputs: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Timing:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(f"{name!r}; there are {', '.join(entry.name for entry in self.entries)}")
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                entry.name,
+                f"{1e3 * entry.median:.3f}",
+                f"{1e3 * entry.low:.3f}-{1e3 * entry.high:.3f}",
+                f"{entry.ratio:.3f} ({entry.ratio_low:.3f}-{entry.ratio_high:.3f})",
+                f"{1 / entry.ratio:.2f}x",
+                f"{count(entry.bytes)}B",
+            )
+            for entry in self.entries
+        ]
+        header = ("model", "ms", "quartiles", f"time / {self.entries[0].name}", "speed-up", "size")
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return (
+            f"{table(header, rows, right=(1, 2, 3, 4, 5))}\n"
+            f"{self.runtime} {self.version}, {threads}, inputs {', '.join(self.inputs)}; medians of {self.repeats} "
+            f"rounds by turns, {self.calls} calls each; {self.machine}"
+        )
+
+
+# Quartiles of a ratio this far apart, as a share of it, say that the machine did something else meanwhile.
+_NOISY = 0.1
+
+
+def noisy(entry: Timing) -> bool:
+    """Whether the ratios of the rounds are too far apart for their median to say much."""
+    return entry.ratio_high - entry.ratio_low > _NOISY * entry.ratio
+
+
+def settled(entry: Timing, first: Timing) -> float:
+    """Time of ``entry`` / time of ``first``: the median of the rounds' ratios, or, where these are far apart, the ratio
+    of the fastest rounds, as what disturbs a measurement only ever adds to it.
+    """
+    return entry.fastest / first.fastest if noisy(entry) else entry.ratio
+
+
+class Attempt(_Frozen):
+    """One allocation that a search for a latency tried: what the table of layers promised, and what was measured."""
+
+    # Time / the original's.
+    expected: float
+    measured: float
+    # MACs of one example.
+    macs: int
+
+
+class LatencyReport(_Frozen):
+    """How a latency target was reached."""
+
+    # The bound: seconds of one call, and as a share of the original's time.
+    seconds: float
+    ratio: float
+    attempts: tuple[Attempt, ...]
+    # Layers that were measured for the table, and taken from the store.
+    measured_layers: int
+    known_layers: int
+    # The original and the final model side by side.
+    timings: Timings
+
+    @property
+    def reached(self) -> float:
+        """Measured time of the final model / the original's, as `settled` says."""
+        first, last = self.timings.entries[:2]
+        return settled(last, first)
+
+    def __str__(self) -> str:
+        tries = ", ".join(f"{attempt.expected:.3f} -> {attempt.measured:.3f}" for attempt in self.attempts)
+        return (
+            f"time of a call: {self.reached:.3f} of the original's, where {self.ratio:.3f} was asked for "
+            f"(expected -> measured: {tries})\n{self.timings}"
+        )

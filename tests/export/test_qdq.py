@@ -1,0 +1,248 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from nets import SmallNet, images, trained_like
+from simulated import PER_CHANNEL, simulated
+from support.optional import optional
+from torch import nn
+from torch.nn import functional as F
+
+import gracile
+from gracile.errors import ExportError, InputError
+from gracile.export import agreement, inspect_onnx, to_onnx
+from gracile.export.agreement import operator_steps
+from gracile.export.onnx import onnx_model, written_model
+from gracile.export.runtime import outputs_of, session
+from gracile.inputs import Inputs
+from gracile.maths.fake_quant import quantize
+from gracile.maths.quant_spec import PerBlock, PerChannel, quant_spec
+
+onnx = optional("onnx")
+optional("onnxruntime")
+optional("onnxscript")
+
+
+def small_net():
+    torch.manual_seed(0)
+    return trained_like(SmallNet(width=16))
+
+
+def batches():
+    return [images(8, seed=seed) for seed in range(3)]
+
+
+class Words(nn.Module):
+    """Embeddings, layers of three axes, attention's products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.first, self.second = nn.Embedding(50, 32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 7)
+
+    def forward(self, ids):
+        x = self.words(ids)
+        x = self.norm(x + self.second(F.gelu(self.first(x))))
+        weights = torch.softmax(torch.matmul(x, x.transpose(1, 2)) / 6, -1)
+        return self.head(torch.matmul(weights, x).mean(1))
+
+
+def words():
+    torch.manual_seed(0)
+    ids = [torch.randint(0, 50, (4, 6), generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    return Words().eval(), ids
+
+
+def stored(path):
+    return {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def test_a_network_runs_on_integers_and_agrees(tmp_path):
+    simulation = simulated(small_net(), batches())
+    before = copy.deepcopy(simulation.state_dict())
+    written = to_onnx(simulation, images(8), tmp_path / "m.onnx", dynamic_batch=True)
+    assert all(torch.equal(value, before[name]) for name, value in simulation.state_dict().items())
+    assert written.steps <= 1
+    assert "every operator within" in str(written)
+    onnx.checker.check_model(onnx.load(written.path), full_check=True)
+    kernels = inspect_onnx(written.path)
+    assert kernels.integer == len(kernels.kernels) == 7
+    assert not kernels.real
+    assert "7 of 7 convolutions and matrix products run on integers" in str(kernels)
+    data = images(64, seed=9)
+    with torch.no_grad():
+        wanted = simulation(data)
+    found = outputs_of(session(written.path), Inputs.of(data))[0]
+    assert (wanted.argmax(1) == found.argmax(1)).float().mean() >= 0.995
+    assert to_onnx(small_net(), images(8), tmp_path / "f.onnx").bytes > 2 * written.bytes
+
+
+def test_what_is_stored(tmp_path):
+    simulation = simulated(small_net(), batches())
+    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx").path)
+    site = {sites[0]: simulation.named_quantizers()[name] for name, sites in simulation.sites.items()}
+    weight = site["stem.weight"]
+    integers = quantize(simulation.stem.weight, weight.scale, weight.zero_point, weight.spec)
+    assert kept["stem.weight_q"].dtype == np.int8
+    assert np.array_equal(kept["stem.weight_q"], integers.numpy())
+    (name,) = [name for name in kept if name.startswith("stem.bias") and name.endswith("_q")]
+    bias = simulation.stem.bias.detach().double()
+    scale = site["x"].scale.double() * weight.scale.double()
+    assert kept[name].dtype == np.int32
+    assert np.array_equal(kept[name], torch.round(bias / scale).numpy())
+    assert np.allclose(kept[name.removesuffix("_q") + "_scale"], scale)
+    floats = sum(value.size for value in kept.values() if value.dtype == np.float32)
+    assert floats < 0.1 * sum(p.numel() for p in simulation.parameters())
+
+
+def test_words(tmp_path):
+    model, ids = words()
+    weights = lambda name: quant_spec("int8") if name == "words.weight" else PER_CHANNEL  # noqa: E731
+    simulation = simulated(model, ids, weights=weights)
+    written = to_onnx(simulation, ids[0], tmp_path / "m.onnx")
+    assert written.steps <= 1
+    kernels = inspect_onnx(written.path)
+    assert kernels.integer == len(kernels.kernels) == 5, str(kernels)
+    assert stored(written.path)["words.weight_rows"].dtype == np.int8
+    with torch.no_grad():
+        wanted = simulation(ids[1])
+    assert torch.equal(outputs_of(session(written.path), Inputs.of(ids[1]))[0].argmax(1), wanted.argmax(1))
+
+
+@pytest.mark.parametrize("spec", [
+    quant_spec("int8", granularity=PerChannel(axis=0)),
+    quant_spec("uint8", granularity=PerBlock(axis=1, size=8)),
+    quant_spec("int16"),
+], ids=str)  # fmt: skip
+def test_embeddings_are_looked_up_as_integers(tmp_path, spec):
+    model, ids = words()
+    simulation = simulated(model, ids, weights=lambda name: spec if name == "words.weight" else None, activations=None)
+    written = to_onnx(simulation, ids[0], tmp_path / "m.onnx", tolerance=1e-5)
+    kept = stored(written.path)
+    assert "words.weight" not in kept
+    assert kept["words.weight_rows"].dtype == np.dtype(spec.name)
+
+
+def test_weights_of_four_bits_in_blocks(tmp_path):
+    model, ids = words()
+    spec = quant_spec("int4", granularity=PerBlock(axis=1, size=16))
+    simulation = simulated(
+        model, ids, weights=lambda name: None if name == "words.weight" else spec, activations=None
+    )  # fmt: skip
+    written = to_onnx(simulation, ids[0], tmp_path / "m.onnx", tolerance=2e-2)
+    kernels = inspect_onnx(written.path)
+    assert [kernel.operator for kernel in kernels.kernels].count("MatMulNBits") == 3
+    weights = 32 * 64 * 2 + 7 * 32
+    # And a zero point for each block.
+    assert kernels.stored["int4"] == -(-(weights + weights // 16) // 2)
+
+
+@pytest.mark.parametrize(("bits", "stored_as"), [(3, "int4"), (6, "int8"), (12, "int16")])
+def test_widths_without_a_type_take_the_next_wider_one(tmp_path, bits, stored_as):
+    weights = quant_spec(f"int{bits}", granularity=PerChannel(axis=0))
+    # 16-bit weights stay with 8-bit activations.
+    activations = quant_spec(f"uint{min(bits, 8)}")
+    simulation = simulated(small_net(), batches(), weights=weights, activations=activations)
+    written = to_onnx(simulation, images(8), tmp_path / "m.onnx")
+    assert written.steps <= 1
+    assert inspect_onnx(written.path).stored[stored_as] > 1000
+    values = outputs_of(session(written.path), Inputs.of(images(8)))[0]
+    assert len(values.unique()) <= 2 ** min(bits, 8)
+
+
+def test_every_rounding_of_weights_is_kept(tmp_path):
+    # A quantizer whose weights were rounded by other means, as AdaRound does: all integers one lower.
+    simulation = simulated(small_net(), batches())
+    name = next(name for name, sites in simulation.sites.items() if sites == ("head.weight",))
+    quantizer = simulation.quantizers[name]
+    plain = quantizer.forward
+    quantizer.forward = lambda values: plain(values) - quantizer.scale[:, None] * (plain(values) > 0)
+    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx").path)
+    lower = quantize(simulation.head.weight, quantizer.scale, quantizer.zero_point, quantizer.spec)
+    assert np.array_equal(kept["head.weight_q"], (lower - (lower > 0).int()).numpy())
+
+
+def test_a_wrong_integer_is_found(tmp_path, monkeypatch):
+    simulation = simulated(small_net(), batches())
+    written = written_model(simulation, images(8))
+    rows = operator_steps(simulation, Inputs.of(images(8)), written)
+    assert len(rows) == len(simulation.named_quantizers("activation"))
+    assert max(row.mean for row in rows) < 0.01
+    for tensor in written.proto.graph.initializer:
+        if tensor.name == "block.conv2.weight_q":
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[0] = -values[0] - 1
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    with pytest.raises(ExportError, match=r"steps away.*verify=False"):
+        operator_steps(simulation, Inputs.of(images(8)), written)
+    monkeypatch.setattr(agreement, "saturates", lambda: True)
+    with pytest.raises(ExportError, match="reduce_range=True"):
+        operator_steps(simulation, Inputs.of(images(8)), written)
+
+
+def test_quantizers_that_are_off_leave_no_trace(tmp_path):
+    simulation = simulated(small_net(), batches())
+    for quantizer in simulation.named_quantizers().values():
+        quantizer.enabled = False
+    proto = onnx_model(simulation, images())
+    assert not {"QuantizeLinear", "DequantizeLinear", "Mark"} & {node.op_type for node in proto.graph.node}
+    assert to_onnx(simulation, images(), tmp_path / "m.onnx").error < 1e-5
+
+
+def test_refusals(tmp_path):
+    simulation = simulated(small_net(), batches())
+    with pytest.raises(InputError, match="opset is 18"):
+        to_onnx(simulation, images(), tmp_path / "m.onnx", opset=18)
+    with pytest.raises(InputError, match=r"simulation\.float\(\)"):
+        to_onnx(copy.deepcopy(simulation).double(), images().double(), tmp_path / "m.onnx")
+    next(iter(simulation.named_quantizers().values())).scale.fill_(float("nan"))
+    with pytest.raises(InputError, match="has no range"):
+        to_onnx(simulation, images(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_reasons_why_a_kernel_is_not_one_of_integers(tmp_path):
+    simulation = simulated(small_net(), batches())
+    site = {sites[0]: simulation.named_quantizers()[name] for name, sites in simulation.sites.items()}
+    site["x"].enabled = site["mean"].enabled = False
+    kernels = inspect_onnx(to_onnx(simulation, images(), tmp_path / "m.onnx").path)
+    assert kernels.integer == 5, str(kernels)
+    reasons = {kernel.operator: (kernel.runs, kernel.reason) for kernel in kernels.real}
+    assert reasons["Conv"][0] == "weights only"
+    assert "x is not quantized" in reasons["Conv"][1]
+    assert reasons["Gemm"][0] == "weights only"
+    assert "mean is not quantized" in reasons["Gemm"][1]
+    assert "why" in str(kernels)
+
+
+@pytest.mark.parametrize("form", ["keywords", "nested"])
+def test_inputs_keep_their_names(tmp_path, form):
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(4, 8)
+
+        def forward(self, left, right):
+            return self.a(left) + self.b(right[0] if isinstance(right, list) else right)
+
+    torch.manual_seed(0)
+    data = {"right": torch.randn(3, 4), "left": torch.randn(3, 6)}
+    if form == "nested":
+        data["right"] = [data["right"]]
+    simulation = gracile.quantize(Two().eval(), data, calibration=[data])
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    assert written.steps <= 1
+    if form == "keywords":
+        assert sorted(written.inputs) == ["left", "right"]
+    assert inspect_onnx(written.path).integer == 2
+
+
+def test_what_gracile_quantizes_runs_on_integers_after_pruning(tmp_path):
+    model, data = small_net(), images(8)
+    small = gracile.apply(model, gracile.prune.plan(model, data, sparsity=0.5, round_to=1))
+    simulation = gracile.quantize(small, data, calibration=batches())
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    kernels = inspect_onnx(written.path)
+    assert written.steps <= 1
+    assert kernels.integer == len(kernels.kernels) == 7, str(kernels)

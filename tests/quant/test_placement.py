@@ -1,0 +1,168 @@
+"""Where quantizers stand, topology by topology."""
+
+from typing import Any
+
+import pytest
+import torch
+from nets import trained_like
+from quant_nets import Concatenated, Encoder, Mobile, Residual, sentences
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gracile.errors import InputError
+from gracile.graph import capture
+from gracile.inputs import ExampleInputs, Inputs
+from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec
+from gracile.quant import Formats, Placement, place, simulate
+from gracile.quant.rewriting import rewritten
+
+
+def placed(model: nn.Module, inputs: ExampleInputs, **fields: Any) -> Placement:
+    formats = Formats(**{"weights": "int8", "activations": "uint8"} | fields)
+    return simulate(trained_like(model), Inputs.of(inputs), formats)[1]
+
+
+def sites(placement: Placement, role: str) -> list[set[str]]:
+    return [set(edit.sites) for edit in placement.edits if edit.role == role]
+
+
+def test_a_residual_block() -> None:
+    placement = placed(Residual(), torch.randn(2, 3, 8, 8))
+    # Behind the first rectifier, the second convolution (it is added), the addition's rectifier, the pooling, the head.
+    assert sites(placement, "activation") == [
+        {"x"},
+        {"relu_"},
+        {"conv2d_1"},
+        {"relu__1"},
+        {"adaptive_avg_pool2d"},
+        {"linear"},
+    ]
+    assert sites(placement, "weight") == [{"conv1.weight"}, {"conv2.weight"}, {"fc.weight"}]
+    # Flattening and dropout keep the pooling's levels.
+    assert placement.levels["flatten"] == placement.levels["dropout"] == placement.levels["adaptive_avg_pool2d"]
+    assert [(bias.tensor, bias.weight) for bias in placement.biases] == [
+        ("conv1.bias", "conv1_weight"), ("conv2.bias", "conv2_weight"), ("fc.bias", "fc_weight"),
+    ]  # fmt: skip
+    assert {edit.shape for edit in placement.edits if edit.role == "weight"} == {(6,), (4,)}
+
+
+def test_a_concatenation_shares_one_scale() -> None:
+    placement = placed(Concatenated(), torch.randn(2, 3, 8, 8))
+    assert sites(placement, "activation") == [{"x"}, {"conv2d", "mul"}, {"conv2d_1"}, {"conv2d_2"}, {"avg_pool2d"}]
+    shared = placement.levels["cat"]
+    assert {placement.levels[name] for name in ("conv2d", "max_pool2d", "mul", "max_pool2d_1", "permute")} == {shared}
+
+
+def test_relu6_and_depthwise_convolutions() -> None:
+    placement = placed(Mobile(), torch.randn(2, 4, 8, 8))
+    assert sites(placement, "activation") == [{"x"}, {"hardtanh_"}, {"hardtanh__1"}, {"conv2d_2"}, {"add"}]
+    depthwise = next(edit for edit in placement.edits if edit.sites == ("body.3.weight",))
+    assert depthwise.shape == (8,)
+
+
+def test_attention_is_written_out_and_tied_weights_are_quantized_once() -> None:
+    placement = placed(Encoder(), sentences())
+    attention = "scaled_dot_product_attention"
+    activations = set().union(*sites(placement, "activation"))
+    assert {
+        f"{attention}_scores",
+        f"{attention}_softmax",
+        attention,
+        "gelu",
+        "layer_norm",
+        "add",
+        "add_1",
+    } <= activations
+    assert placement.left[f"{attention}_masked"] == "it stands between scores and softmax"
+    assert f"{attention}_scaled" in placement.left
+    # The mask is made of integers: nothing of it is quantized.
+    assert not activations & {"mul", "rsub", "to"}
+    weights = [edit for edit in placement.edits if edit.role == "weight"]
+    tied = [edit for edit in weights if edit.sites == ("words.weight",)]
+    assert [edit.spec.granularity for edit in tied] == [PerTensor()]
+    # The table that is added is read as activations are.
+    assert [edit.spec.name for edit in weights if edit.sites == ("places",)] == ["uint8"]
+    assert placement.levels["embedding"] == "words_weight"
+
+
+class Turned(nn.Module):
+    """Weights that are transposed, packed, and stacked before they are applied; and a written-out RMS norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = nn.Parameter(torch.randn(6, 4))
+        self.packed = nn.Parameter(torch.randn(12, 6))
+        self.transposed = nn.ConvTranspose1d(6, 5, 3)
+        self.gain = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.linear(x, self.turned.t())
+        x = x @ self.turned.T
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.gain
+        query, key = self.packed.chunk(2)
+        x = functional.linear(x, query) + functional.linear(x, key)
+        return self.transposed(x.transpose(1, 2))
+
+
+def test_channels_are_found_through_views_of_weights() -> None:
+    placement = placed(Turned(), torch.randn(2, 3, 6))
+    shapes = {edit.sites[0]: edit.spec.granularity for edit in placement.edits if edit.role == "weight"}
+    assert shapes["packed"] == PerChannel(axis=0)
+    assert shapes["transposed.weight"] == PerChannel(axis=1)
+    # Read along both axes.
+    assert shapes["turned"] == PerTensor()
+    for name in ("pow_1", "mean", "rsqrt"):
+        assert name in placement.left
+
+
+def test_overrides_and_what_is_left_out() -> None:
+    inputs = torch.randn(2, 3, 8, 8)
+    placement = placed(
+        Residual(), inputs,
+        overrides={"conv*": {"weights": "int4"}, "conv2": {"activations": "int16"}, "fc": None, "nothing*": None},
+    )  # fmt: skip
+    specs = {edit.sites[0]: edit.spec.name for edit in placement.edits}
+    assert (specs["conv1.weight"], specs["conv2.weight"], specs["conv2d_1"]) == ("int4", "int4", "int16")
+    assert not {"fc.weight", "linear"} & specs.keys()
+    assert placement.unmatched == ("nothing*",)
+    alone = placed(Residual(), inputs, include=["conv1", "relu"])
+    assert sites(alone, "weight") == [{"conv1.weight"}]
+    assert {"x", "relu_"} <= set().union(*sites(alone, "activation"))
+    without = placed(Residual(), inputs, exclude=["fc"])
+    assert without.left["linear"] == "it is excluded"
+    assert sites(without, "weight") == [{"conv1.weight"}, {"conv2.weight"}]
+
+
+def test_weights_or_activations_alone() -> None:
+    inputs = torch.randn(2, 3, 8, 8)
+    assert sites(placed(Residual(), inputs, activations=None), "activation") == []
+    assert sites(placed(Residual(), inputs, weights=None), "weight") == []
+    blocks = QuantSpec(bits=4, granularity=PerBlock(size=4))
+    placement = placed(Residual(), inputs, activations=None, weights=blocks)
+    # Blocks run along the inputs.
+    assert [edit.shape for edit in placement.edits] == [(6, 1, 3, 3), (6, 2, 3, 3), (4, 2)]
+
+
+def test_malformed_requests() -> None:
+    with pytest.raises(InputError, match=r"overrides\['fc'\] is 'int4'"):
+        Formats("int8", "uint8", {"fc": "int4"})
+    with pytest.raises(InputError, match="exclude is the text"):
+        Formats("int8", "uint8", exclude="fc")
+    with pytest.raises(InputError, match="not per block"):
+        Formats("int8", QuantSpec(bits=8, granularity=PerBlock(size=2)))
+
+
+def test_operators_without_rule_are_listed() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.erfinv(torch.tanh(self.fc(x))))
+
+    graph = rewritten(capture(Odd(), torch.randn(2, 4), training=False))
+    placement = place(graph, Formats("int8", "uint8"))
+    assert placement.left == {"erfinv": "no rule for aten.erfinv.default"}
+    # A product needs its factors as integers, wherever they come from.
+    assert {"erfinv"} in sites(placement, "activation")
