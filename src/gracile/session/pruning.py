@@ -322,13 +322,6 @@ class PruningPart:
             self._scoring.close()
             self._take_gates(keep_zeros=False)
 
-    def settle(self) -> None:
-        """The zeros become values of the model."""
-        if not self._settled:
-            self._settled = True
-            self._scoring.close()
-            self._take_gates(keep_zeros=True)
-
     def finalize(self) -> Plan:
         self.settle()
         end = self.spec.schedule.end
