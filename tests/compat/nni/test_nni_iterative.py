@@ -144,7 +144,7 @@ class TestArguments:
             ({"pruning_params": {"moode": "normal"}}, "pruning_params of 'l1'.*L1NormPruner takes mode, dummy_input"),
             ({"pruning_params": ["normal"]}, "pruning_params is a list"),
             ({"config_list": [{"op_types": ["Conv2d"]}]}, r"config_list\[0\] says nothing of how much goes"),
-            ({"evaluator": accuracy}, "evaluator is a function"),
+            ({"evaluator": 3}, "evaluator is a int; give a TorchEvaluator"),
         ],
     )
     def test_mistakes_show_at_once_and_leave_the_model(self, options, message):

@@ -291,7 +291,7 @@ class TestTraining:
         with pytest.raises(InputError, match="TaylorFOWeightPruner trains the model: give an evaluator"):
             v2.TaylorFOWeightPruner(model, HALF, None, 3)
         assert model(IMAGES).shape == (32, 4)
-        with pytest.raises(InputError, match="evaluator is a function; give a TorchEvaluator"):
+        with pytest.raises(InputError, match="trainer, traced_optimizer and criterion go together, and criterion"):
             v2.TaylorFOWeightPruner(network(), HALF, accuracy, 3)
 
     def test_training_that_shows_nothing(self):

@@ -17,6 +17,7 @@ from gracile.compat.nni.common.evaluator import Evaluator, require_evaluator
 from gracile.compat.nni.common.masking import Masks
 from gracile.compat.nni.common.speedup import ModelSpeedup
 from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
+from gracile.compat.nni.v2.former import modern
 from gracile.errors import FileError, InputError
 from gracile.surgery import applied_since
 
@@ -56,6 +57,7 @@ class IterativePruner(ABC):
         speedup: bool,
     ) -> None:
         require_evaluator(evaluator)
+        parameters = modern(parameters_of(pruning_params))
         if keep_intermediate_result and log_dir is None:
             raise InputError("keep_intermediate_result=True needs log_dir, the folder to keep the results in")
         if speedup and (evaluator is None or evaluator.get_dummy_input() is None):
@@ -66,10 +68,8 @@ class IterativePruner(ABC):
         self._log_dir = None if log_dir is None else Path(log_dir)
         self._keep = keep_intermediate_result
         self._speedup = speedup
-        self._evaluators = {
-            id(item): item for item in (evaluator, parameters_of(pruning_params).get("evaluator")) if item is not None
-        }
-        self._make: Maker = maker(pruning_algorithm, pruning_params, evaluator, self._allowed)
+        self._evaluators = {id(item): item for item in (evaluator, parameters.get("evaluator")) if item is not None}
+        self._make: Maker = maker(pruning_algorithm, parameters, evaluator, self._allowed)
         for item in self._evaluators.values():
             item.bind_model(model)
         # What is wrong in the config_list or the parameters shows now.
