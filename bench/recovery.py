@@ -58,13 +58,14 @@ def run(target: float, batch_statistics: bool, rows: Rows) -> None:
 
 
 def table(rows: Rows) -> str:
-    header = ("network", "MACs", "dense", "lost", "batch-norms", "lost after recovery", "CPU s")
+    header = ("network", "MACs", "dense", "lost", "batch-norms", "lost after recovery", "CPU s of recovery")
     return markdown(
         header,
         [
             (
                 row["network"], f"{row['macs']:.4f}", f"{row['dense']:.2f}", f"{row['dense'] - row['before']:.2f}",
-                "follow" if row["batch_statistics"] else "stay", f"{row['dense'] - row['after']:.2f}", row["cpu_seconds"],
+                "follow" if row["batch_statistics"] else "stay", f"{row['dense'] - row['after']:.2f}",
+                row["cpu_seconds"],
             )
             for row in rows.rows
         ],
