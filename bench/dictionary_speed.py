@@ -8,12 +8,13 @@ copies the model, factorizes one layer anew and runs the whole model for each ca
 
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
 from base import SEED, dense
 from dictionary_overhead import every_candidate, plainly
-from fashion import accuracy, load
+from fashion import Images, accuracy, load
 from results import machine, markdown
 from torch import nn
 
@@ -24,13 +25,18 @@ IMAGES = 500
 NETWORK, METHOD = "resnet20", "spatial_svd"
 
 
+@cache
+def images() -> Images:
+    return load("validation")[:IMAGES]
+
+
 def evaluate(model: nn.Module) -> float:
-    return accuracy(model, load("validation")[:IMAGES], fast=True)
+    return accuracy(model, images(), fast=True)
 
 
-def plain(model: nn.Module, images: torch.Tensor) -> tuple[float, dict[tuple[str, int], float]]:
+def plain(model: nn.Module) -> tuple[float, dict[tuple[str, int], float]]:
     """AIMET's way: CPU seconds, and the entries."""
-    candidates = every_candidate(model, images, METHOD)
+    candidates = every_candidate(model, images().images[:1], METHOD)
     entries = {}
     start = time.process_time()
     for edit in candidates:
@@ -38,26 +44,25 @@ def plain(model: nn.Module, images: torch.Tensor) -> tuple[float, dict[tuple[str
     return time.process_time() - start, entries
 
 
-def ours(model: nn.Module, images: torch.Tensor, **options: object) -> tuple[float, gracile.Result]:
+def ours(model: nn.Module, **options: object) -> tuple[float, gracile.Result]:
     start = time.process_time()
     result = gracile.compress(
-        model, images, evaluate=lambda _: 0.0, evaluate_search=evaluate, target=gracile.Target(macs=0.5),
+        model, images().images[:1], evaluate=lambda _: 0.0, evaluate_search=evaluate, target=gracile.Target(macs=0.5),
         method=METHOD, search=gracile.Search(**options), seed=SEED,
     )  # fmt: skip
     return time.process_time() - start, result
 
 
 def main() -> None:
-    load("validation")
-    model, images, test = dense(NETWORK), load("validation").images[:1], load("test")
+    model, test = dense(NETWORK), load("test")
     evaluate(model)
     rows: list[tuple[object, ...]] = []
-    base, entries = plain(model, images)
+    base, entries = plain(model)
     rows.append(("AIMET's way", len(entries), f"{base:.1f}", "1.000", "", "", "", ""))
     print(rows[-1], flush=True)
-    settings = {"full runs": {"memo_bytes": 0}, "kept outputs": {}, "surrogate": {"surrogate": "auto"}}
+    settings = {"kept outputs": {}, "surrogate": {"surrogate": "auto"}}
     for name, options in settings.items():
-        seconds, result = ours(model, images, **options)
+        seconds, result = ours(model, **options)
         filled = result.report.stages[0].dictionary
         assert filled is not None
         seen = [entry for entry in result.report.dictionary if not entry.predicted]

@@ -24,10 +24,11 @@ def evaluations(log):
 def kill_after(process, log, count, pause):
     """SIGKILL once ``count`` evaluations have begun and ``pause`` seconds have passed; False where it ended before."""
     while process.poll() is None and evaluations(log) < count:
-        time.sleep(0.001)
+        time.sleep(0.002)
     time.sleep(pause)
     process.kill()
-    return process.wait() == -signal.SIGKILL
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def test_a_job_killed_at_random_points_ends_as_an_unbroken_one(tmp_path):

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from nets import SmallNet, agreement, images, trained_like
 
-MODEL = trained_like(SmallNet(8))
+# Workers that import this module must find the same model.
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODEL = trained_like(SmallNet(8))
 DATA = images(4)
 PLAIN = agreement(MODEL, DATA)
-PARENT = os.getpid()
 
 
 class Dying:

@@ -44,6 +44,9 @@ class Recovery:
     # AdamW's highest learning rate; it rises over the first twentieth of all steps and falls to zero along a cosine.
     rate: float = 1e-3
     weight_decay: float = 0.0
+    # Batch-norms normalise by each batch, and follow it; else by their running statistics. Those then stay as they
+    # are, and all submodules in evaluation mode: no dropout.
+    batch_statistics: bool = False
     # Of the soft targets.
     temperature: float = 2.0
     # Of the mean squared errors of the blocks' outputs, end to end.
@@ -204,8 +207,13 @@ class _Trainer:
             progress.advance(f"loss {losses[-1]:.4g}")
         return sum(losses) / len(losses)
 
+    def _set_mode(self) -> None:
+        self._model.train(self._options.batch_statistics)
+        # What a Distillation takes for a training pass; it concerns only what the model's own forward does.
+        self._model.training = True
+
     def _step(self, run: Run, batch: Inputs) -> float:
-        self._model.train()
+        self._set_mode()
         device = batch.tensors[0].device.type
         dtype = self._options.autocast
         with torch.enable_grad(), torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
