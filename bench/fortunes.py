@@ -34,6 +34,8 @@ Batch = dict[str, Tensor]
 
 def texts() -> list[tuple[str, int]]:
     """Text and label, in an order that is always the same."""
+    if not FOLDER.exists():
+        raise SystemExit(f"the texts are not in {FOLDER}: apt-get install fortunes")
     found: dict[str, int] = {}
     for label, name in enumerate(FILES):
         for entry in (FOLDER / name).read_text(errors="replace").split("\n%\n"):

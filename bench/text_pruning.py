@@ -28,19 +28,14 @@ from gracile.testing import equivalence
 
 HERE = Path(__file__).parent
 KEYS = ("method", "removed", "seed")
-EPOCHS, DENSE_RATE, RATE, PAIRS = 3, 3e-4, 2e-4, 15
+DENSE_EPOCHS, DENSE_RATE, EPOCHS, RATE, PAIRS = 3, 3e-4, 2, 2e-4, 15
 HEADS, HIDDEN = ["*.attention.self.query"], ["*.intermediate.dense"]
 # Ten updates of the masks in the first two thirds of the steps.
-UPDATES, EVERY = 10, 12
+UPDATES, EVERY = 10, 8
 SEEDS = (0, 1, 2)
 
-DENSE, LONGER = "dense", "dense, three epochs more"
-METHODS = (
-    "movement + taylor, distilled",
-    "movement + taylor",
-    "l2 at once, distilled",
-    "l2 at once",
-)
+DENSE, LONGER = "dense", "dense, two epochs more"
+METHODS = ("movement + taylor, distilled", "movement + taylor", "l2 at once", "l2 at once, distilled")
 
 
 def cells() -> list[tuple[str, float, int]]:
@@ -50,7 +45,8 @@ def cells() -> list[tuple[str, float, int]]:
         for seed in SEEDS
         for cell in (
             (DENSE, 0.0, seed),
-            *((method, removed, seed) for removed in (0.5, 0.7) for method in METHODS),
+            *((method, removed, seed) for removed in (0.7, 0.5) for method in (METHODS[0], "l2 at once")),
+            *((method, removed, seed) for method in (METHODS[1], METHODS[3]) for removed in (0.7, 0.5)),
             (LONGER, 0.0, seed),
         )
     ]
@@ -78,7 +74,7 @@ def dense(seed: int, data: Texts) -> nn.Module:
     model = fortunes.pretrained(seed)
     file = CACHE / f"fortunes_{seed}.safetensors"
     if not file.exists():
-        fortunes.train(model, data, epochs=EPOCHS, rate=DENSE_RATE, seed=seed)
+        fortunes.train(model, data, epochs=DENSE_EPOCHS, rate=DENSE_RATE, seed=seed)
         CACHE.mkdir(exist_ok=True)
         beside = file.with_suffix(".partial")
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, beside)
@@ -94,6 +90,7 @@ def run_cell(cell: tuple[str, float, int], train: Texts, test: Texts, rows: Rows
     original = dense(seed, train)
     measured: dict[str, object] = {}
     model = small = original
+    plan = None
     if method != DENSE:
         start = time.process_time()
         model = dense(seed, train)
@@ -103,8 +100,12 @@ def run_cell(cell: tuple[str, float, int], train: Texts, test: Texts, rows: Rows
         if run is not None:
             plan = run.finalize()
             small = gracile.apply(model, plan).eval()
-            measured = checked(model, small, plan, example, test) | timed(original, small, test)
     seconds = time.process_time() - start
+    if plan is not None:
+        measured = checked(model, small, plan, example, test)
+        if method == METHODS[0] and not seed:
+            # All methods leave the same shapes.
+            measured |= timed(original, small, test)
     cost, before = gracile.profile(small, example), gracile.profile(original, example)
     rows.add(
         **dict(zip(KEYS, cell, strict=True)),

@@ -73,7 +73,7 @@ def plan(
         round_to: widths land on multiples of this; "auto" takes multiples of 16 in groups of 64 channels or more and
             of 8 from 32, which kernels like, and any width below.
         max_sparsity: at most this share of a group goes, and never all of it.
-        include: shell patterns of groups, and of layers whose outputs may go: the others stay; all where left out.
+        include: shell patterns of groups, and of layers whose outputs may go; the others stay, all where left out.
         exclude: shell patterns of groups and of layers whose outputs stay as they are, even where included.
         heads: "whole" removes whole attention heads, "dimension" the same dimensions of every head.
         grouped: "position" removes the same positions in every group of a grouped convolution, "group" whole groups.

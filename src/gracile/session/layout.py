@@ -21,6 +21,7 @@ from gracile.prune.sparsify import Masking, blocks_of, keep_masks, layer_sparsit
 from gracile.prune.units import Blocks, Channels, Units
 from gracile.prune.widths import RoundTo
 from gracile.recipe import Scope, Target
+from gracile.session.silencing import silent_units
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Layout(Protocol):
     def removed(self, gone: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Tensors and where zeros belong; a tensor that several units cut comes several times."""
 
+    def silenced(self, gone: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The same with no more zeros than leave the units without effect."""
+
     def scales(self, graph: Graph) -> list[str]:
         """The scales of batch-norms among the tensors."""
 
@@ -68,18 +72,22 @@ class ChannelLayout:
         exclude: Sequence[str],
         heads: Heads,
         grouped: Grouped,
+        straight_through: bool,
     ) -> None:
         self._graph = graph
         found = find_groups(graph, include=include, exclude=exclude, heads=heads, grouped=grouped)
         for note in found.notes:
             log.warning("%s", note)
-        self._prunable = _without_stubborn(model, graph, found)
+        # A program reads what is below the gates of other parts and of masks, which the model itself does not.
+        plain = without_gates(model)
+        self._prunable = _without_stubborn(plain, graph, found)
         if not self._prunable.groups:
             reasons = [*self._prunable.skipped.values(), *found.found.frozen.values()]
             raise InputError(f"no channels can be removed: {'; '.join(dict.fromkeys(reasons)) or 'no layers'}")
         self._scope, self._round_to, self._max_sparsity = scope, round_to, max_sparsity
         self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
         self.units = tuple(Channels(group) for group in self._prunable.groups)
+        self._silent = silent_units(plain, graph, self.units) if straight_through else self.units
         self.final = None
 
     def tensors(self, units: Units) -> tuple[str, ...]:
@@ -100,6 +108,10 @@ class ChannelLayout:
         for item in self.units:
             yield from item.removed(gone[item.name], self._shapes).items()
 
+    def silenced(self, gone: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for item in self._silent:
+            yield from item.removed(gone[item.name], self._shapes).items()
+
     def scales(self, graph: Graph) -> list[str]:
         taken = {graph.source(node.args[1]) for node in graph.calls if bare_name(node.op) == "batch_norm"}
         return [name for name in dict.fromkeys(n for item in self.units for n in item.tensors) if name in taken]
@@ -114,9 +126,7 @@ class ChannelLayout:
 
 def _without_stubborn(model: nn.Module, graph: Graph, found: Prunable) -> Prunable:
     """Without the groups that the model's code does not follow, found by cutting one channel of each."""
-    # A program reads what is below the gates of other parts and of masks, which the model itself does not.
-    plain = without_gates(model)
-    trial = cut(plain, graph, found.found, {group.name: [0] for group in found.groups}, verify=False)
+    trial = cut(model, graph, found.found, {group.name: [0] for group in found.groups}, verify=False)
     for name, reason in trial.dropped.items():
         log.warning("%s is not pruned: %s", name, reason)
     return found.skipping(trial.dropped)
@@ -160,6 +170,9 @@ class BlockLayout:
     def removed(self, gone: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         for name, keep in keep_masks(self._model, self.units, self._masking, gone).items():
             yield name, ~keep
+
+    def silenced(self, gone: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        yield from self.removed(gone)
 
     def scales(self, graph: Graph) -> list[str]:  # noqa: ARG002
         return []

@@ -1,7 +1,7 @@
 """Pruning while a model trains: scores, a schedule of masks, and in the end a Plan."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -150,6 +150,7 @@ class Pruning:
             ChannelLayout(
                 model, graph, scope=self.scope, round_to=self.round_to, max_sparsity=self.cap,
                 include=self.include, exclude=self.exclude, heads=self.heads, grouped=self.grouped,
+                straight_through=self.criterion == "movement",
             )
             if self.granularity == "channel"
             else BlockLayout(
@@ -266,9 +267,7 @@ class PruningPart:
         else:
             scores = _first_to_go_again(scores, self.gone)
         self.gone = self._layout.gone(scores, self._sparsity(update), self._target(update))
-        for name, zeros in self._zeros(self.gone).items():
-            for gate in self._gates.get(name, ()):
-                gate.remove(zeros)
+        self._close_gates(_joined(self._layout.silenced(self.gone)))
         self._scoring.renew()
         if self._early is not None:
             self._rewind(self._early)
@@ -293,10 +292,12 @@ class PruningPart:
 
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensor -> where zeros belong, over all units that cut it."""
-        found: dict[str, Tensor] = {}
-        for name, zeros in self._layout.removed(gone):
-            found[name] = found[name] | zeros if name in found else zeros
-        return found
+        return _joined(self._layout.removed(gone))
+
+    def _close_gates(self, zeros: Mapping[str, Tensor]) -> None:
+        for name, removed in zeros.items():
+            for gate in self._gates.get(name, ()):
+                gate.remove(removed)
 
     @torch.no_grad()
     def _rewind(self, early: Mapping[str, Tensor]) -> None:
@@ -313,6 +314,7 @@ class PruningPart:
                 self._renew(self.spec.schedule.times)
         finally:
             self._scoring.close()
+            self._close_gates(self._zeros(self.gone))
             self._take_gates(keep_zeros=True)
 
     def withdraw(self) -> None:
@@ -331,6 +333,14 @@ class PruningPart:
                 self._steps, end, self.sparsity,
             )  # fmt: skip
         return self._layout.plan(self.model, self.gone)
+
+
+def _joined(cuts: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensor -> the zeros of all cuts of it."""
+    found: dict[str, Tensor] = {}
+    for name, zeros in cuts:
+        found[name] = found[name] | zeros if name in found else zeros
+    return found
 
 
 def _first_to_go_again(scores: Mapping[str, Scores], gone: Mapping[str, Tensor]) -> dict[str, Scores]:
