@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from gracile.search.executors import InProcess
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Problem
+from gracile.search.work import Scored as Scored_
 from gracile.store import Store
 
 
@@ -48,7 +50,10 @@ class Scored:
         self._fails_after = fails_after
         self._full = {column.layer: int(column.sizes[-1]) for column in task.columns}
         job = (store or Store()).job({"model": "toy"}, baseline)
-        self.scores = JointScores(task.columns, self._score, job)
+        self.scores = JointScores(task.columns, InProcess(self._work), job)
+
+    def _work(self, candidate):
+        return Scored_(self._score(dict(candidate.sizes)))
 
     def _score(self, sizes):
         if len(self.calls) == self._fails_after:

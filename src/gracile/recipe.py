@@ -168,6 +168,12 @@ class Search:
     candidates: int | tuple[float, ...] = 10
     # Fit a monotone curve to each layer's scores before they are used.
     monotonic: bool = False
+    # Of "exact" and "greedy": evaluate only so many candidates, and predict the others from the layers' own residuals;
+    # "auto": one a layer, and for every fourth layer another.  None evaluates all.
+    surrogate: int | Literal["auto"] | None = None
+    # Of "exact" and "greedy": the most bytes of submodules' outputs that are kept from one evaluation to the next, in
+    # each process; 0 keeps none.
+    memo_bytes: int = 2**29
     # Of the searches that score whole models; None stands for the defaults.
     options: Options | None = None
 
@@ -186,6 +192,10 @@ class Search:
             raise InputError(
                 f"candidates is {self.candidates!r}; it is a number, as 10, or a tuple of ratios in (0, 1)"
             )
+        if not _is_count(self.memo_bytes, 0):
+            raise InputError(f"memo_bytes is {self.memo_bytes!r}; it is a number of bytes, or 0")
+        if self.surrogate not in (None, "auto") and not _is_count(self.surrogate, 2):
+            raise InputError(f'surrogate is {self.surrogate!r}; give a number of evaluations from 2 on, "auto" or None')
         if isinstance(self.candidates, int):
             if isinstance(self.candidates, bool) or self.candidates < 2:
                 raise InputError(f"candidates is {self.candidates!r}; an integer must be at least 2")
@@ -198,6 +208,10 @@ class Search:
         if isinstance(self.candidates, int):
             return tuple(i / self.candidates for i in range(1, self.candidates))
         return tuple(sorted(set(self.candidates)))
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import nn
 
@@ -11,6 +11,9 @@ from gracile.errors import InputError
 
 # Trains a candidate for a short while, in place or returning it.
 ShortFineTune: TypeAlias = Callable[[nn.Module], nn.Module | None]
+
+# Where candidates are scored: in processes of this machine, or as tasks of a Ray cluster.
+ExecutorKind: TypeAlias = Literal["processes", "ray"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

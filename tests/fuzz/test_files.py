@@ -43,7 +43,9 @@ def files():
         model = network()
         plan = gracile.prune.plan(model, torch.zeros(1, 3, 8, 8), sparsity=0.5, round_to=1)
         small = gracile.apply(model, plan)
-        small = gracile.apply(small, gracile.lowrank.plan(small, torch.zeros(1, 3, 8, 8), ratios={"4": 0.5}))
+        small = gracile.apply(
+            small, gracile.lowrank.plan(small, torch.zeros(1, 3, 8, 8), method="weight_svd", ratios={"4": 0.5})
+        )
         save(folder / "small", small)
         with Store(folder / "store.db") as store:
             job = store.job({"method": "spatial_svd"}, 0.5)

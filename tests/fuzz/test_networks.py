@@ -5,14 +5,17 @@ from pathlib import Path
 
 import torch
 from fuzz.networks import Spec, specs
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import gracile
 from gracile.export.checkpoint import save
 from gracile.testing import equivalence
 
+COUNT = settings().max_examples
 
+
+@settings(max_examples=2 * COUNT // 3)
 @given(
     specs(),
     st.sampled_from(("l1", "l2", "fpgm", "random")),
@@ -39,6 +42,7 @@ def test_pruning(spec: Spec, criterion, sparsity, scope, round_to):
     _holds(spec, plan, graph, inputs)
 
 
+@settings(max_examples=COUNT // 3)
 @given(specs(), st.sampled_from(("weight_svd", "spatial_svd")), st.sampled_from((0.3, 0.6)))
 def test_factorizing(spec: Spec, method, ratio):
     model, inputs = spec.build(), spec.inputs()

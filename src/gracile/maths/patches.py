@@ -27,10 +27,12 @@ def padded_batch(data: Tensor, shape: LayerShape, size: tuple[int, ...], axes: I
     """A layer's input as [N, m, *size], with the zeros that the layer adds along ``axes``.
 
     Args:
-        size: the layer's input size before padding; a module with another padding_mode than zeros has padded already.
+        size: the layer's input size before padding, on the example; a module with another padding_mode than zeros has
+            padded already, so that its data are larger by the padding.  Batches of other sizes count as not padded.
     """
     batch = as_batch(data, shape)
-    return padded(batch, shape, axes) if tuple(batch.shape[2:]) == size else batch
+    grown = tuple(length + sum(pad) for length, pad in zip(size, shape.padding, strict=True))
+    return batch if tuple(batch.shape[2:]) == grown != size else padded(batch, shape, axes)
 
 
 def taps(data: Tensor, shape: LayerShape, axes: Iterable[int]) -> list[Tensor]:

@@ -23,9 +23,10 @@ from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
 from gracile.pipeline.layer_shapes import shapes_of
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import JointCost, Selection, by_search, store_key
+from gracile.pipeline.searchable import JointCost
+from gracile.pipeline.selection import Selection, by_search, store_key
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
-from gracile.plan import Plan
+from gracile.plan import Plan, child
 from gracile.report import LayerReport, Record, Totals
 from gracile.search.problem import Column, Floats
 from gracile.search.select import JOINT
@@ -92,6 +93,9 @@ class Factorizing:
 
     def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
         return self._lowrank.trial(name, size)
+
+    def touched(self, name: str) -> frozenset[str]:
+        return frozenset({child(name, "weight"), child(name, "bias")})
 
     def shapes(self) -> Floats:
         return shapes_of(layer.operations[0] for layer in self._lowrank.layers.values())

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,7 +24,9 @@ from gracile.prune.widths import RoundTo
 from gracile.recipe import Scope, Search, SearchKind, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
+from gracile.search_options import ExecutorKind
 from gracile.surgery import applied_plan, applied_since
+from gracile.train import Recovery
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,10 @@ def compress(
     loss: Loss | None = None,
     fine_tune: FineTune | None = None,
     fine_tune_layer: FineTuneLayer | None = None,
+    recover: Literal["distill"] | Recovery | None = None,
     store: str | Path | None = None,
+    n_jobs: int = 1,
+    executor: ExecutorKind = "processes",
     seed: int = 0,
 ) -> Result:
     """Make ``model`` smaller, at the least loss of its score, and report what was done.
@@ -114,7 +119,13 @@ def compress(
         fine_tune: trains the compressed model, in place or returning it; called after each method.
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
+        recover: in place of ``fine_tune`` where there is no training code: "distill", or a `gracile.train.Recovery`
+            with options, teaches the model after each method what the original does on ``calibration``; undone where
+            the score falls.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
+        n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
+            thread; the result does not depend on it.  1 scores them here, on this process's threads.
+        executor: "processes" of this machine, or "ray" for tasks of the cluster that ``ray.init`` has connected to.
         seed: of everything random.
 
     Raises:
@@ -123,14 +134,14 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
-        MissingExtraError: search="amc" without stable-baselines3.
+        MissingExtraError: search="amc" without stable-baselines3, or executor="ray" without ray.
         MissingExtraError, ExportError: a latency in onnxruntime cannot be measured.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
-        max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer, store=store,
-        seed=seed, calibrated=calibration is not None,
+        max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
+        recover=recover, store=store, n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):
@@ -139,7 +150,7 @@ def compress(
         require_finite(model)
         before = price(graph)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
-    job = Job(request, data, clock)
+    job = Job(request, model, data, clock)
     first = job.first_stage(model, graph)
     with clock("evaluate"):
         score_before = score_of(request.evaluate, first.model, "the original model")

@@ -1,15 +1,14 @@
 """Searches that score models with all parts at their sizes: annealing, NetAdapt, sensitivity, AMC."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from gracile.cost import Cost
+from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Searchable, Selection, baseline_of, problem_of, store_of_joint
-from gracile.pipeline.tuning import fine_tuned
-from gracile.scoring import score_of
-from gracile.search.joint import JointScores, ScoreSizes
+from gracile.pipeline.searchable import Searchable
+from gracile.pipeline.selection import Selection, baseline_of, problem_of, store_of_joint
+from gracile.search.joint import JointScores
 from gracile.search.select import select_jointly
 from gracile.search_options import NetAdapt, Sensitivity, ShortFineTune
 
@@ -32,10 +31,14 @@ def by_joint_search(stage: Searchable, request: Request, before: Cost, score_bef
     problem = replace(problem_of(stage, request, columns, before), shapes=stage.shapes())
     problem.require_reachable([0 for _ in columns])
     tune = _short_fine_tune(request)
-    with clock("joint evaluations"), request.opened_store() as store:
-        baseline = baseline_of(stage, request, score_before)
+    baseline = baseline_of(stage, request, score_before)
+    with (
+        clock("joint evaluations"),
+        request.opened_store() as store,
+        opened_executor(stage, request, tune) as executor,
+    ):
         job = store.job(store_of_joint(stage.key) | _tuned_by(tune), baseline)
-        scores = JointScores(columns, _scorer(stage, request, tune), job)
+        scores = JointScores(columns, executor, job)
         choice = select_jointly(problem, scores, request.search, request.seed)
     levels = list(zip(columns, choice.levels, strict=True))
     return Selection(
@@ -44,16 +47,6 @@ def by_joint_search(stage: Searchable, request: Request, before: Cost, score_bef
         baseline=baseline,
         notes=choice.notes,
     )
-
-
-def _scorer(stage: Searchable, request: Request, tune: ShortFineTune | None) -> ScoreSizes:
-    def score(sizes: Mapping[str, int]) -> float:
-        model = stage.jointly(sizes)
-        if tune is not None:
-            model = fine_tuned(tune, model)
-        return score_of(request.evaluate_search, model, "the model with all parts at their sizes")
-
-    return score
 
 
 def _short_fine_tune(request: Request) -> ShortFineTune | None:

@@ -18,11 +18,13 @@ from gracile.graph import Graph
 from gracile.inputs import Calibration
 from gracile.latency import LatencyPrice
 from gracile.patterns import matching
+from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
 from gracile.pipeline.layer_shapes import producers, shapes_of
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import JointCost, Selection, by_search, store_key, store_of_joint
+from gracile.pipeline.searchable import JointCost
+from gracile.pipeline.selection import Selection, by_search, store_key, store_of_joint
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.progress import bar
 from gracile.prune.method import ChannelPruning, Pruned
@@ -31,7 +33,6 @@ from gracile.prune.ranking import fingerprint_of
 from gracile.prune.scores import is_own
 from gracile.recipe import PruningMethod
 from gracile.report import LayerReport, Record
-from gracile.scoring import score_of
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Floats
 from gracile.search.select import JOINT, SCORED
@@ -111,6 +112,9 @@ class PruningStage:
     def joint_cost(self, metric: Measure) -> JointCost | None:
         return lambda widths: self._chooser.price(widths, metric)
 
+    def touched(self, name: str) -> frozenset[str]:
+        return self._pruning.touched(name)
+
     def shapes(self) -> Floats:
         return shapes_of(producers(self._prunable.groups, price(self.graph).operations))
 
@@ -145,21 +149,17 @@ class PruningStage:
         with (
             clock("joint evaluations"),
             request.opened_store() as store,
+            opened_executor(self, request) as executor,
             bar("joint evaluations", len(blends)) as progress,
         ):
             job = store.job(store_of_joint(self.key), found.baseline or 0.0)
-            known = JointScores(self.columns(metric), lambda widths: self._joint_score(request, widths), job)
-            scores = {}
-            for blend, widths in blends.items():
-                scores[blend] = known.of(widths)
-                progress.advance()
+            known = JointScores(self.columns(metric), executor, job)
+            known.ahead_of(blends.values(), progress.advance)
+            scores = {blend: known.of(widths) for blend, widths in blends.items()}
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
         note = f"blends of equal shares (0) and the search's widths (1), scored together: {text}; taken: {best:g}"
         return replace(found, sizes=blends[best], notes=(*found.notes, note))
-
-    def _joint_score(self, request: Request, widths: Mapping[str, int]) -> float:
-        return score_of(request.evaluate_search, self.jointly(widths), "the model with all groups cut")
 
     def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
         pruned = self._pruning.carried_out(dict(sizes))

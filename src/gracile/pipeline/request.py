@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
@@ -18,8 +18,11 @@ from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
 from gracile.recipe import Scope, Search, SearchKind, Target, methods_of
 from gracile.scoring import Evaluate
+from gracile.search import executors
 from gracile.search.select import require_packages
+from gracile.search_options import ExecutorKind
 from gracile.store import Store
+from gracile.train import Recovery
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +45,11 @@ class Request:
     exclude: Sequence[str]
     fine_tune: FineTune | None
     fine_tune_layer: FineTuneLayer | None
+    # Where there is no fine-tuning.
+    recover: Recovery | None
     store: str | Path | None
+    n_jobs: int
+    executor: ExecutorKind
     seed: int
     # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
     timing: LatencyPrice | None = None
@@ -98,6 +105,7 @@ def checked(
     criterion: str | Criterion,
     evaluate_search: Evaluate | None,
     calibrated: bool,
+    recover: Literal["distill"] | Recovery | None,
     **arguments: Any,
 ) -> Request:
     """Everything that can be refused before any work is done."""
@@ -118,15 +126,37 @@ def checked(
     require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
+    _require_executor(arguments["executor"], arguments["n_jobs"])
     if arguments["target"] is not None:
         require_packages(chosen_search.kind)
     return Request(
         methods=methods,
         search=chosen_search,
+        recover=_recovery(recover, arguments["fine_tune"], calibrated=calibrated),
         criterion=chosen,
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
     )
+
+
+def _require_executor(executor: object, n_jobs: object) -> None:
+    if executor not in get_args(ExecutorKind):
+        raise InputError(f"executor is {executor!r}; it is one of {', '.join(get_args(ExecutorKind))}")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
+        raise InputError(f"n_jobs is {n_jobs!r}; give how many candidates are scored at a time, at least 1")
+    executors.require_packages(executor)  # type: ignore[arg-type]
+
+
+def _recovery(recover: object, fine_tune: object, *, calibrated: bool) -> Recovery | None:
+    if recover is None:
+        return None
+    if recover != "distill" and not isinstance(recover, Recovery):
+        raise InputError(f'recover is {recover!r}; give "distill", a gracile.train.Recovery(...), or None')
+    if fine_tune is not None:
+        raise InputError("give either fine_tune (your own training) or recover (without labels), and not both")
+    if not calibrated:
+        raise InputError("recover needs unlabelled inputs: give calibration")
+    return recover if isinstance(recover, Recovery) else Recovery()
 
 
 def _require_ratios(target: object, ratios: object, metric: object, methods: Sequence[str]) -> None:

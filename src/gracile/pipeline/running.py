@@ -1,5 +1,6 @@
 """The stages of one job, one after the other, with fine-tuning between."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from gracile.report import Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
 from gracile.timings import LatencyReport
+from gracile.train import Recovery, recover
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Job:
     """What the stages of one call have in common."""
 
     request: Request
+    # The user's model.
+    original: nn.Module
     data: Calibration | None
     clock: Clock
 
@@ -124,6 +128,7 @@ def _chained(
             request,
             target=Target(**{request.metric: share}),  # type: ignore[arg-type]
             fine_tune=request.fine_tune if tune else None,
+            recover=request.recover if tune else None,
         )
         outcome = _carried_out(job, part, stage, current, score)
         outcomes.append(outcome)
@@ -152,6 +157,9 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
     with clock("evaluate"):
         score_after = score_of(request.evaluate, stage.model, "the compressed model")
     tuned = None
+    if request.recover is not None:
+        found, tuned = _recovered(job, request, request.recover, stage, score_after)
+        passes = (*passes, found)
     if request.fine_tune is not None:
         with clock("fine-tune"):
             stage.model = fine_tuned(request.fine_tune, stage.model)
@@ -166,9 +174,28 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
         score_after=score_after,
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
+        dictionary=selection.filling,
     )
     latency = None
     if timed is not None:
         with clock("measure"):
             latency = timed.report(stage.model)
     return Outcome(stage, selection, passes, report, latency)
+
+
+def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:
+    """Teach the stage's model what the original does; what lowers its score is undone."""
+    assert job.data is not None
+    before = copy.deepcopy(stage.model.state_dict())
+    with job.clock("recover"):
+        record = recover(
+            stage.model, job.original, job.data, example_inputs=stage.graph, options=options, seed=request.seed
+        )
+    with job.clock("evaluate"):
+        score = score_of(request.evaluate, stage.model, "the recovered model")
+    if score >= score_after:
+        return record, score
+    log.warning("recovery lowered the score from %.6g to %.6g and was undone", score_after, score)
+    stage.model.load_state_dict(before)
+    undone = f"it lowered the score from {score_after:.6g} to {score:.6g}; more data or a lower rate may help"
+    return record.model_copy(update={"changed": (), "details": {**record.details, "undone": undone}}), score_after

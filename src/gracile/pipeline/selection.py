@@ -1,26 +1,24 @@
 """From a target to the size of each part: candidates, evaluation dictionary, search."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import nn
 
-from gracile.cost import Cost, Measure
+from gracile.cost import Cost
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
+from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
+from gracile.pipeline.searchable import Searchable
 from gracile.prune.scores import Criterion
-from gracile.report import Entry
+from gracile.report import DictionaryReport, Entry
 from gracile.scoring import score_of
 from gracile.search.dictionary import evaluate_columns
-from gracile.search.problem import Column, Floats, Problem
+from gracile.search.problem import Column, Problem
 from gracile.search.select import SCORED, select
-
-# The total cost of the model with parts at these sizes.
-JointCost = Callable[[Mapping[str, int]], int]
+from gracile.search.surrogate import budget_of, predicted, sampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,44 +33,7 @@ class Selection:
     baseline: float | None = None
     notes: tuple[str, ...] = ()
     by_hand: bool = False
-
-
-class Searchable(Protocol):
-    """What a search over the sizes of parts needs to know of a method."""
-
-    method: str
-    model: nn.Module
-    graph: Graph
-    # What the scores of its candidates depend on, evaluation function apart: model, data and method.
-    key: Mapping[str, str]
-
-    def columns(self, metric: Measure) -> tuple[Column, ...]:
-        """Sizes, costs and residuals of every part."""
-        ...
-
-    def candidates(self, column: Column, ratios: Sequence[float], metric: Measure) -> list[int]:
-        """The levels of a column that candidate ratios mean."""
-        ...
-
-    def ratio(self, column: Column, level: int) -> float:
-        """The ratio that a level means, as the user would give it."""
-        ...
-
-    def joint_cost(self, metric: Measure) -> JointCost | None:
-        """The cost of all parts together, where it is no sum over them."""
-        ...
-
-    def shapes(self) -> Floats:
-        """[parts, 6]: what each part's layer looks like; see `gracile.search.problem.Problem`."""
-        ...
-
-    def trial(self, name: str, size: int) -> AbstractContextManager[nn.Module]:
-        """The model with only this part at this size inside the block."""
-        ...
-
-    def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
-        """A copy of the model with all parts at these sizes, repaired as the final one will be."""
-        ...
+    filling: DictionaryReport | None = None
 
 
 def store_key(
@@ -110,13 +71,15 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         StoreError: the store is damaged or belongs to another job.
     """
     metric = request.measure
+    filled: _Dictionary | None = None
     with clock("decompose"):
         columns = stage.columns(metric)
     if request.search.kind in SCORED:
         candidates = [stage.candidates(column, request.search.ratios, metric) for column in columns]
         problem_of(stage, request, columns, before).require_reachable([min(levels) for levels in candidates])
         with clock("evaluation dictionary"):
-            columns = _scored(stage, request, columns, candidates, score_before)
+            filled = _scored(stage, request, columns, candidates, score_before)
+            columns = filled.columns
     with clock("select"):
         selected, final = select(problem_of(stage, request, columns, before), request.search.kind)
     levels = list(zip(columns, selected.levels, final.levels, strict=True))
@@ -125,7 +88,8 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         asked={column.layer: stage.ratio(column, level) for column, level, _ in levels},
         dictionary=tuple(entry for column in columns for entry in _entries(stage, column)),
         baseline=columns[0].baseline if request.search.kind in SCORED else None,
-        notes=final.notes,
+        notes=final.notes if filled is None else (*filled.notes, *final.notes),
+        filling=None if filled is None else filled.report,
     )
 
 
@@ -150,21 +114,52 @@ def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...],
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Dictionary:
+    """The columns with all their scores."""
+
+    columns: tuple[Column, ...]
+    report: DictionaryReport
+    notes: tuple[str, ...] = ()
+
+
 def _scored(
     stage: Searchable,
     request: Request,
     columns: tuple[Column, ...],
     candidates: list[list[int]],
     score_before: float,
-) -> tuple[Column, ...]:
+) -> _Dictionary:
     baseline = baseline_of(stage, request, score_before)
-    with request.opened_store() as store:
-        job = store.job(stage.key, baseline)
-        return evaluate_columns(columns, candidates, stage.trial, request.evaluate_search, job)
+    surrogate = request.search.surrogate
+    levels = candidates if surrogate is None else sampled(candidates, budget_of(surrogate, len(columns)))
+    with request.opened_store() as store, opened_executor(stage, request) as executor:
+        filled = evaluate_columns(columns, levels, executor, store.job(stage.key, baseline))
+    found = None if surrogate is None else predicted(filled.columns, candidates)
+    entries = sum(len(set(some) - {c.dense}) for some, c in zip(candidates, columns, strict=True))
+    known = sum(len(column.evaluated) for column in filled.columns)
+    usage = filled.usage
+    report = DictionaryReport(
+        evaluated=filled.evaluated,
+        stored=known - filled.evaluated,
+        predicted=0 if found is None else entries - known,
+        prediction_error=None if found is None else found.error,
+        hit_rate=usage.hits / usage.calls if usage.calls else 0.0,
+        macs_saved=usage.saved / usage.macs if usage.macs else 0.0,
+    )
+    if found is None:
+        return _Dictionary(filled.columns, report)
+    return _Dictionary(found.columns, report, (found.note,))
 
 
 def _entries(stage: Searchable, column: Column) -> list[Entry]:
     return [
-        Entry(layer=column.layer, ratio=stage.ratio(column, level), size=int(column.sizes[level]), score=score)
+        Entry(
+            layer=column.layer,
+            ratio=stage.ratio(column, level),
+            size=int(column.sizes[level]),
+            score=score,
+            predicted=level in column.predicted,
+        )
         for level, score in zip(column.evaluated, column.scores, strict=True)
     ]

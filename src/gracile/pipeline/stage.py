@@ -10,7 +10,8 @@ from gracile.graph import Graph
 from gracile.latency import LatencyPrice
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Searchable, Selection
+from gracile.pipeline.searchable import Searchable
+from gracile.pipeline.selection import Selection
 from gracile.pipeline.tuning import FineTuneLayer
 from gracile.report import LayerReport, Record
 

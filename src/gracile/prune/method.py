@@ -102,6 +102,12 @@ class ChannelPruning:
         with valued(self.model, self._zeros(removed) | self._refitted(removed)) as model:
             yield model
 
+    def touched(self, name: str) -> frozenset[str]:
+        """The tensors that a trial of the group may give other values."""
+        read = [consumer.layer for consumer in self._consumers[name]]
+        refitted = {tensor for layer in read for tensor in (layer.weight, layer.bias, layer.running_mean)}
+        return frozenset({member.tensor for member in self.groups[name].members} | {t for t in refitted if t})
+
     def _zeros(self, removed: Mapping[str, list[int]]) -> dict[str, Tensor]:
         """The tensors of the groups, zero where channels are gone."""
         tensors = tensors_of(self.model)

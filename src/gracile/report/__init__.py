@@ -3,6 +3,7 @@
 from gracile.report.drawn import Report
 from gracile.report.records import (
     VERSION,
+    DictionaryReport,
     Entry,
     Environment,
     Evidence,
@@ -14,6 +15,7 @@ from gracile.report.records import (
 
 __all__ = [
     "VERSION",
+    "DictionaryReport",
     "Entry",
     "Environment",
     "Evidence",

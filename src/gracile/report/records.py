@@ -50,6 +50,8 @@ class Entry(_Frozen):
     ratio: float
     size: int
     score: float
+    # Whether the score follows from the layer's residual, and was not evaluated.
+    predicted: bool = False
 
 
 class LayerReport(_Frozen):
@@ -73,6 +75,29 @@ class LayerReport(_Frozen):
     reason: str = ""
 
 
+class DictionaryReport(_Frozen):
+    """What filling an evaluation dictionary took."""
+
+    # Entries that were evaluated now, taken from the store, and predicted.
+    evaluated: int
+    stored: int
+    predicted: int
+    # Mean distance of predicted from evaluated scores where both are known.
+    prediction_error: float | None
+    # Of the model's calls, the share in which kept outputs stood for some submodules; and the share of the MACs that
+    # were not computed.
+    hit_rate: float
+    macs_saved: float
+
+    def __str__(self) -> str:
+        predicted = f", {self.predicted} predicted" if self.predicted else ""
+        error = "" if self.prediction_error is None else f" (mean error {self.prediction_error:.3g})"
+        return (
+            f"dictionary: {self.evaluated} evaluated, {self.stored} from the store{predicted}{error}; kept outputs in "
+            f"{self.hit_rate:.1%} of the model's calls saved {self.macs_saved:.1%} of their MACs"
+        )
+
+
 class StageReport(_Frozen):
     """One method of several that were carried out one after the other."""
 
@@ -87,6 +112,7 @@ class StageReport(_Frozen):
     # Largest difference between the cut model and the zeroed original, as a share of its largest output, before
     # any compensation; None where nothing was cut.
     equivalence: float | None = None
+    dictionary: DictionaryReport | None = None
 
 
 class Environment(_Frozen):
@@ -179,6 +205,9 @@ class Evidence(_Frozen):
             parts.insert(2, self._stages())
         if self.latency is not None:
             parts.insert(2, str(self.latency))
+        filled = [str(stage.dictionary) for stage in self.stages if stage.dictionary is not None]
+        if filled:
+            parts.append("\n".join(filled))
         if self.notes:
             parts.append("\n".join(f"note: {note}" for note in self.notes))
         parts.append("seconds: " + ", ".join(f"{phase} {taken:.1f}" for phase, taken in self.seconds.items()))

@@ -1,27 +1,28 @@
 """The evaluation dictionary: the score of the model with one layer at one level, for all layers and candidates."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-
-from torch import nn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gracile.progress import bar
-from gracile.scoring import Evaluate, score_of
+from gracile.search.memo import Usage
 from gracile.search.problem import Column
+from gracile.search.work import Candidate, Executor
 from gracile.store import Job
 
-# The model with only this layer at this size, inside a block.
-Trial = Callable[[str, int], AbstractContextManager[nn.Module]]
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Columns with their scores, and what they took."""
+
+    columns: tuple[Column, ...]
+    # Evaluated now; what the store had already is not among them.
+    evaluated: int
+    usage: Usage
 
 
 def evaluate_columns(
-    columns: Sequence[Column],
-    candidates: Sequence[Sequence[int]],
-    trial: Trial,
-    evaluate: Evaluate,
-    job: Job,
-) -> tuple[Column, ...]:
+    columns: Sequence[Column], candidates: Sequence[Sequence[int]], executor: Executor, job: Job
+) -> Filled:
     """Fill in the scores of ``columns`` at the levels ``candidates``, one sequence a column.
 
     What the job's store has is not evaluated again; what is evaluated is stored at once.
@@ -35,19 +36,25 @@ def evaluate_columns(
         for column, levels in zip(columns, candidates, strict=True)
         for level in sorted(set(levels) - {column.dense})
     ]
-    missing = [key for key in wanted if key not in known]
+    missing = [Candidate.of(*key) for key in wanted if key not in known]
+    usage = Usage()
     with bar("evaluation dictionary", len(missing)) as progress:
-        for layer, size in missing:
-            with trial(layer, size) as model:
-                known[layer, size] = score_of(evaluate, model, f"the model with {layer or 'it'} at {size}")
-            job.put(layer, size, known[layer, size])
-            progress.advance(layer)
-    return tuple(
-        _scored(column, levels, known, job.baseline) for column, levels in zip(columns, candidates, strict=True)
+        for candidate, scored in executor.scores(missing):
+            (key,) = candidate.sizes
+            known[key] = scored.score
+            usage += scored.usage
+            job.put(*key, scored.score)
+            progress.advance(key[0])
+    filled = tuple(
+        scored_column(column, levels, known, job.baseline) for column, levels in zip(columns, candidates, strict=True)
     )
+    return Filled(filled, len(missing), usage)
 
 
-def _scored(column: Column, levels: Sequence[int], known: dict[tuple[str, int], float], baseline: float) -> Column:
+def scored_column(
+    column: Column, levels: Sequence[int], known: Mapping[tuple[str, int], float], baseline: float
+) -> Column:
+    """The column with the scores that are known."""
     evaluated = tuple(sorted(set(levels) - {column.dense}))
     scores = tuple(known[column.layer, int(column.sizes[level])] for level in evaluated)
     return replace(column, evaluated=evaluated, scores=scores, baseline=baseline)

@@ -1,20 +1,18 @@
 """Scores of the model with all parts changed at once, each evaluated once and kept in the store."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gracile.search.problem import Column
+from gracile.search.work import Candidate, Executor
 from gracile.store import Job
-
-# The score of the model with parts at these sizes; parts that are left out stay as they are.
-ScoreSizes = Callable[[Mapping[str, int]], float]
 
 
 class JointScores:
     """Levels -> score.  What the job's store has is not evaluated again; what is evaluated is stored at once."""
 
-    def __init__(self, columns: Sequence[Column], score: ScoreSizes, job: Job) -> None:
+    def __init__(self, columns: Sequence[Column], executor: Executor, job: Job) -> None:
         self._columns = columns
-        self._score = score
+        self._executor = executor
         self._job = job
         self._known = job.scores()
         self._asked: set[str] = set()
@@ -35,17 +33,44 @@ class JointScores:
         Raises:
             EvaluationError: the evaluation function fails; what was evaluated before is in the store.
         """
-        return self.of({c.layer: int(c.sizes[level]) for c, level in zip(self._columns, levels, strict=True)})
+        return self.of(self._sizes(levels))
 
     def of(self, sizes: Mapping[str, int]) -> float:
         """The score of the model with parts at these sizes."""
-        full = {column.layer: int(column.sizes[-1]) for column in self._columns}
-        changed = {layer: size for layer, size in sizes.items() if size != full[layer]}
+        changed = self._changed(sizes)
         if not changed:
             return self.baseline
-        name = " ".join(f"{layer}={size}" for layer, size in sorted(changed.items()))
-        self._asked.add(name)
-        if (name, 0) not in self._known:
-            self._known[name, 0] = self._score(changed)
-            self._job.put(name, 0, self._known[name, 0])
-        return self._known[name, 0]
+        self._asked.add(_name(changed))
+        self._evaluate([changed])
+        return self._known[_name(changed), 0]
+
+    def ahead(self, several: Iterable[Sequence[int]], scored: Callable[[], None] = lambda: None) -> None:
+        """Score models that will be asked about, as many at a time as there are workers.
+
+        Args:
+            scored: called after each.
+        """
+        self.ahead_of([self._sizes(levels) for levels in several], scored)
+
+    def ahead_of(self, several: Iterable[Mapping[str, int]], scored: Callable[[], None] = lambda: None) -> None:
+        """The same for sizes."""
+        self._evaluate([self._changed(sizes) for sizes in several], scored)
+
+    def _evaluate(self, several: Sequence[Mapping[str, int]], done: Callable[[], None] = lambda: None) -> None:
+        missing = [Candidate.jointly(sizes) for sizes in several if sizes and (_name(sizes), 0) not in self._known]
+        for candidate, scored in self._executor.scores(missing):
+            name = _name(dict(candidate.sizes))
+            self._known[name, 0] = scored.score
+            self._job.put(name, 0, scored.score)
+            done()
+
+    def _sizes(self, levels: Sequence[int]) -> dict[str, int]:
+        return {c.layer: int(c.sizes[level]) for c, level in zip(self._columns, levels, strict=True)}
+
+    def _changed(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        full = {column.layer: int(column.sizes[-1]) for column in self._columns}
+        return {layer: size for layer, size in sizes.items() if size != full[layer]}
+
+
+def _name(changed: Mapping[str, int]) -> str:
+    return " ".join(f"{layer}={size}" for layer, size in sorted(changed.items()))

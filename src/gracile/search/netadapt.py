@@ -1,6 +1,7 @@
 """NetAdapt (Yang et al. 2018, arXiv:1804.03230): a step less in each iteration, taken where it costs least."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from gracile.progress import bar
 from gracile.search.joint import JointScores
@@ -25,10 +26,9 @@ def select_netadapt(problem: Problem, scores: JointScores, options: NetAdapt, se
         while (cost := problem.cost(levels)) > problem.bound:
             constraint = max(problem.bound, cost - step)
             candidates = proposals(problem, levels, constraint)
-            judged = []
-            for candidate in candidates:
-                judged.append((scores(candidate), -problem.cost(candidate)))
-                progress.advance(f"iteration {iterations + 1}, {cost / problem.total:.3g} of the cost")
+            note = f"iteration {iterations + 1}, {cost / problem.total:.3g} of the cost"
+            scores.ahead(candidates, partial(progress.advance, note))
+            judged = [(scores(candidate), -problem.cost(candidate)) for candidate in candidates]
             # Of equal ones the first.
             levels = candidates[max(range(len(judged)), key=lambda place: (judged[place], -place))]
             step *= options.decay

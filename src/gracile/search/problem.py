@@ -26,6 +26,8 @@ class Column:
     # The levels that were evaluated, ascending, each with the score of the model with only this layer changed.
     evaluated: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
+    # Those of `evaluated` whose scores were not evaluated, but predicted.
+    predicted: tuple[int, ...] = ()
     # The score of the model as it is.
     baseline: float = 0.0
 

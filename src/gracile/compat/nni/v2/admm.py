@@ -10,6 +10,7 @@ from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.base import Training
 from gracile.errors import InputError
 from gracile.maths import criteria
@@ -33,6 +34,7 @@ class ADMMPruner(Training):
 
     _modes = ("normal",)
 
+    @former.training
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, iterations: int,
         training_epochs: int, granularity: str = "fine-grained",

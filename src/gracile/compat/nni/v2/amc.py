@@ -13,6 +13,7 @@ from gracile.compat.nni.common.checking import count, hint
 from gracile.compat.nni.common.dependency import ChannelDependency
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import output_axis
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.algorithms import STRUCTURED, parameters_of
 from gracile.compat.nni.v2.annealing import total_of
 from gracile.compat.nni.v2.iterating import IterativePruner, Result
@@ -71,6 +72,7 @@ class AMCPruner(IterativePruner):
 
     _allowed = STRUCTURED
 
+    @former.rounds
     def __init__(
         self, total_episode: int, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator,
         pruning_algorithm: str = "l1", log_dir: str | PathLike[str] | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from gracile.compat.nni.common.evaluator import Evaluator
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.base import Pruner
 from gracile.compat.nni.v2.iterating import IterativePruner, Result
 from gracile.compat.nni.v2.trials import Layers, Trials
@@ -35,6 +36,7 @@ class SimulatedAnnealingPruner(IterativePruner):
         InputError: an argument or an entry of the config_list is wrong.
     """
 
+    @former.rounds
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator,
         start_temperature: float = 100, stop_temperature: float = 20, cool_down_rate: float = 0.9,

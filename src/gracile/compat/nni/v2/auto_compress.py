@@ -12,6 +12,7 @@ from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.v2.algorithms import maker, parameters_of
 from gracile.compat.nni.v2.annealing import anneal, total_of
 from gracile.compat.nni.v2.base import Pruner
+from gracile.compat.nni.v2.former import modern
 from gracile.compat.nni.v2.iterating import IterativePruner, Result, scaled
 from gracile.compat.nni.v2.rounds import Chain
 from gracile.errors import InputError
@@ -46,7 +47,8 @@ class AutoCompressPruner(IterativePruner):
         keep_intermediate_result: bool = False, evaluator: Evaluator | None = None, speedup: bool = False,
     ) -> None:  # fmt: skip
         self._rounds = count("AutoCompressPruner", "total_iteration", total_iteration)
-        searching, multiplying = _known("sa_params", sa_params, _SEARCH), parameters_of(admm_params, "admm_params")
+        searching = _known("sa_params", sa_params, _SEARCH)
+        multiplying = modern(parameters_of(admm_params, "admm_params"))
         self._options = Annealing(**{key: value for key, value in searching.items() if key in _ANNEALING})
         self._seed = searching.get("seed", 0)
         algorithm = searching.get("pruning_algorithm", "level")

@@ -11,6 +11,7 @@ from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.masking import Masking
 from gracile.compat.nni.common.scoring import OutputScores, Scoring, TaylorScores, WeightScores
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.base import Pruner, Training
 from gracile.errors import InputError
 from gracile.maths import criteria
@@ -122,6 +123,7 @@ class SlimPruner(Training):
     _modes = ("global", "normal")
     _kinds = (_BatchNorm,)
 
+    @former.training
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, training_epochs: int,
         scale: float = 1e-4, mode: str = "global",
@@ -150,6 +152,7 @@ class _Activations(Training):
 
     _kinds = (nn.Linear, _ConvNd)
 
+    @former.training
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, training_steps: int,
         activation: str = "relu", mode: str = "normal", dummy_input: Any = None,
@@ -204,6 +207,7 @@ class TaylorFOWeightPruner(Training):
     _modes = ("normal", "dependency_aware", "global")
     _kinds = (nn.Linear, _ConvNd)
 
+    @former.training
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, training_steps: int,
         mode: str = "normal", dummy_input: Any = None,

@@ -17,7 +17,9 @@ from gracile.compat.nni.common.evaluator import Evaluator, require_evaluator
 from gracile.compat.nni.common.masking import Masks
 from gracile.compat.nni.common.speedup import ModelSpeedup
 from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
+from gracile.compat.nni.v2.former import modern
 from gracile.errors import FileError, InputError
+from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class IterativePruner(ABC):
         speedup: bool,
     ) -> None:
         require_evaluator(evaluator)
+        parameters = modern(parameters_of(pruning_params))
         if keep_intermediate_result and log_dir is None:
             raise InputError("keep_intermediate_result=True needs log_dir, the folder to keep the results in")
         if speedup and (evaluator is None or evaluator.get_dummy_input() is None):
@@ -65,10 +68,8 @@ class IterativePruner(ABC):
         self._log_dir = None if log_dir is None else Path(log_dir)
         self._keep = keep_intermediate_result
         self._speedup = speedup
-        self._evaluators = {
-            id(item): item for item in (evaluator, parameters_of(pruning_params).get("evaluator")) if item is not None
-        }
-        self._make: Maker = maker(pruning_algorithm, pruning_params, evaluator, self._allowed)
+        self._evaluators = {id(item): item for item in (evaluator, parameters.get("evaluator")) if item is not None}
+        self._make: Maker = maker(pruning_algorithm, parameters, evaluator, self._allowed)
         for item in self._evaluators.values():
             item.bind_model(model)
         # What is wrong in the config_list or the parameters shows now.
@@ -151,6 +152,10 @@ class IterativePruner(ABC):
             place.mkdir(parents=True, exist_ok=True)
             torch.save(result.compact_model.state_dict(), place / f"{prefix}model.pth")
             torch.save(result.masks, place / f"{prefix}masks.pth")
+            cuts = applied_since(result.compact_model, self.bound_model)
+            if cuts.edits:
+                # `gracile.apply` on a fresh model makes the shapes that the state_dict has.
+                (place / f"{prefix}plan.json").write_text(cuts.to_json(), encoding="utf-8")
             (place / "config_list.json").write_text(json.dumps(result.config_list, indent=1), encoding="utf-8")
         except OSError as error:
             raise FileError(f"log_dir: {place} cannot be written: {error}") from error

@@ -12,6 +12,7 @@ from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.movement import MovementScores, require_shares
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.base import Training
 from gracile.errors import InputError
 from gracile.maths import schedule
@@ -40,6 +41,7 @@ class MovementPruner(Training):
     _default = "element"
     _modes = ("normal",)
 
+    @former.training
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], evaluator: Evaluator, warm_up_step: int,
         cool_down_beginning_step: int, training_epochs: int | None = None, training_steps: int | None = None,

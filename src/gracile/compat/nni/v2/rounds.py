@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gracile.compat.nni.common.checking import count
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import Rule
+from gracile.compat.nni.v2 import former
 from gracile.compat.nni.v2.base import Pruner, restore, snapshot
 from gracile.compat.nni.v2.iterating import IterativePruner, Result, scaled
 from gracile.maths import schedule
@@ -36,6 +37,7 @@ class LinearPruner(IterativePruner):
     _formula = staticmethod(schedule.linear)
     _first = 0
 
+    @former.rounds
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], pruning_algorithm: str, total_iteration: int,
         log_dir: str | PathLike[str] | None = None, keep_intermediate_result: bool = False,
@@ -104,6 +106,7 @@ class LotteryTicketPruner(LinearPruner):
     _formula = staticmethod(schedule.lottery)
     _first = 1
 
+    @former.rounds
     def __init__(
         self, model: nn.Module, config_list: list[dict[str, Any]], pruning_algorithm: str, total_iteration: int,
         log_dir: str | PathLike[str] | None = None, keep_intermediate_result: bool = False,

@@ -15,8 +15,10 @@ from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.v2.base import Pruner, restore, snapshot
 from gracile.graph import tensors_of
+from gracile.search.executors import InProcess
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Ints, Problem
+from gracile.search.work import Scored
 from gracile.store import Store
 
 # Of a layer with more units not every number of them is tried.
@@ -128,7 +130,7 @@ class Trials:
                 },
                 self._evaluator.score(),
             )
-            yield JointScores(columns, self, job)
+            yield JointScores(columns, InProcess(lambda candidate: Scored(self(dict(candidate.sizes)))), job)
 
 
 def _digest(model: nn.Module) -> str:

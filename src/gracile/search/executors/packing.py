@@ -1,0 +1,62 @@
+"""Sending work to another process of the same job, and doing it there.
+
+What is unpickled here was pickled by the process that started this one, and came from it directly; no file is read.
+"""
+
+import io
+import pickle
+from types import MappingProxyType
+from typing import Any
+
+import cloudpickle
+import torch
+
+from gracile.errors import InputError
+from gracile.search.work import Candidate, Scored, Work
+
+# The work of this process, by what tells one piece of work from another.
+_CACHE: dict[str, Work] = {}
+
+
+def packed(work: Work) -> bytes:
+    """The work with the model, the data and the evaluation function.
+
+    Raises:
+        InputError: something in it cannot be sent.
+    """
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(work)
+    except Exception as error:
+        raise InputError(
+            f"the model, the calibration data or the evaluation function cannot be sent to another process: "
+            f"{type(error).__name__}: {error}; use n_jobs=1, or keep open files, locks and generators out of them"
+        ) from error
+    return buffer.getvalue()
+
+
+def done(token: str, payload: bytes, candidate: Candidate) -> Scored:
+    """Score a candidate in this process, on one thread; what was unpacked is kept for the next one."""
+    work = _CACHE.get(token)
+    if work is None:
+        torch.set_num_threads(1)
+        _CACHE.clear()
+        unpacked: Work = pickle.loads(payload)
+        work = _CACHE[token] = unpacked
+    return work(candidate)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Knows torch's operators and read-only mappings as well."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch._ops.OpOverload):
+            namespace, _, name = value._schema.name.partition("::")
+            return _operator, (namespace, name, value._overloadname)
+        if isinstance(value, MappingProxyType):
+            return MappingProxyType, (dict(value),)
+        return super().reducer_override(value)
+
+
+def _operator(namespace: str, name: str, overload: str) -> Any:
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)

@@ -1,0 +1,107 @@
+"""Workers change neither scores nor models, and one that dies costs nothing but its own evaluation."""
+
+import threading
+
+import pytest
+import torch
+from support.executors_parts import DATA, MODEL, PLAIN, Dying
+from support.optional import optional
+
+import gracile
+from gracile.errors import EvaluationError, InputError, MissingExtraError
+from gracile.search import executors
+
+SEARCH = gracile.Search(kind="exact", candidates=3)
+
+
+def job(**options):
+    arguments = {"evaluate": PLAIN, "target": gracile.Target(macs=0.6), "search": SEARCH, "method": "spatial_svd"}
+    return gracile.compress(MODEL, DATA[:1], **{**arguments, **options})
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return job()
+
+
+def assert_same(first, second):
+    assert first.plan == second.plan
+    assert first.report.dictionary == second.report.dictionary
+    assert first.report.score_after == second.report.score_after
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes_give_what_one_gives(alone):
+    assert_same(job(n_jobs=2), alone)
+
+
+@pytest.mark.parametrize(
+    ("method", "search"),
+    [
+        ("channel_pruning", gracile.Search(candidates=2)),
+        ("prune", gracile.Search(kind="netadapt", options=gracile.NetAdapt(step=0.3))),
+    ],
+)
+def test_joint_evaluations_run_in_workers_too(method, search):
+    options = {"method": method, "round_to": 4, "calibration": [DATA], "search": search}
+    assert_same(job(n_jobs=2, **options), job(**options))
+
+
+def test_a_worker_that_dies_costs_nothing(alone, tmp_path):
+    assert_same(job(evaluate_search=Dying(tmp_path, 1), n_jobs=2), alone)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_workers_that_always_die_are_given_up_and_named(tmp_path):
+    with pytest.raises(EvaluationError, match=r"a worker process died 3 times in a row .* not done: the model with "):
+        job(evaluate_search=Dying(tmp_path, 1000), n_jobs=2)
+
+
+def test_errors_of_the_function_come_through():
+    def fails(model):
+        if model is not MODEL and "0.weight" in str(list(model.state_dict())):
+            raise KeyError("no such label")
+        return PLAIN(model)
+
+    with pytest.raises(EvaluationError, match=r"fails failed on the model with .*: KeyError: 'no such label'"):
+        job(evaluate_search=fails, n_jobs=2)
+
+
+def test_what_cannot_be_sent_is_refused():
+    lock = threading.Lock()
+
+    def locked(model):
+        with lock:
+            return PLAIN(model)
+
+    with pytest.raises(InputError, match=r"cannot be sent to another process.*n_jobs=1"):
+        job(evaluate_search=locked, n_jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"n_jobs": 0}, "n_jobs is 0"), ({"executor": "threads"}, "executor is 'threads'")]
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        job(**options)
+
+
+def test_without_ray_the_pip_line_is_given(monkeypatch):
+    def missing(name, *_):
+        raise ModuleNotFoundError("no", name="ray")
+
+    monkeypatch.setattr("gracile.extras.importlib.import_module", missing)
+    with pytest.raises(MissingExtraError, match=r"executor='ray' needs the package ray.*'gracile\[ray\]'"):
+        executors.require_packages("ray")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_with_one_of_two_workers_killed(alone, tmp_path):
+    ray = optional("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        assert_same(job(evaluate_search=Dying(tmp_path, 1), n_jobs=2, executor="ray"), alone)
+    finally:
+        ray.shutdown()
+    assert len(list(tmp_path.iterdir())) == 1
