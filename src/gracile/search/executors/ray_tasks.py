@@ -69,8 +69,8 @@ def _result(reference: Any, candidate: Candidate) -> Scored:
         if isinstance(cause, EvaluationError):
             raise EvaluationError(str(cause)) from error
         raise EvaluationError(
-            f"a Ray worker could not score {candidate}: {type(cause).__name__}: {cause}; modules that the model and the "
-            "evaluation function come from must be installed on the workers, too"
+            f"a Ray worker could not score {candidate}: {type(cause).__name__}: {cause}; modules that the model and "
+            "the evaluation function come from must be installed on the workers, too"
         ) from error
     except ray.exceptions.RayError as error:
         raise EvaluationError(
