@@ -35,7 +35,8 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
     if isinstance(value, str | bytes | bool):
         raise EvaluationError(f"the evaluation function {name} returned {value!r} for {what}; return one number")
     try:
-        score = float(value)
+        # A negative zero becomes zero: SQLite does not keep its sign, and a resumed search is to see the same scores.
+        score = float(value) + 0.0
     except (TypeError, ValueError, RuntimeError) as error:
         raise EvaluationError(
             f"the evaluation function {name} returned {type(value).__name__} for {what}; return one number, "

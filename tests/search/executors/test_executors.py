@@ -99,9 +99,7 @@ def test_without_ray_the_pip_line_is_given(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_ray_gives_the_same_with_one_of_two_workers_killed(alone, tmp_path):
     ray = optional("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    try:
-        assert_same(job(evaluate_search=Dying(tmp_path, 1), n_jobs=2, executor="ray"), alone)
-    finally:
-        ray.shutdown()
+    assert_same(job(evaluate_search=Dying(tmp_path, 1), n_jobs=2, executor="ray"), alone)
     assert len(list(tmp_path.iterdir())) == 1
+    # What was started for the job has ended with it.
+    assert not ray.is_initialized()

@@ -5,6 +5,7 @@ What is unpickled here was pickled by the process that started this one, and cam
 
 import io
 import pickle
+import sys
 from types import MappingProxyType
 from typing import Any
 
@@ -32,7 +33,7 @@ def packed(work: Work) -> bytes:
             f"the model, the calibration data or the evaluation function cannot be sent to another process: "
             f"{type(error).__name__}: {error}; use n_jobs=1, or keep open files, locks and generators out of them"
         ) from error
-    return buffer.getvalue()
+    return pickle.dumps((sys.path, buffer.getvalue()))
 
 
 def done(token: str, payload: bytes, candidate: Candidate) -> Scored:
@@ -41,9 +42,16 @@ def done(token: str, payload: bytes, candidate: Candidate) -> Scored:
     if work is None:
         torch.set_num_threads(1)
         _CACHE.clear()
-        unpacked: Work = pickle.loads(payload)
-        work = _CACHE[token] = unpacked
+        work = _CACHE[token] = _unpacked(payload)
     return work(candidate)
+
+
+def _unpacked(payload: bytes) -> Work:
+    path, inner = pickle.loads(payload)
+    # Functions and classes of the user's modules are sent by name.
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    work: Work = pickle.loads(inner)
+    return work
 
 
 class _Pickler(cloudpickle.Pickler):

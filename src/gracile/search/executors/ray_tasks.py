@@ -65,7 +65,13 @@ def _result(reference: Any, candidate: Candidate) -> Scored:
     try:
         found: Scored = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise EvaluationError(str(error.cause or error)) from error
+        cause = error.cause
+        if isinstance(cause, EvaluationError):
+            raise EvaluationError(str(cause)) from error
+        raise EvaluationError(
+            f"a Ray worker could not score {candidate}: {type(cause).__name__}: {cause}; modules that the model and "
+            "the evaluation function come from must be installed on the workers, too"
+        ) from error
     except ray.exceptions.RayError as error:
         raise EvaluationError(
             f"Ray lost {candidate}, after {_RETRIES} retries: {type(error).__name__}: {error}; what was done is in the "
