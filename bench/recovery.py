@@ -74,10 +74,9 @@ def table(rows: Rows) -> str:
 
 def main(targets: list[float]) -> None:
     rows = Rows("recovery", KEYS)
-    for target in targets:
-        for moving in (False, True):
-            if not rows.has(network=NETWORK, target=target, batch_statistics=moving):
-                run(target, moving, rows)
+    for target, moving in [*((target, True) for target in targets), (0.3, False)]:
+        if not rows.has(network=NETWORK, target=target, batch_statistics=moving):
+            run(target, moving, rows)
     text = (
         "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then `gracile.train.recover` "
         f"on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "

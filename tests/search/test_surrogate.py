@@ -76,4 +76,4 @@ def test_where_nothing_is_lost_nothing_is_predicted_to_be_lost():
 def test_bad_budgets_are_refused(surrogate):
     with pytest.raises(InputError, match="surrogate is"):
         Search(surrogate=surrogate)
-    assert budget_of("auto", 10) == 13
+    assert budget_of("auto", 10) == 12

@@ -15,7 +15,7 @@ from gracile.maths.power_law import Floats, extended, pooled_exponent
 from gracile.search.problem import Column
 
 # Where the evaluations of one layer lie among its candidates, 0 being the lowest, in the order in which they are made.
-_PLACES = (0.35, 0.0, 0.7, 0.15, 0.5, 0.85)
+_PLACES = (0.35, 0.15, 0.7, 0.0, 0.5, 0.85)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Prediction:
 
 def budget_of(surrogate: int | Literal["auto"], columns: int) -> int:
     """The number of evaluations."""
-    return columns + ceil(columns / 4) if surrogate == "auto" else surrogate
+    return columns + ceil(columns / 8) if surrogate == "auto" else surrogate
 
 
 def sampled(candidates: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
