@@ -22,6 +22,7 @@ from results import Rows, machine, markdown
 from torch import nn
 
 import gracile
+from gracile.train import Recovery, recover
 
 HERE = Path(__file__).parent
 KEYS = ("network", "method", "target", "epochs")
@@ -30,6 +31,8 @@ TARGETS = (0.5, 0.3)
 CALIBRATION_IMAGES, BATCH_NORM_IMAGES = 1024, 2560
 SEARCH_IMAGES, COMBINED_SEARCH_IMAGES = 2500, 1000
 FINE_TUNE_RATE = 0.05
+RECOVERY_IMAGES = 5000
+RECOVERY = Recovery(block_epochs=1, epochs=5, rate=2e-3, batch_statistics=True, autocast=torch.bfloat16)
 
 # method -> arguments of gracile.compress
 OURS: dict[str, dict[str, object]] = {
@@ -38,7 +41,9 @@ OURS: dict[str, dict[str, object]] = {
     "prune, l2, no data": {"method": "prune", "round_to": 1, "criterion": "l2", "calibration": None},
     "channel_pruning, round_to auto": {"method": "channel_pruning"},
     "spatial_svd+channel_pruning": {"method": "spatial_svd+channel_pruning", "round_to": 1},
+    "prune, elimination, recovered": {"method": "prune", "round_to": 1},
 }
+RECOVERED = "prune, elimination, recovered"
 THEIRS = ("torch-pruning l2", "torch-pruning bn_scale")
 
 # What AIMET 2.42's channel pruning lost on networks of the same architecture and recipe, with other trained weights:
@@ -62,7 +67,8 @@ def cells() -> list[tuple[str, str, float, int]]:
     ]
     rounded = [(n, list(OURS)[3], t, 0) for n in NETWORKS for t in TARGETS]
     combined = [(n, list(OURS)[4], t, 0) for n in ("resnet20", "vgg") for t in TARGETS]
-    return [*plain, *tuned[:12], *rounded, *tuned[12:], *combined]
+    recovered = [(n, RECOVERED, t, 0) for n in ("resnet20", "vgg", "mobilenetv2") for t in TARGETS]
+    return [*plain, *tuned[:12], *rounded, *tuned[12:], *combined, *recovered]
 
 
 def ours(network: str, method: str, target: float, parts: dict[str, Images]) -> nn.Module:
@@ -79,6 +85,12 @@ def ours(network: str, method: str, target: float, parts: dict[str, Images]) -> 
         seed=SEED,
         **options,  # type: ignore[arg-type]
     )
+    if method == RECOVERED:
+        images = [
+            x.contiguous(memory_format=torch.channels_last) for x, _ in parts["train"][:RECOVERY_IMAGES].batches(125)
+        ]
+        example = parts["test"].images[:1]
+        recover(result.model, dense(network), images, example_inputs=example, options=RECOVERY, seed=SEED)
     return result.model
 
 
