@@ -142,7 +142,7 @@ def test_a_real_machine():
     for package in ("onnx", "onnxruntime", "onnxscript"):
         optional(package)
     model, data = network(), images()
-    stage = Job(request(model, data), None, Clock()).first_stage(model, gracile.capture(model, data))
+    stage = Job(request(model, data), model, None, Clock()).first_stage(model, gracile.capture(model, data))
     search = timed.Timed(stage, request(model, data), model, Clock(), repeats=3)
     # Whatever this machine measures, the report holds all of it.
     found = search.report(gracile.apply(model, gracile.prune.plan(model, data, sparsity=0.5)))
@@ -157,6 +157,7 @@ def request(model, data):
         evaluate=agreement(model, data), evaluate_search=None, target=gracile.Target(latency=0.5), method="prune",
         search="exact", criterion="l2", scope="layer", ratios=None, ratios_metric="macs", round_to="auto",
         max_sparsity=0.9, exclude=(), fine_tune=None, fine_tune_layer=None, store=None, seed=0, calibrated=False,
+        loss=None, recover=None, n_jobs=1, executor="processes",
     )  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_high_biases_are_absorbed():
     assert record.details["0: absorbed"] > 1
     smaller = found[:3](X).amax((0, 2, 3))
     without = equalize(model, X, absorb=False)[0][:3](X).amax((0, 2, 3))
-    assert float((smaller / without)[:2].max()) < 0.6
+    assert float((smaller / without)[:2].detach().max()) < 0.6
     torch.testing.assert_close(smaller[2:], without[2:])
 
 
