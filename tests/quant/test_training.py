@@ -15,10 +15,10 @@ X = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long() + 2 * (X[:, 2] > 0).long()
 
 
-def trained_float():
+def trained_float(steps=150):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
-    descend(model, 0.02, 150)
+    descend(model, 0.02, steps)
     return model.eval()
 
 
@@ -54,7 +54,9 @@ FORMATS = {
 @pytest.mark.parametrize("method", list(FORMATS))
 def test_training_helps_and_finishing_changes_nothing(method):
     weights, activations = FORMATS[method]
-    simulation = quantize(trained_float(), X, calibration=[X], weights=weights, activations=activations)
+    # DoReFa squashes the weights to [-1, 1], so that it does not go on from trained ones.
+    model = trained_float(0 if method == "dorefa" else 150)
+    simulation = quantize(model, X, calibration=[X], weights=weights, activations=activations)
     names = set(simulation.state_dict())
     run = QuantizedTraining(simulation, method)
     before = loss_of(simulation)
@@ -67,8 +69,7 @@ def test_training_helps_and_finishing_changes_nothing(method):
     assert set(simulation.state_dict()) == names
     with torch.no_grad():
         found = simulation(X)
-    # Values half-way between two levels may round otherwise in the plain quantizer's arithmetic.
-    assert float(((found - wanted).abs() > 1e-4).float().mean()) < 0.05
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_start_and_freeze():
@@ -78,7 +79,7 @@ def test_start_and_freeze():
     torch.testing.assert_close(simulation(X), model(X))
     run.step()
     run.step()
-    assert float((simulation(X) - model(X)).abs().max()) > 0.1
+    assert float((simulation(X) - model(X)).detach().abs().max()) > 0.1
     steps = [item.step for item in simulation.quantizers.children()]
     assert all(item.requires_grad for item in steps)
     run.step()
@@ -88,7 +89,7 @@ def test_start_and_freeze():
 def test_wrong_arguments():
     model = trained_float()
     simulation = quantize(model, X, calibration=[X])
-    with pytest.raises(InputError, match="gracile.quantize"):
+    with pytest.raises(InputError, match=r"gracile\.quantize"):
         QuantizedTraining(model)
     with pytest.raises(InputError, match="one of qat"):
         QuantizedTraining(simulation, "none")
