@@ -1,7 +1,6 @@
 """int8 as the last method of `gracile.compress`."""
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ def job(method, **options):
 
 
 @pytest.fixture(scope="module")
-def pruned() -> Iterator[gracile.Result]:
+def pruned() -> gracile.Result:
     return job("prune+int8", target=gracile.Target(macs=0.6))
 
 

@@ -178,8 +178,8 @@ def _require_integers(target: object, ratios: object, methods: Sequence[str], *,
         raise InputError("ratios are of methods that change sizes, and int8 changes none; leave them out")
     if isinstance(target, Target) and target.metric != "bytes":
         raise InputError(
-            f"int8 alone changes no {'MACs' if target.metric == 'macs' else 'parameters'}: leave the target out, or put "
-            "a method before it, as in 'prune+int8'"
+            f"int8 alone changes no {'MACs' if target.metric == 'macs' else 'parameters'}: leave the target out, or "
+            "put a method before it, as in 'prune+int8'"
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(bytes=0.3), or leave it out")
