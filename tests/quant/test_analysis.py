@@ -20,6 +20,7 @@ def simulation(**options):
     return gracile.quantize(MODEL, X, calibration=[X], **options)
 
 
+@torch.no_grad()
 def fidelity(model):
     return -float((model(X) - MODEL(X)).square().mean())
 

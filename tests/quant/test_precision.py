@@ -20,7 +20,7 @@ def chosen(**options):
     return mixed_precision(MODEL, X, calibration=[X[:8], X[8:]], weights=FORMATS, **options)
 
 
-@pytest.mark.parametrize("budget", [{"bytes": 0.29}, {"bit_operations": 0.5}])
+@pytest.mark.parametrize("budget", [{"bytes": 0.37}, {"bit_operations": 0.6}])
 def test_the_choice_is_the_best_of_all(budget):
     found = chosen(**budget)
     free = found.budget - (found.cost - sum(w.cost for n, ws in found.widths.items() for w in ws
@@ -30,14 +30,14 @@ def test_the_choice_is_the_best_of_all(budget):
         for widths in product(*found.widths.values())
         if sum(width.cost for width in widths) <= free
     ]
-    least, formats = min(every)
+    _, formats = min(every)
     assert list(found.formats.values()) == formats
     assert found.cost <= found.budget
     assert len(set(formats)) > 1
 
 
 def test_costs_are_those_of_plan_and_of_arithmetic():
-    found = chosen(bytes=0.3)
+    found = chosen(bytes=0.4)
     simulation = gracile.quantize(MODEL, X, calibration=[X], overrides=found.overrides)
     assert gracile.applied_plan(simulation).cost(gracile.capture(MODEL, X)).bytes == found.cost
     operations = chosen(bit_operations=1.0)

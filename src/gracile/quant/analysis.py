@@ -1,4 +1,4 @@
-"""Where a simulation loses its accuracy: scores with some quantizers off, errors layer by layer, what values there are."""
+"""Where a simulation loses its accuracy: scores with quantizers off, errors of layers, what values there are."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -164,7 +164,8 @@ def only_quantizers(simulation: Simulation, names: set[str]) -> Iterator[Simulat
 class LayerErrors:
     """What `layer_errors` measured; prints as a table."""
 
-    # Layer -> 10 log10(E[y^2] / E[(y~ - y)^2]) of its results behind the activation, in decibels; infinite without error.
+    # Layer -> 10 log10(E[y^2] / E[(y~ - y)^2]) of its results behind the activation, in
+    # decibels; infinite without error.
     sqnr: Mapping[str, float]
     # Layer -> E[(y~ - y)^2].
     squared: Mapping[str, float]

@@ -127,8 +127,8 @@ def mixed_precision(
     if found is None:
         least = fixed + sum(min(cost[layer] for cost in costs) for layer in layers)
         raise TargetError(
-            f"{budget:.6g} {metric} cannot be reached: {least} remain with the narrowest of {', '.join(names)} everywhere. "
-            "Ways out: a higher budget, narrower formats, fewer excluded layers"
+            f"{budget:.6g} {metric} cannot be reached: {least} remain with the narrowest of {', '.join(names)} "
+            "everywhere. Ways out: a higher budget, narrower formats, fewer excluded layers"
         )
     widths = {
         layer: tuple(
