@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -224,10 +225,8 @@ def _ranges(path: _Path, data: Calibration, inputs: Inputs, seed: int) -> None:
         path.left_out("other ranges", "the activations alone meet the bound")
         return
     for name in _OBSERVERS:
-        path.attempt(
-            f"ranges by {name}", "of activations",
-            lambda name=name: path.changed(calibrate, data, inputs, observer=name, seed=seed),
-        )  # fmt: skip
+        change = partial(path.changed, calibrate, data, inputs, observer=name, seed=seed)
+        path.attempt(f"ranges by {name}", "of activations", change)
 
 
 def _trained(path: _Path, fine_tune: Callable[[nn.Module], object]) -> tuple[Simulation, Record]:
