@@ -73,6 +73,12 @@ def test_what_is_excluded_stays_and_says_so():
     assert not [edit for edit in result.plan.edits if isinstance(edit, Quantize) and "head.weight" in edit.sites]
 
 
+def test_batch_norms_that_stay_are_listed():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    result = gracile.compress(model, DATA[:2], evaluate=agreement(model, DATA), method="int8", calibration=CALIBRATION)
+    assert "not folded" in {layer.name: layer for layer in result.report.layers}["2"].reason
+
+
 def test_methods_before_reach_a_target_in_macs(pruned):
     assert pruned.report.after.macs <= 0.6 * pruned.report.before.macs
     assert [stage.method for stage in pruned.report.stages] == ["prune", "int8"]

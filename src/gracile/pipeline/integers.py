@@ -12,6 +12,7 @@ from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.tuning import FineTune, fine_tuned
 from gracile.quant.calibration import calibrate, fit_weights
+from gracile.quant.folding import fold_plan
 from gracile.quant.formats import Formats
 from gracile.quant.method import simulate
 from gracile.quant.trained import TrainedQuantizer
@@ -91,5 +92,8 @@ class Integers:
                 before=Totals(macs=old.macs, params=old.params, bytes=old.bytes),
                 after=Totals(macs=new.macs, params=new.params, bytes=new.bytes),
             )
+        _, unfolded = fold_plan(self._original, self._graph)
+        for name, reason in unfolded.items():
+            yield LayerReport(name=name, method=self.method, reason=f"the batch-norm is not folded: {reason}")
         for node, reason in self._placement.left.items():
             yield LayerReport(name=node, method=self.method, reason=f"stays in floating point: {reason}")
