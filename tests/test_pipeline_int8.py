@@ -52,6 +52,15 @@ def test_a_cost_survives_edits_between_and_behind_slices():
     assert whole.cost(graph).macs == plan.cost(graph).macs == gracile.profile(small, DATA[:2]).macs
 
 
+def test_a_cost_survives_slices_in_two_places():
+    graph = gracile.capture(MODEL, DATA[:2])
+    model = gracile.apply(MODEL, gracile.prune.plan(MODEL, graph, sparsity=0.25, round_to=1))
+    model = gracile.apply(model, gracile.lowrank.plan(model, DATA[:2], method="spatial_svd", cost_ratio=0.7))
+    model = gracile.apply(model, gracile.prune.plan(model, DATA[:2], sparsity=0.25, round_to=1))
+    told, found = gracile.applied_plan(model).cost(graph), gracile.profile(model, DATA[:2])
+    assert (told.macs, told.params, told.bytes) == (found.macs, found.params, found.bytes)
+
+
 def test_int8_alone_needs_no_target_and_reports_every_layer():
     result = job("int8")
     assert isinstance(result.model, gracile.quant.Simulation)
