@@ -24,6 +24,8 @@ def model():
     first, second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3)
     return nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), nn.Linear(576, 4))
 
+batches = [torch.ones(2, 3, 8, 8)]
+
 def embedding():
     return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
 
@@ -268,3 +270,15 @@ def test_what_is_not_there(
 ) -> None:
     assert _run(*arguments) == status
     assert message in capsys.readouterr().err
+
+
+def test_compress_to_integers_and_an_onnx_file(module: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    recipe = tmp_path / "recipe.yaml"
+    text = recipe.read_text().replace("target: {macs: 0.6}\nsearch: tar", "method: int8")
+    recipe.write_text(f"{text}calibration: {module}:batches\n")
+    assert _run("compress", "recipe.yaml", "--onnx", "small.onnx") == 0
+    assert "small.onnx" in [file.name for file in tmp_path.iterdir()]
+    loaded = gracile.load(tmp_path / "small", sys.modules[module].model())
+    assert isinstance(loaded, gracile.quant.Simulation)
+    assert gracile.Report.read(tmp_path / "small" / "report.json").method == "int8"

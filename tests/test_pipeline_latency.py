@@ -142,7 +142,7 @@ def test_a_real_machine():
     for package in ("onnx", "onnxruntime", "onnxscript"):
         optional(package)
     model, data = network(), images()
-    stage = Job(request(model, data), model, None, Clock()).first_stage(model, gracile.capture(model, data))
+    stage = Job(request(model, data), model, None, Clock()).stage("prune", model, gracile.capture(model, data))
     search = timed.Timed(stage, request(model, data), model, Clock(), repeats=3)
     # Whatever this machine measures, the report holds all of it.
     found = search.report(gracile.apply(model, gracile.prune.plan(model, data, sparsity=0.5)))

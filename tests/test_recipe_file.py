@@ -363,3 +363,11 @@ def test_options_of_a_search(tmp_path: Path) -> None:
 def test_refused_options_of_a_search(tmp_path: Path, line: str, message: str) -> None:
     (found,) = _faults(tmp_path, GOOD + line)
     assert message in found
+
+
+def test_int8_alone_needs_no_target(tmp_path: Path, module: str) -> None:
+    text = f"model: {module}:model\ninputs: [[1, 3]]\nevaluate: {module}:evaluate\ncalibration: {module}:batches\n"
+    job = Recipe.read(_write(tmp_path, text + "method: int8\n")).job()
+    assert (job.options["method"], job.options["target"]) == ("int8", None)
+    with pytest.raises(RecipeError, match="target is missing"):
+        Recipe.read(_write(tmp_path, text + "method: prune+int8\n"))

@@ -2,6 +2,7 @@
 
 from gracile.report.drawn import Report
 from gracile.report.records import (
+    UNSEARCHED,
     VERSION,
     DictionaryReport,
     Entry,
@@ -14,6 +15,7 @@ from gracile.report.records import (
 )
 
 __all__ = [
+    "UNSEARCHED",
     "VERSION",
     "DictionaryReport",
     "Entry",

@@ -15,6 +15,8 @@ from gracile.text import count, table
 from gracile.timings import LatencyReport
 
 VERSION: Literal[1] = 1
+# How the ratios of a method without ratios were found.
+UNSEARCHED = "none"
 
 
 class _Frozen(BaseModel):
@@ -214,10 +216,11 @@ class Evidence(_Frozen):
         return "\n\n".join(parts)
 
     def _headline(self) -> str:
-        return (
-            f"{self.model}: {self.method}, {self.search} ratios, to {self.ratio('macs'):.1%} of the MACs and "
-            f"{self.ratio('params'):.1%} of the parameters; score {self.score_before:.6g} -> {self.score:.6g}"
-        )
+        found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
+        sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
+        if any(stage.method == "int8" for stage in self.stages):
+            sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
+        return f"{self.model}: {self.method}{found}, to {sizes}; score {self.score_before:.6g} -> {self.score:.6g}"
 
     def _totals(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -235,12 +238,13 @@ class Evidence(_Frozen):
                 stage.method,
                 f"{stage.after.macs / max(1, stage.before.macs):.4f}",
                 f"{stage.after.params / max(1, stage.before.params):.4f}",
+                f"{stage.after.bytes / max(1, stage.before.bytes):.4f}",
                 f"{stage.score_after:.6g}",
                 "" if stage.score_fine_tuned is None else f"{stage.score_fine_tuned:.6g}",
             )
             for stage in self.stages
         ]
-        return table(("stage", "MACs", "parameters", "score", "fine-tuned"), rows, right=(1, 2, 3, 4))
+        return table(("stage", "MACs", "parameters", "bytes", "score", "fine-tuned"), rows, right=(1, 2, 3, 4, 5))
 
     def _layers(self) -> str:
         header = ("layer", "asked", "got", "size", "MACs", "", "bytes", "", "why not")
