@@ -21,14 +21,14 @@ def keep_largest(scores: Tensor, sparsity: float) -> Tensor:
 
 
 def keep_globally(
-    scores: Sequence[Tensor], weights: Sequence[int], sparsity: float, max_sparsity: float = 1.0
+    scores: Sequence[Tensor], weights: Sequence[int], sparsity: float, max_sparsity: float | Sequence[float] = 1.0
 ) -> list[Tensor]:
     """One threshold over several tensors: the smallest scores go, until ``sparsity`` of all elements is reached.
 
     Args:
         scores: one tensor [n_i] each.
         weights: how many elements each unit of tensor i stands for.
-        max_sparsity: at most this share of each tensor goes.
+        max_sparsity: at most this share of each tensor goes; one for all, or one each.
 
     Returns:
         A mask [n_i] for each; the share of elements removed is at most ``sparsity``.
@@ -42,7 +42,8 @@ def keep_globally(
     for place, item in enumerate(scores):
         chosen = order[owner[order] == place]
         rank[chosen] = torch.arange(item.numel())
-    limit = torch.tensor([_removed(item.numel(), max_sparsity) for item in scores])[owner]
+    caps = [max_sparsity] * len(scores) if isinstance(max_sparsity, int | float) else max_sparsity
+    limit = torch.tensor([_removed(item.numel(), cap) for item, cap in zip(scores, caps, strict=True)])[owner]
     free = order[rank[order] < limit[order]]
     gone = free[each[free].cumsum(0) <= sparsity * float(each.sum()) + 1e-9]
     keep = torch.ones(len(flat), dtype=torch.bool)

@@ -117,7 +117,7 @@ def sensitivity(
         StoreError: the store is damaged or belongs to another job.
     """
     require_sparsities(tuple(sparsities))
-    stop = _stop(early_stop_mode, early_stop_value)
+    stop = early_stop(early_stop_mode, early_stop_value)
     require_criterion(criterion, "layer", calibrated=calibration is not None, loss=loss)
     require_widths(round_to, max_sparsity)
     graph = capture(model, example_inputs)
@@ -143,7 +143,7 @@ def sensitivity(
     return SensitivityTable(baseline=baseline, scores=MappingProxyType(scores), widths=MappingProxyType(widths))
 
 
-def _stop(mode: EarlyStop | None, value: float | None) -> Callable[[float, float], bool]:
+def early_stop(mode: EarlyStop | None, value: float | None) -> Callable[[float, float], bool]:
     """(score, baseline) -> whether to stop.
 
     Raises:

@@ -1,0 +1,1 @@
+"""``nni.algorithms.compression.v2``."""
