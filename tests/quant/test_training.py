@@ -1,0 +1,101 @@
+"""Training with quantizers: what each method leaves behind computes the same, and learns."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gracile.errors import InputError
+from gracile.graph import eval_mode
+from gracile.maths.quant_spec import PerTensor, quant_spec
+from gracile.quant.method import quantize
+from gracile.quant.training import QuantizedTraining
+
+X = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] * X[:, 1] > 0).long() + 2 * (X[:, 2] > 0).long()
+
+
+def trained_float():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
+    descend(model, 0.02, 150)
+    return model.eval()
+
+
+def descend(model, lr, steps, run=None):
+    model.train()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
+    for _ in range(steps):
+        loss = F.cross_entropy(model(X), Y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if run is not None:
+            run.step()
+    model.eval()
+
+
+def loss_of(model):
+    with torch.no_grad(), eval_mode(model):
+        return float(F.cross_entropy(model(X), Y))
+
+
+SIGNED = quant_spec("int3", granularity=PerTensor(), narrow=True)
+FORMATS = {
+    "qat": ("int3", "uint4"),
+    "range": ("int3", "uint4"),
+    "lsq": ("int3", "uint4"),
+    "lsq+": ("int3", "uint4"),
+    "dorefa": (SIGNED, None),
+    "bnn": ("int2", "uint8"),
+}
+
+
+@pytest.mark.parametrize("method", list(FORMATS))
+def test_training_helps_and_finishing_changes_nothing(method):
+    weights, activations = FORMATS[method]
+    simulation = quantize(trained_float(), X, calibration=[X], weights=weights, activations=activations)
+    names = set(simulation.state_dict())
+    run = QuantizedTraining(simulation, method)
+    before = loss_of(simulation)
+    descend(simulation, 0.01, 80, run)
+    with torch.no_grad():
+        wanted = simulation(X)
+    assert loss_of(simulation) < 0.8 * before
+    record = run.finish()
+    assert record.details["steps"] == 80
+    assert set(simulation.state_dict()) == names
+    with torch.no_grad():
+        found = simulation(X)
+    # Values half-way between two levels may round otherwise in the plain quantizer's arithmetic.
+    assert float(((found - wanted).abs() > 1e-4).float().mean()) < 0.05
+
+
+def test_start_and_freeze():
+    model = trained_float()
+    simulation = quantize(model, X, calibration=[X], weights="int2", activations=None)
+    run = QuantizedTraining(simulation, "lsq", start=2, freeze=3)
+    torch.testing.assert_close(simulation(X), model(X))
+    run.step()
+    run.step()
+    assert float((simulation(X) - model(X)).abs().max()) > 0.1
+    steps = [item.step for item in simulation.quantizers.children()]
+    assert all(item.requires_grad for item in steps)
+    run.step()
+    assert not any(item.requires_grad for item in steps)
+
+
+def test_wrong_arguments():
+    model = trained_float()
+    simulation = quantize(model, X, calibration=[X])
+    with pytest.raises(InputError, match="gracile.quantize"):
+        QuantizedTraining(model)
+    with pytest.raises(InputError, match="one of qat"):
+        QuantizedTraining(simulation, "none")
+    with pytest.raises(InputError, match="number of steps"):
+        QuantizedTraining(simulation, start=-1)
+    with pytest.raises(InputError, match="DoReFa"):
+        QuantizedTraining(simulation, "dorefa")
+    QuantizedTraining(simulation)
+    with pytest.raises(InputError, match="already"):
+        QuantizedTraining(simulation)
