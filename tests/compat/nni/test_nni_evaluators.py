@@ -44,7 +44,7 @@ class TestFunctions:
         evaluator = v3.TorchEvaluator(train, optimizer, lambda _, m: 0 * m.weight.sum())
         evaluator.bind_model(model)
         before = model.weight.detach().clone()
-        with evaluator.watched(lambda: model.weight.sum(), lambda: count.append(torch.is_grad_enabled())):
+        with evaluator.watched(model.weight.sum, lambda: count.append(torch.is_grad_enabled())):
             evaluator.train(2)
         assert torch.allclose(model.weight, before - 1.0)
         evaluator.train(2)
@@ -144,15 +144,15 @@ class TestFunctions:
         model, copy = network(), network()
         evaluator = evaluator2(model)
         evaluator.bind_model(model)
-        group = evaluator.optimizers[0].param_groups[0]
+        (optimizer,) = evaluator.optimizers
         with evaluator.moved(copy):
             evaluator.train(2)
-            assert group["params"][0] is copy.conv1.weight
+            assert optimizer.param_groups[0]["params"][0] is copy.conv1.weight
             copy.conv1.weight = nn.Parameter(copy.conv1.weight.detach().clone())
             evaluator.retarget(copy)
-            assert group["params"][0] is copy.conv1.weight
+            assert optimizer.param_groups[0]["params"][0] is copy.conv1.weight
             evaluator.train(2)
-        assert group["params"][0] is model.conv1.weight
+        assert optimizer.param_groups[0]["params"][0] is model.conv1.weight
         assert evaluator.model is model
 
 
@@ -242,7 +242,7 @@ class TestLightning:
     def test_a_metric_of_another_name(self, module):
         model, evaluator = module
         evaluator.bind_model(model)
-        model.validation_step = lambda batch, index: None
+        model.validation_step = lambda batch, batch_idx: None
         with pytest.raises(EvaluationError, match="validation logged nothing; log the metric that counts as 'default'"):
             evaluator.evaluate()
 
@@ -278,9 +278,7 @@ class TestTransformers:
             output_dir=str(tmp_path), per_device_train_batch_size=8, num_train_epochs=1, report_to=[], use_cpu=True,
             save_strategy="no", disable_tqdm=True, logging_strategy="no", learning_rate=1e-2,
         )  # fmt: skip
-        return transformers.Trainer(
-            Images(), options, train_dataset=data, eval_dataset=data, compute_metrics=metrics
-        )
+        return transformers.Trainer(Images(), options, train_dataset=data, eval_dataset=data, compute_metrics=metrics)
 
     def test_pruning_in_its_training(self, trainer):
         model = trainer.model

@@ -296,7 +296,7 @@ class TestTraining:
     def test_training_that_shows_nothing(self):
         model = network()
         evaluator = v2.TorchEvaluator(lambda *_: None, torch.optim.SGD(model.parameters(), 0.1), F.cross_entropy)
-        with pytest.raises(InputError, match="training showed nothing of fc.weight"):
+        with pytest.raises(InputError, match=r"training showed nothing of fc.weight"):
             v2.TaylorFOWeightPruner(model, HALF, evaluator, 3).compress()
 
 
@@ -397,7 +397,7 @@ class TestMasksAndFiles:
     def test_two_pruners_of_one_parameter(self):
         model = network()
         v2.L1NormPruner(model, [{"op_names": ["conv2"], "sparsity": 0.5}]).compress()
-        with pytest.raises(InputError, match="conv2.weight is masked already"):
+        with pytest.raises(InputError, match=r"conv2.weight is masked already"):
             v2.L2NormPruner(model, [{"op_names": ["conv2"], "sparsity": 0.5}])
 
     @pytest.mark.parametrize(

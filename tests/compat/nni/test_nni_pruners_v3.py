@@ -115,7 +115,7 @@ class TestGroups:
     def test_different_sizes_in_one_dependency_group(self):
         model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
         entry = {"op_types": ["Linear"], "sparse_ratio": 0.5, "dependency_group_id": "x"}
-        with pytest.raises(InputError, match="1.weight has 4 units, and 0.weight of the same dependency_group_id"):
+        with pytest.raises(InputError, match=r"1.weight has 4 units, and 0.weight of the same dependency_group_id"):
             v3.L1NormPruner(model, [entry]).compress()
 
     def test_automatic_groups(self):

@@ -111,7 +111,8 @@ class Evaluator(ABC):
         Raises:
             EvaluationError: it gives none.
         """
-        return as_score(self.evaluate())
+        with torch.no_grad():
+            return as_score(self.evaluate())
 
     def _require_model(self) -> nn.Module:
         if self.model is None:

@@ -16,8 +16,8 @@ def require_shares(rules: Sequence[Rule]) -> None:
     for rule in rules:
         if rule.threshold is not None and not 0 < rule.threshold < 1:
             raise InputError(
-                f"{rule.where}: the threshold is {rule.threshold!r}; movement compares it with sigmoids of scores: give "
-                "a number in (0, 1), such as 0.1"
+                f"{rule.where}: the threshold is {rule.threshold!r}; movement compares it with sigmoids of scores: "
+                "give a number in (0, 1), such as 0.1"
             )
 
 

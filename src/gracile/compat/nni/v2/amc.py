@@ -87,8 +87,8 @@ class AMCPruner(IterativePruner):
         self._algorithm = pruning_algorithm
         together = {"mode": "dependency_aware", "dummy_input": getattr(evaluator, "dummy_input", None)}
         super().__init__(
-            model, config_list, pruning_algorithm, {**parameters_of(pruning_params), **together}, evaluator, log_dir=log_dir,
-            keep_intermediate_result=keep_intermediate_result, speedup=True,
+            model, config_list, pruning_algorithm, {**parameters_of(pruning_params), **together}, evaluator,
+            log_dir=log_dir, keep_intermediate_result=keep_intermediate_result, speedup=True,
         )  # fmt: skip
         self._require_evaluation()
         total_of(config_list)

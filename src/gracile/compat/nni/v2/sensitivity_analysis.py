@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -82,7 +83,8 @@ class SensitivityAnalysis:
         known_modules("analysis", "specified_layers", names, self.layers)
 
         def metric() -> float:
-            return as_score(self.val_func(*(val_args or ()), **(val_kwargs or {})))
+            with torch.no_grad():
+                return as_score(self.val_func(*(val_args or ()), **(val_kwargs or {})))
 
         self.ori_metric = metric()
         with bar("sensitivity", len(names) * len(self._sparsities)) as progress:
