@@ -11,7 +11,11 @@ from gracile.surgery import applied_plan, apply
 
 
 def block(inputs: int, outputs: int, size: int, act: type[nn.Module], *, groups: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs), act()]
+    return [
+        nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        act(),
+    ]
 
 
 def net(act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -97,7 +101,9 @@ def test_high_biases_are_absorbed():
 
 
 def test_a_padded_consumer_absorbs_nothing():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double().eval()
+    model = (
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).double().eval()
+    )
     model[1].bias.data.fill_(9.0)
     found, record = equalize(model, X)
     assert not any("absorbed" in name for name in record.details)

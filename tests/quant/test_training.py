@@ -15,10 +15,10 @@ X = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long() + 2 * (X[:, 2] > 0).long()
 
 
-def trained_float():
+def trained_float(steps=150):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
-    descend(model, 0.02, 150)
+    descend(model, 0.02, steps)
     return model.eval()
 
 
@@ -42,10 +42,10 @@ def loss_of(model):
 
 SIGNED = quant_spec("int3", granularity=PerTensor(), narrow=True)
 FORMATS = {
-    "qat": ("int3", "uint4"),
-    "range": ("int3", "uint4"),
-    "lsq": ("int3", "uint4"),
-    "lsq+": ("int3", "uint4"),
+    "qat": ("int2", "uint8"),
+    "range": ("int2", "uint8"),
+    "lsq": ("int2", "uint8"),
+    "lsq+": ("int2", "uint8"),
     "dorefa": (SIGNED, None),
     "bnn": ("int2", "uint8"),
 }
@@ -54,7 +54,9 @@ FORMATS = {
 @pytest.mark.parametrize("method", list(FORMATS))
 def test_training_helps_and_finishing_changes_nothing(method):
     weights, activations = FORMATS[method]
-    simulation = quantize(trained_float(), X, calibration=[X], weights=weights, activations=activations)
+    # DoReFa squashes the weights to [-1, 1], so that it does not go on from trained ones.
+    model = trained_float(0 if method == "dorefa" else 150)
+    simulation = quantize(model, X, calibration=[X], weights=weights, activations=activations)
     names = set(simulation.state_dict())
     run = QuantizedTraining(simulation, method)
     before = loss_of(simulation)
@@ -67,8 +69,7 @@ def test_training_helps_and_finishing_changes_nothing(method):
     assert set(simulation.state_dict()) == names
     with torch.no_grad():
         found = simulation(X)
-    # Values half-way between two levels may round otherwise in the plain quantizer's arithmetic.
-    assert float(((found - wanted).abs() > 1e-4).float().mean()) < 0.05
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_start_and_freeze():
@@ -88,7 +89,7 @@ def test_start_and_freeze():
 def test_wrong_arguments():
     model = trained_float()
     simulation = quantize(model, X, calibration=[X])
-    with pytest.raises(InputError, match="gracile.quantize"):
+    with pytest.raises(InputError, match=r"gracile\.quantize"):
         QuantizedTraining(model)
     with pytest.raises(InputError, match="one of qat"):
         QuantizedTraining(simulation, "none")

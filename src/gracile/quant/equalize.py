@@ -312,6 +312,9 @@ def _absorb(
 def _pads(node: Node) -> bool:
     """Whether zeros, which would have to become -c, stand around the inputs."""
     padding = node.args[4] if len(node.args) > 4 else 0
-    return bare_name(node.op) != "linear" and padding != "valid" and padding not in (0, [0]) and any(
-        padding if isinstance(padding, list) else [padding]
+    return (
+        bare_name(node.op) != "linear"
+        and padding != "valid"
+        and padding not in (0, [0])
+        and any(padding if isinstance(padding, list) else [padding])
     )

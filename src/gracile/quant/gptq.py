@@ -53,7 +53,9 @@ def round_sequentially(
         for layer, weight, moments in _walk(simulation, states, layers, "round"):
             quantizer = quantizer_of(simulation, layer)
             scale, zero_point = spread(tuple(weight.shape), quantizer.scale, quantizer.zero_point, quantizer.spec)
-            parts = zip(*(item.flatten(1).chunk(len(moments)) for item in (weight, scale, zero_point)), moments, strict=True)
+            parts = zip(
+                *(item.flatten(1).chunk(len(moments)) for item in (weight, scale, zero_point)), moments, strict=True
+            )
             rounded = torch.cat(
                 [gptq(rows, second, (steps, middle, quantizer.spec), damping=damping, act_order=act_order)
                  for rows, steps, middle, second in parts]
@@ -95,7 +97,9 @@ def fit_weights_to_outputs(
                 continue
             single = not isinstance(grain, PerChannel)
 
-            def error(rounded: Tensor, weight: Tensor = weight, moments: Tensor = moments, single: bool = single) -> Tensor:
+            def error(
+                rounded: Tensor, weight: Tensor = weight, moments: Tensor = moments, single: bool = single
+            ) -> Tensor:
                 found = output_error((rounded - weight).flatten(1), moments)
                 return found.sum().reshape(1) if single else found
 

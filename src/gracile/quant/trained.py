@@ -209,7 +209,9 @@ class Binary(TrainedQuantizer):
     def __init__(self, plain: Quantizer, generator: Generator | None = None) -> None:
         super().__init__(plain)
         if not (self.spec.signed and self.spec.symmetric and self.spec.bits > 1):
-            raise InputError(f"{self.spec}: binary values are held by signed symmetric formats from 2 bits, such as int2")
+            raise InputError(
+                f"{self.spec}: binary values are held by signed symmetric formats from 2 bits, such as int2"
+            )
         self._generator = generator
         self.zero_point.fill_(0)
         self.scale.fill_(1.0)

@@ -1,0 +1,138 @@
+"""Passes over the layers of a simulation: what they see is what the simulation computes, and errors shrink."""
+
+import pytest
+import torch
+from torch import nn
+
+from gracile.errors import InputError
+from gracile.graph import eval_mode
+from gracile.inputs import Inputs
+from gracile.maths.adaround import Rounding
+from gracile.quant.adaround import adaround
+from gracile.quant.correct_bias import correct_bias, correct_bias_analytically
+from gracile.quant.gptq import fit_weights_to_outputs, round_sequentially
+from gracile.quant.lockstep import Lockstep
+from gracile.quant.method import quantize
+from gracile.quant.weighted import quantizer_of, values_of, weighted_layers
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, stride=2, padding="valid", groups=8)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x).clamp(0, 6)
+        y = self.depthwise(x).relu()
+        y = y + self.point(y).relu()
+        return self.classifier(y.mean((2, 3)))
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    # Neighbouring channels and pixels agree, as in images.
+    coarse = torch.randn(96, 1, 4, 4, generator=generator).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    return list((coarse + 0.3 * torch.randn(96, 3, 8, 8, generator=generator) + 0.5).split(32))
+
+
+BATCHES = batches()
+EXAMPLE = Inputs.of(BATCHES[0])
+
+
+def simulated(weights="int4", activations="uint8"):
+    torch.manual_seed(0)
+    model = Small().eval()
+    simulation = quantize(model, BATCHES[0], calibration=BATCHES, weights=weights, activations=activations)
+    return model, simulation
+
+
+@torch.no_grad()
+def error(model, simulation):
+    with eval_mode(simulation):
+        return float(sum((simulation(batch) - model(batch)).square().mean() for batch in BATCHES))
+
+
+def test_layers_are_found_with_their_rectifiers():
+    _, simulation = simulated()
+    layers, left = weighted_layers(simulation)
+    assert left == {}
+    assert [layer.name for layer in layers] == ["stem", "depthwise", "point", "classifier"]
+    assert [layer.rectifier is not None for layer in layers] == [True, True, True, False]
+    shape = layers[1].shape(values_of(simulation, layers[1])[0])
+    assert (shape.groups, shape.stride, shape.padding) == (8, (2, 2), ((0, 0), (0, 0)))
+
+
+def test_lockstep_shows_what_the_changed_simulation_and_the_original_compute():
+    model, simulation = simulated()
+    layers, _ = weighted_layers(simulation)
+    seen = {}
+    for name in ("depthwise", "point", "classifier"):
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
+    states = Lockstep(simulation, [EXAMPLE.like(batch) for batch in BATCHES])
+    with torch.no_grad():
+        model(BATCHES[1])
+    for layer in layers:
+        states.reach(layer)
+        if layer.name != "stem":
+            torch.testing.assert_close(states.original_inputs(layer)[1], seen[layer.name])
+        weight, bias = values_of(simulation, layer)
+        states.change(layer.weight, 1.5 * weight)
+        states.change(layer.bias, bias + 1)
+    # The last layer's inputs, and so its results, are those of the simulation as it is now.
+    last = layers[-1]
+    with torch.no_grad():
+        weight, bias = values_of(simulation, last)
+        found = last.output(states.inputs(last)[1], quantizer_of(simulation, last)(weight), bias)
+        expected = simulation(BATCHES[1])
+    scale = simulation.named_quantizers("activation")
+    step = max(float(item.scale.max()) for item in scale.values())
+    assert float((found - expected).abs().max()) <= step
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: adaround(s, BATCHES, EXAMPLE, settings=Rounding(iterations=150, learning_rate=0.05, batch=16)),
+        lambda s: round_sequentially(s, BATCHES, EXAMPLE),
+        lambda s: round_sequentially(s, BATCHES, EXAMPLE, act_order=True),
+        lambda s: correct_bias(s, BATCHES, EXAMPLE),
+    ],
+    ids=["adaround", "gptq", "gptq_act_order", "bias"],
+)
+def test_errors_shrink_and_passes_repeat(change):
+    model, simulation = simulated("int3")
+    before = error(model, simulation)
+    record = change(simulation)
+    assert record.changed == ("stem", "depthwise", "point", "classifier")
+    assert error(model, simulation) < 0.8 * before
+    # Rounded weights stand on their levels.
+    if record.name != "bias_correction":
+        for layer in weighted_layers(simulation)[0]:
+            weight, _ = values_of(simulation, layer)
+            torch.testing.assert_close(quantizer_of(simulation, layer)(weight), weight, rtol=1e-6, atol=1e-7)
+    again = simulated("int3")[1]
+    change(again)
+    for name, value in simulation.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_ranges_by_outputs_are_no_worse_than_full_ones():
+    model, simulation = simulated("int3", None)
+    before = error(model, simulation)
+    record = fit_weights_to_outputs(simulation, BATCHES, EXAMPLE)
+    assert record.changed == ("stem", "depthwise", "point", "classifier")
+    assert error(model, simulation) < before
+
+
+def test_analytic_correction_is_the_measured_one_for_a_constant_input():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4)).eval()
+    x = torch.rand(1, 6).expand(10, 6).contiguous()
+    simulation = quantize(model, x, weights="int2", activations=None)
+    correct_bias_analytically(simulation, {"0": x[0]})
+    torch.testing.assert_close(simulation(x), model(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="means has 'none'"):
+        correct_bias_analytically(simulation, {"none": x[0]})
