@@ -142,6 +142,7 @@ def test_missing_fashion_mnist_gives_the_line_that_installs_it(tmp_path: Path) -
         gzip.compress(b"\0\0\x0d\x01\0\0\0\x04abcd"),
         gzip.compress(b"\0\0\x08\x01\0\0\0\x04abcd")[:-6],
     ],
+    ids=["no gzip", "empty", "no header", "no shape", "too many labels", "floats", "cut off"],
 )
 def test_damaged_idx_files(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.gz").write_bytes(data)

@@ -9,7 +9,11 @@ from gracile.plan import Plan
 
 
 class Part(Protocol):
-    """One thing that happens to a model while it trains: hooks, masks, a term of the loss."""
+    """One thing that happens to a model while it trains: hooks, masks, a term of the loss.
+
+    A part may have two methods more: ``settle()``, called on all parts before the first ``finalize``, makes its zeros
+    values of the model; ``withdraw()``, in place of ``finalize`` where a run cannot be prepared, undoes everything.
+    """
 
     def penalty(self) -> Tensor | float:
         """A term to add to the loss, before backward."""

@@ -168,6 +168,7 @@ class PruningPart:
         self._graph = graph
         self._layout = layout
         self._steps = 0
+        self._settled = False
         # Units' name -> True for those that are removed.
         self.gone = {item.name: torch.zeros(item.count, dtype=torch.bool) for item in layout.units}
         self._early: dict[str, Tensor] | None = None
@@ -316,8 +317,10 @@ class PruningPart:
 
     def withdraw(self) -> None:
         """Take the gates away as if they had never been there."""
-        self._scoring.close()
-        self._take_gates(keep_zeros=False)
+        if not self._settled:
+            self._settled = True
+            self._scoring.close()
+            self._take_gates(keep_zeros=False)
 
     def finalize(self) -> Plan:
         self.settle()

@@ -9,6 +9,7 @@ from nni_toys import IMAGES, Residual, accuracy, by_criterion, evaluator2, netwo
 from support.optional import optional
 from torch.nn import functional as F
 
+import gracile
 from gracile.compat.nni import v2
 from gracile.compat.nni.v2.amc import options_of
 from gracile.errors import InputError, TargetError
@@ -183,6 +184,15 @@ class TestFiles:
         kept = torch.load(tmp_path / "best_result" / "best_masks.pth", weights_only=True)
         assert torch.equal(kept["conv2"]["weight"], masks["conv2"]["weight"])
         assert json.loads((tmp_path / "best_result" / "config_list.json").read_text()) == CONVS
+
+    def test_a_cut_result_comes_back_through_its_plan(self, tmp_path):
+        model = network()
+        pruner = v2.AGPPruner(model, CONVS, "l1", 1, log_dir=tmp_path, evaluator=evaluator2(model), speedup=True)
+        small, _ = pruner.compress()
+        folder = tmp_path / "best_result"
+        fresh = gracile.apply(network(), gracile.Plan.from_json((folder / "best_plan.json").read_text()))
+        fresh.load_state_dict(torch.load(folder / "best_model.pth", weights_only=True))
+        assert torch.equal(fresh.eval()(IMAGES), small.eval()(IMAGES))
 
 
 class TestAnnealing:

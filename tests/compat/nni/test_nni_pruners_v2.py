@@ -3,6 +3,7 @@
 import pytest
 import torch
 from nni_toys import IMAGES, LABELS, Residual, accuracy, evaluator2, linear, network, shares
+from support.optional import optional
 from torch import nn
 from torch.nn import functional as F
 
@@ -344,6 +345,42 @@ def test_automatic_blocks_need_a_configuration():
     model = network()
     with pytest.raises(InputError, match=r"config_list\[0\]: sparse_granularity='auto' reads the number of heads"):
         v2.MovementPruner(model, HALF, evaluator2(model), 1, 4, training_steps=5, sparse_granularity="auto")
+
+
+def test_blocks_of_a_transformer_of_hugging_face():
+    transformers = optional("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12
+    )
+    model = transformers.BertModel(config)
+    tokens = torch.arange(12).reshape(2, 6)
+
+    def train(model, optimizer, criterion, scheduler, max_steps, max_epochs):
+        model.train()
+        for _ in range(max_steps):
+            optimizer.zero_grad()
+            criterion(model(tokens).last_hidden_state).backward()
+            optimizer.step()
+
+    evaluator = v2.TorchEvaluator(train, torch.optim.SGD(model.parameters(), 0.1), lambda out: out[..., 0].sum())
+    entry = [{"op_types": ["Linear"], "op_partial_names": ["encoder.layer.0."], "sparsity": 0.5}]
+    pruner = v2.MovementPruner(model, entry, evaluator, 1, 3, training_steps=4, sparse_granularity="auto")
+    assert {name: (blocks.count, blocks.elements) for name, blocks in pruner._masking.blocks.items()} == {
+        **{f"encoder.layer.0.attention.self.{name}.weight": (4, 16) for name in ("query", "key", "value")},
+        "encoder.layer.0.attention.output.dense.weight": (4, 16),
+        "encoder.layer.0.intermediate.dense.weight": (12, 8),
+        "encoder.layer.0.output.dense.weight": (12, 8),
+    }
+    _, masks = pruner.compress()
+    assert set(shares(masks).values()) == {0.5}
+
+
+def test_weights_that_are_not_numbers():
+    model = network()
+    with torch.no_grad():
+        model.conv2.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"conv2.weight holds NaN or infinite values"):
+        v2.L1NormPruner(model, [{"op_types": ["Conv2d"], "sparsity": 0.5}]).compress()
 
 
 class TestMasksAndFiles:

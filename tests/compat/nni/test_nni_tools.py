@@ -92,6 +92,18 @@ class TestSpeedup:
         with pytest.raises(InputError, match="give masks_or_file"):
             v3.ModelSpeedup(model, IMAGES[:1])
 
+    def test_what_cannot_be_cut_stays_zero_and_is_logged(self, caplog):
+        model = Residual().eval()
+        pruner = v3.L1NormPruner(model, [{"op_names": ["conv1"], "sparse_ratio": 0.5}])
+        _, masks = pruner.compress()
+        expected = model(IMAGES)
+        pruner.unwrap_model()
+        v3.ModelSpeedup(model, IMAGES[:1], masks).speedup_model()
+        assert model.conv1.out_channels == 8
+        assert not model.conv1.weight[masks["conv1"]["weight"] == 0].any()
+        assert torch.allclose(model(IMAGES), expected, atol=1e-6)
+        assert "conv1.weight: 36 of 36 masked values stay as zeros" in caplog.text
+
     def test_what_goes_together_is_cut_together(self):
         model = Residual().eval()
         entries = v3.auto_set_denpendency_group_ids(model, CONVS, IMAGES[:1])
@@ -210,7 +222,7 @@ class TestSensitivity:
         analysis = facade.SensitivityAnalysis(model, norm, sparsities=[0.25, 0.5])
         found = analysis.analysis(val_args=[model], val_kwargs={"scale": 2})
         assert calls == [{"conv1": a, "conv2": b} for a, b in ((0, 0), (2, 0), (4, 0), (0, 2), (0, 4))]
-        sums = model.conv2.weight.abs().sum((1, 2, 3)).sort().values
+        sums = model.conv2.weight.detach().abs().sum((1, 2, 3)).sort().values
         assert found["conv1"] == {0.25: analysis.ori_metric, 0.5: analysis.ori_metric}
         assert found["conv2"][0.5] == pytest.approx(2 * float(sums[4:].sum()), rel=1e-5)
         assert isinstance(model.conv2.weight, nn.Parameter)

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from gracile.compat.nni.common.masking import Masking, weight_scores
 from gracile.errors import InputError
 from gracile.maths import criteria
-from gracile.prune.gathering import Taylor
+from gracile.prune.gathering import Weights
 
 Formula = Callable[[Tensor], Tensor]
 
@@ -57,7 +57,7 @@ class TaylorScores(WeightScores):
 
     def __init__(self, masking: Masking) -> None:
         super().__init__(masking, criteria.total)
-        self._gathering = Taylor(masking.model, masking.blocks)
+        self._gathering = Weights(masking.model, masking.blocks, criteria.taylor)
 
     def step(self) -> None:
         self._gathering.flush()

@@ -77,6 +77,8 @@ class ModelSpeedup:
         """Cut the model that was given; it is also returned."""
         found = speedup(self.bound_model, self.dummy_input, self.masks)
         self.plan, self.record = found.plan, found.record
+        if "notes" in found.record.details:
+            log.warning("%s", found.record.details["notes"])
         made = apply(self.bound_model, found.plan, inplace=True)
         if made is not self.bound_model:
             # The model itself was replaced: its object takes over what stands for it.

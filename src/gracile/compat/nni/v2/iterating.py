@@ -18,6 +18,7 @@ from gracile.compat.nni.common.masking import Masks
 from gracile.compat.nni.common.speedup import ModelSpeedup
 from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
 from gracile.errors import FileError, InputError
+from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,10 @@ class IterativePruner(ABC):
             place.mkdir(parents=True, exist_ok=True)
             torch.save(result.compact_model.state_dict(), place / f"{prefix}model.pth")
             torch.save(result.masks, place / f"{prefix}masks.pth")
+            cuts = applied_since(result.compact_model, self.bound_model)
+            if cuts.edits:
+                # `gracile.apply` on a fresh model makes the shapes that the state_dict has.
+                (place / f"{prefix}plan.json").write_text(cuts.to_json(), encoding="utf-8")
             (place / "config_list.json").write_text(json.dumps(result.config_list, indent=1), encoding="utf-8")
         except OSError as error:
             raise FileError(f"log_dir: {place} cannot be written: {error}") from error
