@@ -104,6 +104,9 @@ def compress_command(
     output: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to save; goes before the recipe's output.")
     ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an ONNX file, too; after int8 with integers.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compress a model as a recipe asks, save the result and print the report."""
@@ -114,8 +117,10 @@ def compress_command(
     # Before hours of work, not after.
     require_free(folder)
     result = compress(job.model, job.example_inputs, **job.options)
-    saved = result.save(folder)
-    _out(result.report.to_json() if as_json else f"{result.report}\n\nsaved in {saved}")
+    saved = f"saved in {result.save(folder)}"
+    if onnx is not None:
+        saved += f"\n{result.to_onnx(onnx)}"
+    _out(result.report.to_json() if as_json else f"{result.report}\n\n{saved}")
 
 
 def _inputs(shapes: Sequence[str], dtypes: Sequence[str]) -> list[InputSection]:

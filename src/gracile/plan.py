@@ -8,7 +8,7 @@ after ``Factorize`` of "conv" there are "conv.0" and "conv.1".
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -271,11 +271,12 @@ class Plan(BaseModel):
             PlanError: an Edit does not fit.
         """
         cost = price(graph)
+        kept: _Kept = {}
         for cutting, edits in groupby(
             self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)
         ):
             if cutting:
-                cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)])
+                cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)], kept)
                 continue
             for edit in edits:
                 assert isinstance(edit, Factorize | AddBias | FoldBatchNorm | Quantize)
@@ -295,14 +296,19 @@ class Plan(BaseModel):
         return "\n".join(f"{number:>3}. {edit}" for number, edit in enumerate(self.edits, start=1))
 
 
-def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice]) -> Cost:
-    """The cost after slices that together cut whole channels.
+# (tensor, axis) -> the original's indices that are left.
+_Kept: TypeAlias = dict[tuple[str, int], tuple[int, ...]]
+
+
+def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice], kept: _Kept) -> Cost:
+    """The cost after slices that together cut whole channels, and add to what was ``kept`` by those before.
 
     Operations that the captured program shows, with the weights that it shows, are counted anew at the sizes that
     follow from its channels; layers that an earlier Edit made, at the sizes of their sliced weights.
     """
+    if not edits:
+        return cost
     tensors = dict(cost.tensors)
-    kept: dict[tuple[str, int], tuple[int, ...]] = {}
     for edit in edits:
         name = graph.canonical(edit.tensor)
         spec = tensors.get(name) or (graph.tensors[name] if name in graph.transient else None)

@@ -1,6 +1,7 @@
 """The Edits of quantization: batch-norms folded into layers, and quantizers put into a simulation."""
 
 from dataclasses import replace
+from math import prod
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,6 +75,28 @@ class Quantize(BaseModel):
     def __str__(self) -> str:
         return f"quantize {', '.join(self.sites)} to {self.spec}"
 
-    def reprice(self, cost: Cost, graph: Graph) -> Cost:  # noqa: ARG002 - as the other Edits'
-        """Unchanged: a simulation computes and stores in floating point; the exported file is smaller."""
-        return cost
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:
+        """The cost of the file that a simulation is exported to: integers, their scales and zero points.
+
+        MACs stay: their number is the same in integers.
+
+        Raises:
+            PlanError: there is no such weight.
+        """
+        # Scales are float32; zero points have the type of the levels.
+        levels = prod(self.shape)
+        if self.role == "activation":
+            taken = 4 * levels + _bytes(levels, max(8, self.spec.stored_bits))
+            return replace(cost, integers={**cost.integers, f"quantizers.{self.name}": taken})
+        overhead = 4 * levels + _bytes(levels, self.spec.stored_bits)
+        integers = dict(cost.integers)
+        for site in self.sites:
+            name = graph.canonical(site)
+            if name not in cost.tensors:
+                raise PlanError(f"{self}: the model has no parameter {site!r}; was the plan made for another model?")
+            integers[name] = _bytes(cost.tensors[name].numel, self.spec.stored_bits) + overhead
+        return replace(cost, integers=integers)
+
+
+def _bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)

@@ -13,7 +13,9 @@ from gracile.timings import Runtime, require_runtime
 
 PruningMethod: TypeAlias = Literal["channel_pruning", "prune"]
 PRUNING: tuple[PruningMethod, ...] = get_args(PruningMethod)
-METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING)
+# Changes the numbers, and no sizes: comes last.
+INTEGERS: Literal["int8"] = "int8"
+METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING, INTEGERS)
 
 Scope = Literal["layer", "global"]
 SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
@@ -31,7 +33,7 @@ def methods_of(method: object) -> tuple[str, ...]:
     """The methods that "a+b" joins, in their order.
 
     Raises:
-        InputError: one of them is unknown.
+        InputError: one of them is unknown, or "int8" is not the last.
     """
     parts = method.split("+") if isinstance(method, str) else [method]
     unknown = [part for part in parts if part not in METHODS]
@@ -39,6 +41,11 @@ def methods_of(method: object) -> tuple[str, ...]:
         raise InputError(
             f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
             "'spatial_svd+channel_pruning'"
+        )
+    if INTEGERS in parts[:-1]:
+        raise InputError(
+            f"method is {method!r}; int8 comes last and once, as in 'prune+int8': what is quantized is a captured "
+            "program, which is no longer cut"
         )
     return tuple(str(part) for part in parts)
 

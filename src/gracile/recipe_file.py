@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
-from gracile.recipe import METHODS, SEARCHES, Scope, Search, SearchKind, Target, methods_of, options_of
+from gracile.recipe import INTEGERS, METHODS, SEARCHES, Scope, Search, SearchKind, Target, methods_of, options_of
 from gracile.references import function, make, require_reference
 from gracile.timings import RUNTIMES, Runtime
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
@@ -266,7 +266,7 @@ def examples(inputs: Iterable[InputSection], seed: int = 0) -> tuple[Tensor, ...
 
 def _either_or(document: YamlFile) -> list[Fault]:
     given = [name for name in ("target", "ratios") if document.data.get(name) is not None]
-    if len(given) == 1:
+    if len(given) == 1 or (not given and document.data.get("method") == INTEGERS):
         return []
     if given:
         text = "target and ratios exclude each other: with a target the ratios are found, otherwise they are given"

@@ -14,6 +14,8 @@ from gracile.text import count, table
 from gracile.timings import LatencyReport
 
 VERSION: Literal[1] = 1
+# How the ratios of a method without ratios were found.
+UNSEARCHED = "none"
 
 
 class _Frozen(BaseModel):
@@ -179,10 +181,11 @@ class Report(_Frozen):
 
     def _headline(self) -> str:
         final = self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
-        return (
-            f"{self.model}: {self.method}, {self.search} ratios, to {self.ratio('macs'):.1%} of the MACs and "
-            f"{self.ratio('params'):.1%} of the parameters; score {self.score_before:.6g} -> {final:.6g}"
-        )
+        found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
+        sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
+        if any(stage.method == "int8" for stage in self.stages):
+            sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
+        return f"{self.model}: {self.method}{found}, to {sizes}; score {self.score_before:.6g} -> {final:.6g}"
 
     def _totals(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -200,12 +203,13 @@ class Report(_Frozen):
                 stage.method,
                 f"{stage.after.macs / max(1, stage.before.macs):.4f}",
                 f"{stage.after.params / max(1, stage.before.params):.4f}",
+                f"{stage.after.bytes / max(1, stage.before.bytes):.4f}",
                 f"{stage.score_after:.6g}",
                 "" if stage.score_fine_tuned is None else f"{stage.score_fine_tuned:.6g}",
             )
             for stage in self.stages
         ]
-        return table(("stage", "MACs", "parameters", "score", "fine-tuned"), rows, right=(1, 2, 3, 4))
+        return table(("stage", "MACs", "parameters", "bytes", "score", "fine-tuned"), rows, right=(1, 2, 3, 4, 5))
 
     def _layers(self) -> str:
         header = ("layer", "asked", "got", "size", "MACs", "", "bytes", "", "why not")

@@ -5,8 +5,8 @@ import torch
 
 from gracile.errors import InputError
 from gracile.maths.gptq import output_error
-from gracile.maths.quant_spec import PerChannel, quant_spec
 from gracile.maths.output_range import best_range
+from gracile.maths.quant_spec import PerChannel, quant_spec
 
 SPEC = quant_spec("int4", narrow=True, granularity=PerChannel(axis=0))
 

@@ -1,7 +1,7 @@
 """The price of a model as plain records."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from gracile.graph import Spec
@@ -61,7 +61,7 @@ class Cost:
     """The price of a model; prints as a table.
 
     ``macs`` is for one example; ``params`` counts each tied parameter once; ``bytes`` is what the state_dict
-    takes, buffers included.
+    takes, buffers included, and what is quantized as its integers and their scales.
     """
 
     operations: tuple[Operation, ...]
@@ -69,6 +69,9 @@ class Cost:
     parameters: frozenset[str]
     batch: int
     uncounted: tuple[Uncounted, ...]
+    # Tensors that are stored as integers -> their bytes, scales and zero points included; those of activations under
+    # their quantizers' names.
+    integers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -80,7 +83,10 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        return sum(spec.bytes for spec in self.tensors.values())
+        return sum(self._stored(name) for name in {**self.tensors, **self.integers})
+
+    def _stored(self, name: str) -> int:
+        return self.integers[name] if name in self.integers else self.tensors[name].bytes
 
     def __getitem__(self, metric: Metric) -> int:
         return {"macs": self.macs, "params": self.params, "bytes": self.bytes}[metric]
@@ -91,7 +97,7 @@ class Cost:
         operation, then those that only hold tensors.
         """
         owned: dict[str, list[str]] = {operation.module: [] for operation in self.operations}
-        for name in self.tensors:
+        for name in {**self.tensors, **self.integers}:
             owned.setdefault(_owner(name), []).append(name)
         return tuple(self._layer(module, names) for module, names in owned.items())
 
@@ -102,7 +108,7 @@ class Cost:
             kind=", ".join(dict.fromkeys(operation.kind for operation in operations)),
             macs=sum(operation.macs for operation in operations) // self.batch,
             params=sum(self.tensors[name].numel for name in names if name in self.parameters),
-            bytes=sum(self.tensors[name].bytes for name in names),
+            bytes=sum(self._stored(name) for name in names),
         )
 
     def __str__(self) -> str:

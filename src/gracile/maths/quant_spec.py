@@ -91,6 +91,11 @@ class QuantSpec(BaseModel):
         return self.qmax - self.qmin + 1
 
     @property
+    def stored_bits(self) -> int:
+        """The width of the integers that files hold: ONNX has types of 4, 8 and 16 bits."""
+        return next(width for width in (4, 8, 16) if self.bits <= width)
+
+    @property
     def middle(self) -> int:
         """The zero point where ``symmetric``."""
         return 0 if self.signed else 1 << (self._used - 1)

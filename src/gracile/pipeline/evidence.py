@@ -6,7 +6,7 @@ from gracile.cost import Cost
 from gracile.graph import Graph
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Done
-from gracile.report import Environment, Report, Totals
+from gracile.report import UNSEARCHED, Environment, Report, Totals
 
 
 def report_of(
@@ -23,13 +23,15 @@ def report_of(
     """The Report of a job whose stages are ``done``."""
     last = done.outcomes[-1]
     selections = [outcome.selection for outcome in done.outcomes]
-    notes = [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
+    notes = [*done.notes]
+    notes += [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
+    searches = [o.report.search for o in done.outcomes if o.report.search != UNSEARCHED]
     bound = request.bound(before)
     missed = [] if bound is None or after[request.metric] <= bound else [_missed(request, after, bound)]
     return Report(
         model=model,
         method=request.method,
-        search=last.report.search,
+        search=searches[-1] if searches else UNSEARCHED,
         metric=request.measure,
         bound=last.latency.seconds if last.latency is not None else bound,
         before=Totals.of(before),

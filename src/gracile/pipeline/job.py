@@ -1,5 +1,6 @@
 """`compress`: the whole job, from a trained model to a smaller one with the evidence."""
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import nn
 
 from gracile.cost import Metric, price
 from gracile.export.checkpoint import save
+from gracile.export.onnx import OnnxFile, to_onnx
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.pipeline.clock import Clock
@@ -33,12 +35,14 @@ log = logging.getLogger(__name__)
 class Result:
     """What `compress` hands over; prints as the report."""
 
-    # Of the original's class, in its mode.
+    # Of the original's class, in its mode; with int8 a `gracile.quant.Simulation`.
     model: nn.Module
     # Everything that changed its structure.
     plan: Plan
     # Everything that was measured.
     report: Report
+    # The original's program, which holds the example inputs.
+    graph: Graph
 
     def save(self, folder: str | Path) -> Path:
         """Write plan.json, model.safetensors and report.json; read them back with `gracile.load`.
@@ -47,6 +51,14 @@ class Result:
             FileError: the folder holds other files, or cannot be written.
         """
         return save(folder, self.model, self.report)
+
+    def to_onnx(self, path: str | Path, *, opset: int = 21, dynamic_batch: bool = False) -> OnnxFile:
+        """Write the model as an ONNX file, checked in onnxruntime; after int8 with integers.
+
+        Raises:
+            MissingExtraError, InputError, CaptureError, ExportError, FileError: as `gracile.export.to_onnx`.
+        """
+        return to_onnx(self.model, self.graph, path, opset=opset, dynamic_batch=dynamic_batch)
 
     def __str__(self) -> str:
         return str(self.report)
@@ -87,7 +99,10 @@ def compress(
             within 5 %.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
-            alone.  Several joined by "+" are carried out in this order, each on what the one before has left.
+            alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no
+            target, and changes no MACs.  Several joined by "+" are carried out in this order, each on what the one
+            before has left, as "spatial_svd+channel_pruning+int8"; int8 comes last.  A target in MACs or parameters is
+            reached by the methods before it, one in bytes by all together.
         search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
             "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; or a `Search` with
             options.
@@ -108,7 +123,8 @@ def compress(
             to the original's outputs, mean errors are corrected, and batch-norms are re-estimated.
         loss: from the model and a batch of ``calibration``, labels included, to a tensor of one element: for the
             criteria that look at gradients.
-        fine_tune: trains the compressed model, in place or returning it; called after each method.
+        fine_tune: trains the compressed model, in place or returning it; called after each method.  After int8 it
+            trains with the quantizers in the loop.
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
@@ -135,10 +151,12 @@ def compress(
         before = price(graph)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, data, clock)
-    first = job.first_stage(model, graph)
+    first = job.stage(request.methods[0], model, graph) if request.methods else None
     with clock("evaluate"):
-        score_before = score_of(request.evaluate, first.model, "the original model")
-    done = run_stages(job, first, model, score_before)
+        # The user's function may change what it is given.
+        scored = copy.deepcopy(model) if first is None else first.model
+        score_before = score_of(request.evaluate, scored, "the original model")
+    done = run_stages(job, first, model, graph, score_before)
     report = report_of(
         model=type(model).__name__,
         request=request,
@@ -151,4 +169,4 @@ def compress(
     )
     for note in report.notes:
         log.warning("%s", note)
-    return Result(done.model, applied_plan(done.model), report)
+    return Result(done.model, applied_plan(done.model), report, graph)

@@ -14,7 +14,7 @@ from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
-from gracile.recipe import Scope, Search, SearchKind, Target, methods_of
+from gracile.recipe import INTEGERS, Scope, Search, SearchKind, Target, methods_of
 from gracile.scoring import Evaluate
 from gracile.search.select import require_packages
 from gracile.store import Store
@@ -27,8 +27,9 @@ class Request:
     evaluate: Evaluate
     evaluate_search: Evaluate
     target: Target | None
-    # In the order in which they are carried out.
+    # In the order in which they are carried out; int8, which comes behind all of them, apart.
     methods: tuple[str, ...]
+    integers: bool
     search: Search
     criterion: str | Criterion
     loss: Loss | None
@@ -50,7 +51,10 @@ class Request:
 
     @property
     def metric(self) -> Metric:
-        return self.ratios_metric if self.target is None else self.target.metric
+        if self.target is None:
+            # int8 alone: nothing else changes.
+            return self.ratios_metric if self.methods else "bytes"
+        return self.target.metric
 
     @property
     def measure(self) -> Measure:
@@ -69,7 +73,7 @@ class Request:
 
     @property
     def method(self) -> str:
-        return "+".join(self.methods)
+        return "+".join((*self.methods, *[INTEGERS] * self.integers))
 
     def bound(self, before: Cost) -> float | None:
         """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
@@ -103,8 +107,12 @@ def checked(
         value = arguments[name]
         if not callable(value) and not (value is None and name != "evaluate"):
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
-    methods = methods_of(method)
-    _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
+    named = methods_of(method)
+    methods, integers = tuple(part for part in named if part != INTEGERS), INTEGERS in named
+    if integers:
+        _require_integers(arguments["target"], arguments["ratios"], methods, calibrated=calibrated)
+    if methods:
+        _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
     if isinstance(arguments["exclude"], str):
         raise InputError(
             f"exclude is the text {arguments['exclude']!r}; give a list of patterns: [{arguments['exclude']!r}]"
@@ -115,10 +123,11 @@ def checked(
     require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
-    if arguments["target"] is not None:
+    if arguments["target"] is not None and methods:
         require_packages(chosen_search.kind)
     return Request(
         methods=methods,
+        integers=integers,
         search=chosen_search,
         criterion=chosen,
         evaluate_search=evaluate_search or arguments["evaluate"],
@@ -150,3 +159,27 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
         raise InputError(
             f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as Target(macs=0.5)"
         )
+
+
+def _require_integers(target: object, ratios: object, methods: Sequence[str], *, calibrated: bool) -> None:
+    if not calibrated:
+        raise InputError(
+            "int8 needs calibration data for the ranges of activations; give calibration=[batch, ...], some hundred "
+            "inputs without labels"
+        )
+    if isinstance(target, Target) and target.latency is not None:
+        raise InputError(
+            "a latency is measured in floating point, and int8 would change it; give target=Target(macs=...) or "
+            "Target(bytes=...), or call compress without int8 and gracile.quantize afterwards"
+        )
+    if methods:
+        return
+    if ratios is not None:
+        raise InputError("ratios are of methods that change sizes, and int8 changes none; leave them out")
+    if isinstance(target, Target) and target.metric != "bytes":
+        raise InputError(
+            f"int8 alone changes no {'MACs' if target.metric == 'macs' else 'parameters'}: leave the target out, or "
+            "put a method before it, as in 'prune+int8'"
+        )
+    if target is not None and not isinstance(target, Target):
+        raise InputError(f"target is {target!r}; give for example gracile.Target(bytes=0.3), or leave it out")

@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from gracile.cost import price
+from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.factorizing import Factorizing
+from gracile.pipeline.integers import Integers
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
-from gracile.pipeline.stage import Stage
+from gracile.pipeline.stage import Reported, Stage
 from gracile.pipeline.timed import Timed
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
-from gracile.report import Record, StageReport, Totals
+from gracile.report import UNSEARCHED, Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
 from gracile.timings import LatencyReport
@@ -28,13 +30,15 @@ log = logging.getLogger(__name__)
 
 # How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
 _SPLITS = (0.25, 0.5, 0.75)
+# Tries to meet a bound on the bytes of integers, and how near is near enough.
+_ATTEMPTS, _NEAR = 4, 0.98
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one stage has done."""
 
-    stage: Stage
+    stage: Reported
     selection: Selection
     passes: Sequence[Record]
     report: StageReport
@@ -48,6 +52,7 @@ class Done:
 
     model: nn.Module
     outcomes: tuple[Outcome, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +62,6 @@ class Job:
     request: Request
     data: Calibration | None
     clock: Clock
-
-    def first_stage(self, model: nn.Module, graph: Graph) -> Stage:
-        return self.stage(self.request.methods[0], model, graph)
 
     def stage(self, method: str, model: nn.Module, graph: Graph) -> Stage:
         """The method at work on a copy of ``model``.
@@ -75,16 +77,116 @@ class Job:
                             self.clock)  # fmt: skip
 
 
-def run_stages(job: Job, first: Stage, model: nn.Module, score_before: float) -> Done:
+def run_stages(job: Job, first: Stage | None, model: nn.Module, graph: Graph, score_before: float) -> Done:
     """Carry out all methods of ``job``; a target of several is split among them.
 
     Args:
-        first: the first method's stage, made already.
+        first: the stage of the first method that changes sizes, made already; None where int8 is the only one.
         model: the original.
+        graph: its program.
 
     Raises:
         TargetError, EvaluationError, StoreError: as `gracile.compress`.
     """
+    request = job.request
+    if first is None:
+        done = Done(model, ())
+    elif request.integers and request.target is not None and request.metric == "bytes":
+        done = _within_bytes(job, model, graph, score_before)
+    else:
+        done = _resized(job, first, model, score_before)
+    return _as_integers(job, done, model, graph) if request.integers else done
+
+
+def _within_bytes(job: Job, model: nn.Module, graph: Graph, score_before: float) -> Done:
+    """The methods before int8, as far as is needed for the bytes that int8 leaves.
+
+    What int8 leaves of a model is known without data.  It is nearly in proportion to the bytes in floating point, so
+    that a few tries without fine-tuning find how many of those may stay.
+    """
+    request, clock = job.request, job.clock
+    bound = request.bound(price(graph))
+    assert bound is not None
+    assert request.target is not None
+    whole = Integers(request, model, graph).cost.bytes
+    if whole <= bound:
+        note = f"int8 alone reaches the target: {'+'.join(request.methods)} was left out"
+        return Done(model, (), (note,))
+    share, shares = bound / whole, dict[float, int]()
+    for _ in range(_ATTEMPTS):
+        try:
+            done = _at_share(job, model, graph, score_before, share, tune=False)
+        except TargetError as error:
+            if _best(shares, bound) is not None:
+                break
+            raise TargetError(
+                f"before int8 {share:.3g} of the bytes may be left, for {bound:.6g} bytes in the end: {error}"
+            ) from error
+        with clock("capture"):
+            found = Integers(request, done.model, capture(done.model, graph.example)).cost.bytes
+        log.info("%.3f of the bytes in floating point are %d bytes in integers, of %.6g", share, found, bound)
+        repeated = found in shares.values()
+        shares[share] = found
+        if _NEAR * bound <= found <= bound or (repeated and _best(shares, bound) is not None):
+            break
+        slope = (whole - found) / (1 - share)
+        share = min(0.999, max(0.2 * share, share + ((1 + _NEAR) / 2 * bound - found) / slope))
+    best = _best(shares, bound)
+    if best is None:
+        raise TargetError(
+            f"the target of {bound:.6g} bytes was not reached: {min(shares.values())} were left at best. Ways out: a "
+            "higher target, a larger max_sparsity, fewer excluded layers, another method"
+        )
+    return _at_share(job, model, graph, score_before, best, tune=True)
+
+
+def _best(shares: dict[float, int], bound: float) -> float | None:
+    """The share that leaves the most within the bound."""
+    within = [share for share, found in shares.items() if found <= bound]
+    return max(within, key=lambda share: (shares[share], share), default=None)
+
+
+def _at_share(job: Job, model: nn.Module, graph: Graph, score_before: float, share: float, *, tune: bool) -> Done:
+    request = replace(job.request, target=Target(bytes=share), fine_tune=job.request.fine_tune if tune else None)
+    part = replace(job, request=request)
+    return _resized(part, part.stage(request.methods[0], model, graph), model, score_before)
+
+
+def _as_integers(job: Job, done: Done, original: nn.Module, graph: Graph) -> Done:
+    """What the other methods have left, in integers."""
+    request, clock = job.request, job.clock
+    assert job.data is not None
+    with clock("capture"):
+        current = capture(done.model, graph.example) if done.outcomes else graph
+        stage = Integers(request, done.model, current)
+    bound = request.bound(price(graph)) if request.metric == "bytes" else None
+    if bound is not None and not done.outcomes:
+        stage.require_within(bound)
+    with clock("calibrate"):
+        passes = list(stage.carry_out(job.data))
+    with clock("evaluate"):
+        score_after = score_of(request.evaluate, stage.model, "the quantized model")
+    tuned = None
+    if request.fine_tune is not None:
+        with clock("fine-tune"):
+            passes.append(stage.trained(request.fine_tune))
+        with clock("evaluate"):
+            tuned = score_of(request.evaluate, stage.model, "the fine-tuned quantized model")
+    report = StageReport(
+        method=stage.method,
+        search=UNSEARCHED,
+        bound=bound,
+        before=Totals.of(price(current)),
+        after=Totals.of(applied_since(stage.model, original).cost(graph)),
+        score_after=score_after,
+        score_fine_tuned=tuned,
+    )
+    outcome = Outcome(stage, Selection(sizes={}, asked={}), passes, report)
+    return Done(stage.model, (*done.outcomes, outcome), done.notes)
+
+
+def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> Done:
+    """All methods that change sizes."""
     request = job.request
     if len(request.methods) == 1:
         outcome = _carried_out(job, request, first, model, score_before)

@@ -15,19 +15,30 @@ from gracile.pipeline.tuning import FineTuneLayer
 from gracile.report import LayerReport, Record
 
 
-class Stage(Searchable, Protocol):
+class Reported(Protocol):
+    """What a report needs to know of a stage."""
+
+    # What the method is called in the report.
+    method: str
+    # The model as the stage has left it.
+    model: nn.Module
+    # What the user should know before anything is done.
+    notes: tuple[str, ...]
+
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
+        """One row a part: first those that could be compressed, then the others with their reasons."""
+        ...
+
+
+class Stage(Searchable, Reported, Protocol):
     """A method at work on one model.
 
     What it makes smaller are parts: layers that get a rank, or channel groups that get a width.
     """
 
-    # What the method is called in the report.
-    method: str
     # A copy of the stage's original, which it compresses; and the original's program.
     model: nn.Module
     graph: Graph
-    # What the user should know before anything is done.
-    notes: tuple[str, ...]
     # Error of the cut against the zeroed original, once it is carried out; None for methods that do not cut.
     equivalence: float | None
 
@@ -53,8 +64,4 @@ class Stage(Searchable, Protocol):
 
     def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
         """Passes over the values of `model`, where there is data for them."""
-        ...
-
-    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
-        """One row a part: first those that could be compressed, then the others with their reasons."""
         ...

@@ -62,7 +62,8 @@ def correct_bias(
             states.change(layer.bias, (bias.double() - error.value).to(bias.dtype))
             progress.advance(layer.name)
     details: dict[str, float | str] = {"largest mean change, as a share of the bias": max(changes)}
-    return Record(name="bias_correction", changed=tuple(layer.name for layer in layers), details=details | left)
+    details.update(left)
+    return Record(name="bias_correction", changed=tuple(layer.name for layer in layers), details=details)
 
 
 def correct_bias_analytically(simulation: Simulation, means: Mapping[str, Tensor]) -> Record:

@@ -126,16 +126,18 @@ def input_means(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
             continue
         source, bounds = graph.nodes[node.args[0].name], (-torch.inf, torch.inf)
         if bare_name(source.op) in _CLIPS:
-            bounds = _CLIPS[bare_name(source.op)] or tuple(float(item) for item in source.args[1:3])
+            given = [float(item) for item in source.args[1:3]]
+            low, high = _CLIPS[bare_name(source.op)] or (given if len(given) == 2 else [-1.0, 1.0])
+            bounds = low, high
             source = graph.nodes[source.args[0].name]
-        if source.kind == "call" and bare_name(source.op) == "batch_norm" and len(bounds) == 2:
+        if source.kind == "call" and bare_name(source.op) == "batch_norm":
             norm = model.get_submodule(source.module)
             mean, deviation = _normal(norm)
             found[layer.name] = clipped_normal_mean(mean, deviation, *bounds)
     return found
 
 
-_CLIPS = {"relu": (0.0, torch.inf), "relu6": (0.0, 6.0), "hardtanh": None}
+_CLIPS: dict[str, tuple[float, float] | None] = {"relu": (0.0, torch.inf), "relu6": (0.0, 6.0), "hardtanh": None}
 
 
 def _normal(norm: nn.Module) -> tuple[Tensor, Tensor]:

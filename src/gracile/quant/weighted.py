@@ -43,7 +43,7 @@ class WeightedLayer:
 
     def product(self, data: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The result in front of the rectifier, for other values."""
-        values = {_key(reference(self.data)): data, _key(self.step.args[1]): weight}
+        values: dict[str, Any] = {_key(reference(self.data)): data, _key(self.step.args[1]): weight}
         if self.bias is not None:
             values[_key(tensor_named(self.bias))] = bias
         return _called(self.step, values)
@@ -63,7 +63,8 @@ class WeightedLayer:
         kernel = tuple(weight.shape[2:])
         usual = ([1] * len(kernel), [0] * len(kernel), [1] * len(kernel), 1)
         given = [_literal(item) for item in self.step.args[3:]]
-        stride, padding, dilation, groups = [*given, *usual[len(given) :]]
+        filled: list[Any] = [*given, *usual[len(given) :]]
+        stride, padding, dilation, groups = filled
         dilations = _each(dilation, kernel)
         return LayerShape(
             inputs=weight.shape[1] * groups, outputs=weight.shape[0], kernel=kernel, stride=_each(stride, kernel),

@@ -1,0 +1,95 @@
+"""int8 as the last stage: the model that is left, simulated in integers."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from gracile.cost import Cost, Metric, price
+from gracile.errors import TargetError
+from gracile.graph import Graph
+from gracile.inputs import Calibration
+from gracile.pipeline.request import Request
+from gracile.pipeline.selection import Selection
+from gracile.pipeline.tuning import FineTune, fine_tuned
+from gracile.quant.calibration import calibrate, fit_weights
+from gracile.quant.formats import Formats
+from gracile.quant.method import simulate
+from gracile.quant.trained import TrainedQuantizer
+from gracile.quant.training import QuantizedTraining
+from gracile.recipe import INTEGERS
+from gracile.report import LayerReport, Record, Totals
+from gracile.simulation import Simulation
+from gracile.surgery import applied_since
+
+
+class Integers:
+    """The int8 stage of one job; see `gracile.pipeline.stage.Reported`.
+
+    Args:
+        model: left as it is.
+        graph: its program.
+    """
+
+    method: str = INTEGERS
+
+    def __init__(self, request: Request, model: nn.Module, graph: Graph) -> None:
+        self._original, self._graph = model, graph
+        formats = Formats("int8", "uint8", exclude=request.exclude)
+        self.simulation, self._placement = simulate(model, graph.example, formats)
+        self.model: nn.Module = self.simulation
+        self.notes: tuple[str, ...] = ()
+        if not self.simulation.named_quantizers("weight"):
+            self.notes = ("int8: no weight could be quantized; see the reasons by layer",)
+
+    @property
+    def cost(self) -> Cost:
+        """Of the simulation as a file of integers."""
+        return applied_since(self.model, self._original).cost(self._graph)
+
+    def require_within(self, bound: float) -> None:
+        """Raises TargetError where the integers take more than ``bound`` bytes."""
+        found = self.cost.bytes
+        if found > bound:
+            raise TargetError(
+                f"the target of {bound:.6g} bytes cannot be reached by int8 alone, which leaves {found}. Ways out: a "
+                "higher target, fewer excluded layers, a method before int8 as in 'prune+int8'"
+            )
+
+    def carry_out(self, data: Calibration) -> Sequence[Record]:
+        """Set all ranges."""
+        return (fit_weights(self.simulation), calibrate(self.simulation, data, self._graph.example))
+
+    def trained(self, fine_tune: FineTune) -> Record:
+        """Train with the quantizers in the loop, gradients straight through; ranges follow."""
+        run = QuantizedTraining(self.simulation, "qat")
+        tuned = fine_tuned(fine_tune, self.simulation)
+        assert isinstance(tuned, Simulation)
+        record = run.finish()
+        for name, item in tuned.named_quantizers().items():
+            # What `fine_tune` returned may be a copy.
+            if isinstance(item, TrainedQuantizer):
+                tuned.quantizers[name] = item.plain()
+        self.model = self.simulation = tuned
+        fit_weights(tuned)
+        return record
+
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
+        """One row a module with weights in integers, then what stays in floating point and why."""
+        before = {layer.name: layer for layer in price(self._graph).layers}
+        after = {layer.name: layer for layer in self.cost.layers}
+        sites = self.simulation.sites
+        weights = [sites[name][0] for name in self.simulation.named_quantizers("weight")]
+        for module in dict.fromkeys(weight.rpartition(".")[0] for weight in weights):
+            old, new = before.get(module), after.get(module)
+            if old is None or new is None:
+                yield LayerReport(name=module, method=self.method)
+                continue
+            yield LayerReport(
+                name=module,
+                method=self.method,
+                got=new.bytes / max(1, old.bytes),
+                before=Totals(macs=old.macs, params=old.params, bytes=old.bytes),
+                after=Totals(macs=new.macs, params=new.params, bytes=new.bytes),
+            )
+        for node, reason in self._placement.left.items():
+            yield LayerReport(name=node, method=self.method, reason=f"stays in floating point: {reason}")
