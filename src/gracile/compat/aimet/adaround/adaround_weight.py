@@ -42,8 +42,8 @@ class AdaroundParameters:
     # Yields inputs, or (inputs, labels); so many batches of it are used.
     data_loader: Iterable[Any]
     num_batches: int
-    # Steps for each layer; None: gracile's number, 1,000 at a learning rate of 0.01, which is reached sooner than AIMET's
-    # 10,000 or 15,000 at 0.001.
+    # Steps for each layer; None: gracile's number, 1,000 at a learning rate of 0.01, where AIMET takes 10,000 or 15,000
+    # at 0.001.
     default_num_iterations: int | None = None
     # The weight of the regulariser, the first and last value of its exponent, the share of steps without it.
     default_reg_param: float = 0.01

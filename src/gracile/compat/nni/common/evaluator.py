@@ -46,7 +46,7 @@ class Evaluator(ABC):
         """Train the parameters of ``model`` in place of those of the same names that were trained so far."""
         self.model = model
 
-    def train_also(self, parameters: Iterable[nn.Parameter]) -> None:
+    def train_also(self, parameters: Iterable[nn.Parameter]) -> None:  # noqa: B027 - the usual case
         """Train these, too; nothing has to be done where the evaluator makes its optimizers from the model."""
 
     @contextmanager

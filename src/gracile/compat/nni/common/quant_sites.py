@@ -52,8 +52,7 @@ class QuantSites:
                 if "output" not in own:
                     found.setdefault(escape(source.name), {})["activations"] = targets["input"]
             else:
-                # An input of the model has the format of what reads it.
-                found[escape(name)].setdefault("activations", targets["input"])
+                found.setdefault(escape(source.op), {})["activations"] = targets["input"]
         return found
 
     def quantizers(self, simulation: Simulation) -> dict[str, dict[Target, Quantizer]]:
@@ -100,8 +99,7 @@ class QuantSites:
 def calibration_config(found: Mapping[str, Mapping[Target, Quantizer]]) -> CalibrationConfig:
     """Module -> target -> scale, zero point, type and range, as NNI 3 has it."""
     return {
-        name: {_LABELS[target]: _described(item) for target, item in targets.items()}
-        for name, targets in found.items()
+        name: {_LABELS[target]: _described(item) for target, item in targets.items()} for name, targets in found.items()
     }
 
 
@@ -119,6 +117,11 @@ def take_calibration(
             item = found.get(name, {}).get(labels.get(label, "weight")) if label in labels else None
             if item is None:
                 raise InputError(f"calibration_config has {label!r} of {name!r}, which is not quantized")
+            kind = values.get("quant_dtype", item.spec.name)
+            if kind != item.spec.name:
+                raise InputError(
+                    f"calibration_config has {kind} for {label!r} of {name!r}, which is quantized as {item.spec.name}"
+                )
             scale, zero_point = (torch.as_tensor(values[key]).flatten() for key in ("scale", "zero_point"))
             if scale.numel() != item.scale.numel() or zero_point.numel() != item.scale.numel():
                 raise InputError(

@@ -147,9 +147,7 @@ class ModelSpeedupTensorRT:
         self._session = session(self._path)
 
 
-def _of_config(
-    model: nn.Module, example: Inputs, config: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> Simulation:
+def _of_config(model: nn.Module, example: Inputs, config: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Simulation:
     """The simulation of a floating-point model with the formats and scales of a calibration config.
 
     Raises:

@@ -30,8 +30,8 @@ __all__ = [
 class Quantizer:
     """What NNI 2's quantizers share.
 
-    `compress` returns a `gracile.simulation.Simulation` of the model.  Train *that*, as ``model = quantizer.compress()``:
-    the model given stays as it is, where NNI wraps its modules, and the optimizer trains the simulation's parameters
+    `compress` returns a `gracile.simulation.Simulation` of the model.  Train *that*: ``model = quantizer.compress()``.
+    The model given stays as it is, where NNI wraps its modules, and the optimizer trains the simulation's parameters
     from then on.
 
     Args:
