@@ -4,6 +4,7 @@
 """
 
 from gracile.compat.aimet.adaround.adaround_weight import Adaround, AdaroundParameters
+from gracile.compat.aimet.auto_quant import AutoQuant
 from gracile.compat.aimet.batch_norm_fold import fold_all_batch_norms
 from gracile.compat.aimet.bias_correction import correct_bias
 from gracile.compat.aimet.bn_reestimation import reestimate_bn_stats
@@ -27,13 +28,18 @@ from gracile.compat.aimet.defs import (
     SpatialSvdParameters,
     WeightSvdParameters,
 )
+from gracile.compat.aimet.mixed_precision import choose_mixed_precision
 from gracile.compat.aimet.model_preparer import prepare_model
 from gracile.compat.aimet.model_validator.model_validator import ModelValidator
+from gracile.compat.aimet.quant_analyzer import QuantAnalyzer
 from gracile.compat.aimet.quantsim import QuantizationSimModel, QuantParams
 from gracile.compat.aimet.seq_mse import SeqMseParams, apply_seq_mse
 from gracile.compat.aimet.winnow.winnow import winnow_model
 
 __all__ = [
+    "AutoQuant",
+    "choose_mixed_precision",
+    "QuantAnalyzer",
     "Adaround",
     "AdaroundParameters",
     "CallbackFunc",

@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gracile.compat.aimet.common.quantization import QuantizationDataType, QuantScheme
+from gracile.compat.aimet.common.quantization import CallbackFunc, QuantizationDataType, QuantScheme
 from gracile.compat.aimet.exporting import encodings_to_json, export
 from gracile.compat.aimet.following import FollowingRange
 from gracile.compat.aimet.module_names import ModuleNames
@@ -93,7 +93,7 @@ class QuantizationSimModel:
         self._original = model
         self._inputs = Inputs.of(dummy_input)
         self._maker: ObserverMaker = observer_maker(self._scheme.observer)
-        self._overrides = {escape(name): formats for name, formats in self._config.overrides(model).items()}
+        self._overrides: dict[str, Any] = {escape(name): formats for name, formats in self._config.overrides(model).items()}
         self._excluded: list[str] = []
         self._frozen: set[str] = set()
         self._computed = False
@@ -290,6 +290,48 @@ class QuantizationSimModel:
         made.model, made._frozen, made._computed = simulation, frozen, computed
         made._make_trainable()
         return made
+
+    @property
+    def original(self) -> nn.Module:
+        """The floating-point model."""
+        return self._original
+
+    def inputs_of(self, forward_pass_callback: CallbackFunc) -> list[Inputs]:
+        """What the callback gives the model to read.
+
+        Raises:
+            InputError: it does not run the model.
+        """
+        seen: list[Inputs] = []
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append(Inputs(args, kwargs))
+
+        handle = self.model.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            with torch.no_grad(), self.model.only(weights=False, activations=False):
+                forward_pass_callback(self.model)
+        finally:
+            handle.remove()
+        if not seen:
+            raise InputError("forward_pass_callback does not run the model that it is given")
+        return seen
+
+    def set_widths(self, output_bw: int, param_bws: Mapping[str, int], param_bw: int) -> None:
+        """Simulate anew with these bits of activations and weights, patterns of modules first; ranges are gone."""
+        config = replace(
+            self._config,
+            weights=self._config.weights.model_copy(update={"bits": param_bw}),
+            activations=self._config.activations
+            and self._config.activations.model_copy(update={"bits": output_bw}),
+        )
+        self._config = config
+        self._overrides = {escape(name): dict(formats) for name, formats in config.overrides(self._original).items()}
+        for pattern, bits in param_bws.items():
+            spec = config.weights.model_copy(update={"bits": bits})
+            self._overrides[pattern] = {**self._overrides.get(pattern, {}), "weights": spec}
+        self._frozen, self._computed = set(), False
+        self.model = self._simulated()
 
     def search_weights(self, search: Callable[[Simulation], Record], excluded: Collection[str] = ()) -> None:
         """Let ``search`` choose ranges of weights, and freeze those of the layers that it changed.
