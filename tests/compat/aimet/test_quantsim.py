@@ -35,7 +35,7 @@ from gracile.compat.aimet.quantsim import load_checkpoint, save_checkpoint
 from gracile.errors import FileError, InputError
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from quant_nets import Mobile, Residual  # noqa: E402
+from quant_nets import Mobile, Residual
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOADER = [(X[:4], None), (X[4:], None)]
@@ -66,7 +66,9 @@ def error(model, other):
 
 
 class TestSimulation:
-    @pytest.mark.parametrize("scheme", ["tf", "tf_enhanced", "percentile", QuantScheme.training_range_learning_with_tf_init])
+    @pytest.mark.parametrize(
+        "scheme", ["tf", "tf_enhanced", "percentile", QuantScheme.training_range_learning_with_tf_init]
+    )
     def test_is_near_the_model_which_stays(self, scheme):
         model = trained()
         before = copy.deepcopy(model.state_dict())

@@ -6,7 +6,10 @@ from nni_toys import IMAGES, accuracy, by_criterion, by_step, network, step
 from torch.nn import functional as F
 
 from gracile.compat.nni import ModelSpeedupTensorRT, v2, v3
+from gracile.compat.nni.algorithms.compression.pytorch import quantization as oldest
 from gracile.compat.nni.common.quant_rules import quant_rules
+from gracile.compat.nni.compression import quantization as newest
+from gracile.compat.nni.compression.pytorch import quantization as older
 from gracile.errors import InputError
 from gracile.maths.quant_spec import PerBlock, PerChannel, QuantSpec
 from gracile.simulation import Simulation
@@ -107,7 +110,9 @@ class TestVersion3:
             errors.append(float((quantized(IMAGES) - model(IMAGES)).mean(0).norm()))
         assert errors[1] < 0.05 * errors[0]
 
-    @pytest.mark.parametrize("kind", ["QATQuantizer", "DoReFaQuantizer", "BNNQuantizer", "LsqQuantizer", "LsqPlusQuantizer"])
+    @pytest.mark.parametrize(
+        "kind", ["QATQuantizer", "DoReFaQuantizer", "BNNQuantizer", "LsqQuantizer", "LsqPlusQuantizer"]
+    )
     def test_training(self, kind, tmp_path):
         torch.manual_seed(0)
         model = network()
@@ -219,10 +224,6 @@ class TestSpeedup:
 
 
 def test_module_paths():
-    from gracile.compat.nni.algorithms.compression.pytorch import quantization as oldest
-    from gracile.compat.nni.compression import quantization as newest
-    from gracile.compat.nni.compression.pytorch import quantization as older
-
     assert newest.QATQuantizer is v3.QATQuantizer
     assert older.QAT_Quantizer is oldest.QAT_Quantizer is v2.QAT_Quantizer
     assert issubclass(newest.LsqPlusQuantizer, v3.QATQuantizer.__mro__[1])

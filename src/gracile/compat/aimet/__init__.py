@@ -37,11 +37,9 @@ from gracile.compat.aimet.seq_mse import SeqMseParams, apply_seq_mse
 from gracile.compat.aimet.winnow.winnow import winnow_model
 
 __all__ = [
-    "AutoQuant",
-    "choose_mixed_precision",
-    "QuantAnalyzer",
     "Adaround",
     "AdaroundParameters",
+    "AutoQuant",
     "CallbackFunc",
     "ChannelPruningParameters",
     "CompressionScheme",
@@ -53,6 +51,7 @@ __all__ = [
     "ModelCompressor",
     "ModelValidator",
     "ModuleCompRatioPair",
+    "QuantAnalyzer",
     "QuantParams",
     "QuantScheme",
     "QuantizationSimModel",
@@ -63,6 +62,7 @@ __all__ = [
     "TarRankSelectionParameters",
     "WeightSvdParameters",
     "apply_seq_mse",
+    "choose_mixed_precision",
     "correct_bias",
     "equalize_model",
     "fold_all_batch_norms",

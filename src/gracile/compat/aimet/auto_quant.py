@@ -116,9 +116,7 @@ class AutoQuant:
             rounding=None if self._adaround is None else self._adaround.settings,
         )  # fmt: skip
         self.result = found
-        path = to_encodings(
-            found.simulation, self._folder / "auto_quant.encodings", version=versions.encoding_version
-        )
+        path = to_encodings(found.simulation, self._folder / "auto_quant.encodings", version=versions.encoding_version)
         return found.simulation, found.score, str(path)
 
     def _score(self, model: nn.Module) -> float:

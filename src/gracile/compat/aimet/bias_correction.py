@@ -121,7 +121,7 @@ def _simulated(
         return QuantizationSimModel(
             model, example, params.quant_scheme, params.round_mode, params.act_bw, params.weight_bw,
             config_file=params.config_file,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     sim = made()
     bare = [layer.name for layer in weighted_layers(sim.model)[0] if layer.bias is None and layer.name not in norms]

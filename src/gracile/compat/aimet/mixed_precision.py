@@ -12,7 +12,7 @@ from gracile.compat.aimet.common.quantization import CallbackFunc, QuantizationD
 from gracile.compat.aimet.quant_config import bit_width
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.errors import FileError, InputError, TargetError
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs
 from gracile.quant.precision import mixed_precision
 from gracile.scoring import score_of
 
@@ -79,9 +79,9 @@ def choose_mixed_precision(
     def attempt(share: float) -> bool:
         try:
             found = mixed_precision(
-                sim.original, Inputs.of(dummy_input), calibration=batches, evaluate=eval_callback_for_phase1,
+                sim.original, dummy_input, calibration=batches, evaluate=eval_callback_for_phase1,
                 weights=[f"int{bits}" for bits in widths], activations=f"uint{activations}", bit_operations=share,
-            )  # type: ignore[arg-type]  # fmt: skip
+            )  # fmt: skip
         except TargetError:
             return False
         bits = {layer: int(name.removeprefix("int")) for layer, name in found.formats.items()}
@@ -118,8 +118,8 @@ def _checked(candidates: Sequence[Candidate]) -> tuple[int, list[int]]:
         widths.add(bit_width("candidates", param_bw))
     if len(activations) != 1 or len(widths) < 2:
         raise InputError(
-            f"candidates has activations of {sorted(activations)} bits and weights of {sorted(widths)}; give one width of "
-            "activations for all, and two or more of weights"
+            f"candidates has activations of {sorted(activations)} bits and weights of {sorted(widths)}; give one "
+            "width of activations for all, and two or more of weights"
         )
     return activations.pop(), sorted(widths)
 

@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from gracile.compat.aimet.common.quantization import CallbackFunc, QuantScheme
@@ -119,7 +118,7 @@ def _ranges(simulation: Simulation, role: str) -> dict[str, Any]:
     """Quantizer -> the smallest and largest real of each of its scales."""
     found = {}
     for name, item in simulation.named_quantizers(role).items():
-        low, high = (torch.atleast_1d(end).flatten().tolist() for end in item.range)
+        low, high = (end.flatten().tolist() for end in item.range)
         found[" ".join(simulation.sites[name])] = {"min": low, "max": high}
     return found
 

@@ -74,7 +74,7 @@ class QuantizationSimModel:
     def __init__(
         self,
         model: nn.Module,
-        dummy_input: ExampleInputs,
+        dummy_input: ExampleInputs | Inputs,
         quant_scheme: QuantScheme | str | None = None,
         rounding_mode: str | None = None,
         default_output_bw: int = 8,
@@ -93,7 +93,9 @@ class QuantizationSimModel:
         self._original = model
         self._inputs = Inputs.of(dummy_input)
         self._maker: ObserverMaker = observer_maker(self._scheme.observer)
-        self._overrides: dict[str, Any] = {escape(name): formats for name, formats in self._config.overrides(model).items()}
+        self._overrides: dict[str, Any] = {
+            escape(name): formats for name, formats in self._config.overrides(model).items()
+        }
         self._excluded: list[str] = []
         self._frozen: set[str] = set()
         self._computed = False
@@ -322,8 +324,7 @@ class QuantizationSimModel:
         config = replace(
             self._config,
             weights=self._config.weights.model_copy(update={"bits": param_bw}),
-            activations=self._config.activations
-            and self._config.activations.model_copy(update={"bits": output_bw}),
+            activations=self._config.activations and self._config.activations.model_copy(update={"bits": output_bw}),
         )
         self._config = config
         self._overrides = {escape(name): dict(formats) for name, formats in config.overrides(self._original).items()}

@@ -118,7 +118,7 @@ def _target(where: str, name: str) -> Target | None:
             f"{where}: there is no target {name!r}{hint(name, ('weight', '_input_', '_output_'))}; there are 'weight', "
             "'_input_' and '_output_'"
         )
-    return plain  # type: ignore[return-value]
+    return plain
 
 
 def _special(entry: Mapping[str, Any], target: Target) -> dict[str, Any]:
