@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,29 +55,37 @@ def to_encodings(simulation: Simulation, path: str | Path, *, version: Version =
     return path
 
 
-def load_encodings(simulation: Simulation, path: str | Path) -> Simulation:
+def load_encodings(
+    simulation: Simulation, source: str | Path | Mapping[str, Any], *, strict: bool = True, partial: bool = False
+) -> Simulation:
     """Give the quantizers of ``simulation`` the scales of a file that `to_encodings` wrote; it is changed in place.
 
-    Quantizers whose sites the file does not list are switched off, as the one that wrote it had them.
+    Args:
+        source: the file, or what is in it.
+        strict: encodings of what the simulation does not quantize are an error; they are left out otherwise.
+        partial: quantizers whose sites the file does not list stay as they are; otherwise they are switched off, as
+            the simulation that wrote the file had them.
 
     Raises:
         InputError: no simulation.
         FileError: the file cannot be read, or is of another model or other formats of integers.
     """
     _require(simulation)
-    entries = _read(Path(path))
+    where = "the dictionary of encodings" if isinstance(source, Mapping) else str(source)
+    entries = read_encodings(source)
     sites = {site for found in simulation.sites.values() for site in found}
     unknown = sorted(entries.keys() - sites)
-    if unknown:
-        raise FileError(f"{path} has encodings of {', '.join(unknown[:3])}, which the simulation does not quantize")
+    if unknown and strict:
+        raise FileError(f"{where} has encodings of {', '.join(unknown[:3])}, which the simulation does not quantize")
     loaded: dict[Quantizer, tuple[Tensor, Tensor]] = {}
     for name, quantizer in simulation.named_quantizers().items():
         found = [entries[site] for site in simulation.sites[name] if site in entries]
         if found:
-            loaded[quantizer] = _decoded(found[0], quantizer, name, Path(path))
+            loaded[quantizer] = _decoded(found[0], quantizer, name, where)
     for quantizer in simulation.named_quantizers().values():
-        quantizer.enabled = quantizer in loaded
-        quantizer.observer = None
+        if quantizer in loaded or not partial:
+            quantizer.enabled = quantizer in loaded
+            quantizer.observer = None
     for quantizer, (scale, zero_point) in loaded.items():
         quantizer.scale.copy_(scale)
         quantizer.zero_point.copy_(zero_point)
@@ -124,13 +133,19 @@ def _bits(spec: QuantSpec) -> int:
     return math.ceil(math.log2(spec.levels))
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Site -> bits, scales and offsets, of either version."""
+def read_encodings(source: str | Path | Mapping[str, Any], *, parameters_only: bool = False) -> dict[str, Any]:
+    """Step, input or parameter -> its bits ("bw"), scales ("scale") and offsets ("offset"), of either version.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    where = "the dictionary of encodings" if isinstance(source, Mapping) else str(source)
+    kinds = ("param_encodings",) if parameters_only else ("activation_encodings", "param_encodings")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = source if isinstance(source, Mapping) else json.loads(Path(source).read_text(encoding="utf-8"))
         version = content["version"]
-        found: dict[str, dict[str, Any]] = {}
-        for kind in ("activation_encodings", "param_encodings"):
+        found: dict[str, Any] = {}
+        for kind in kinds:
             if version == "1.0.0":
                 found |= {entry["name"]: entry for entry in content[kind]}
             elif version == "0.6.1":
@@ -140,29 +155,29 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
                     for name, rows in content[kind].items()
                 }  # fmt: skip
             else:
-                raise FileError(f"{path} is of version {version}; versions 1.0.0 and 0.6.1 can be read")
+                raise FileError(f"{where} is of version {version}; versions 1.0.0 and 0.6.1 can be read")
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(f"{path} cannot be read as encodings: {type(error).__name__}: {error}") from error
+        raise FileError(f"{where} cannot be read as encodings: {type(error).__name__}: {error}") from error
     return found
 
 
-def _decoded(entry: dict[str, Any], quantizer: Quantizer, name: str, path: Path) -> tuple[Tensor, Tensor]:
+def _decoded(entry: dict[str, Any], quantizer: Quantizer, name: str, where: str) -> tuple[Tensor, Tensor]:
     spec, shape = quantizer.spec, quantizer.scale.shape
     try:
         scale = torch.tensor(entry["scale"], dtype=torch.float32)
         offset = torch.tensor(entry["offset"], dtype=torch.int32)
         bits = int(entry["bw"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FileError(f"{path}: the encoding of {name} is malformed: {error}") from error
+        raise FileError(f"{where}: the encoding of {name} is malformed: {error}") from error
     if bits != _bits(spec) or scale.numel() != quantizer.scale.numel() or offset.shape != scale.shape:
         grain = "one scale" if isinstance(spec.granularity, PerTensor) else f"{quantizer.scale.numel()} scales"
         raise FileError(
-            f"{path}: the encoding of {name} has {bits} bits and {scale.numel()} scales, the simulation {_bits(spec)} "
+            f"{where}: the encoding of {name} has {bits} bits and {scale.numel()} scales, the simulation {_bits(spec)} "
             f"bits and {grain}"
         )
     zero_point = spec.qmin - offset
     if not bool(((zero_point >= spec.qmin) & (zero_point <= spec.qmax) & (scale > 0) & scale.isfinite()).all()):
-        raise FileError(f"{path}: the encoding of {name} has offsets or scales out of range")
+        raise FileError(f"{where}: the encoding of {name} has offsets or scales out of range")
     return scale.reshape(shape), zero_point.reshape(shape)

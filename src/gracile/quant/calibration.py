@@ -1,6 +1,7 @@
 """Ranges from data: activations from batches that stream through the simulation, weights from themselves."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,20 +38,44 @@ def calibrate(
     Raises:
         InputError: no batch, one that does not fit, an unknown observer, or values that are not finite.
     """
-    maker = observer_maker(observer)
-    quantizers = simulation.named_quantizers("activation")
     count = 0
     total = len(batches) if isinstance(batches, Sized) else None
+    with observed(simulation, observer), bar("calibrate", total) as progress:
+        for batch in Calibration(batches, example, seed):
+            batch.call(simulation)
+            count += 1
+            progress.advance()
+    quantizers = simulation.named_quantizers("activation")
+    return Record(name="calibration", changed=tuple(quantizers), details={"batches": float(count)})
+
+
+@contextmanager
+def observed(
+    simulation: Simulation, observer: str | ObserverMaker = "mse", *, skip: Iterable[str] = ()
+) -> Iterator[None]:
+    """Inside, run what you like through the simulation; afterwards the activations' ranges are those of what it saw.
+
+    Inside it is in evaluation mode with all quantizers off, and no gradients are kept.
+
+    Args:
+        skip: quantizers that keep their ranges.
+
+    Raises:
+        InputError: an unknown observer, a quantizer that has seen nothing, or values that are not finite.
+    """
+    maker = observer_maker(observer)
+    kept = set(skip)
+    quantizers = simulation.named_quantizers("activation")
     before = {name: item.observer for name, item in quantizers.items()}
     try:
         for item in quantizers.values():
             item.observer = maker()
-        with eval_mode(simulation), simulation.only(weights=False), bar("calibrate", total) as progress:
-            for batch in Calibration(batches, example, seed):
-                batch.call(simulation)
-                count += 1
-                progress.advance()
+        with torch.no_grad(), eval_mode(simulation), simulation.only(weights=False):
+            yield
         for name, item in quantizers.items():
+            if name in kept:
+                item.observer = None
+                continue
             try:
                 item.freeze()
             except InputError as error:
@@ -58,21 +83,27 @@ def calibrate(
     finally:
         for name, item in quantizers.items():
             item.observer = before[name]
-    return Record(name="calibration", changed=tuple(quantizers), details={"batches": float(count)})
 
 
 @torch.no_grad()
-def fit_weights(simulation: Simulation, *, observer: str | ObserverMaker = "minmax") -> Record:
+def fit_weights(
+    simulation: Simulation, *, observer: str | ObserverMaker = "minmax", skip: Iterable[str] = ()
+) -> Record:
     """Set the ranges of all weights' quantizers from the weights as they are; in place.
 
     Call it again after the weights have changed.
+
+    Args:
+        observer: a name of `gracile.quant.OBSERVERS`, or what makes observers of your own.
+        skip: quantizers that keep their ranges.
 
     Raises:
         InputError: an unknown observer, or weights that are not finite.
     """
     maker = observer_maker(observer)
     tensors = tensors_of(simulation)
-    quantizers = simulation.named_quantizers("weight")
+    kept = set(skip)
+    quantizers = {name: item for name, item in simulation.named_quantizers("weight").items() if name not in kept}
     for name, item in quantizers.items():
         (site,) = simulation.sites[name]
         seen = maker()

@@ -1,6 +1,6 @@
 """Bias correction: what rounding adds to a layer's output on average is taken off its bias."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,14 @@ from gracile.report import Record
 from gracile.simulation import Simulation
 
 
-def correct_bias(simulation: Simulation, batches: Iterable[Any], example: Inputs, *, seed: int = 0) -> Record:
+def correct_bias(
+    simulation: Simulation,
+    batches: Iterable[Any],
+    example: Inputs,
+    *,
+    exclude: Collection[str] = (),
+    seed: int = 0,
+) -> Record:
     """Correct the biases by the mean errors that are measured on ``batches``; in place.
 
     Layer by layer, b - E[y~ - y], with the mean over examples and positions of what the simulation computes in front of
@@ -27,6 +34,7 @@ def correct_bias(simulation: Simulation, batches: Iterable[Any], example: Inputs
         simulation: with the ranges that it will keep.
         batches: any iterable of inputs or ``(inputs, labels)``; some hundred examples do.
         example: what the simulation was made for.
+        exclude: layers (the modules of the weights) whose biases stay as they are.
         seed: for the order of a shuffling data loader.
 
     Raises:
@@ -34,7 +42,8 @@ def correct_bias(simulation: Simulation, batches: Iterable[Any], example: Inputs
     """
     layers, left = weighted_layers(simulation)
     left |= {layer.weight: "the layer has no bias" for layer in layers if layer.bias is None}
-    layers = [layer for layer in layers if layer.bias is not None]
+    left |= {layer.weight: "it is excluded" for layer in layers if layer.name in exclude}
+    layers = [layer for layer in layers if layer.bias is not None and layer.name not in exclude]
     _require(layers, left)
     states = Lockstep(simulation, Calibration(batches, example, seed))
     changes = []

@@ -55,7 +55,7 @@ class _Link:
 
 
 def equalize(
-    model: nn.Module, example_inputs: ExampleInputs, *, relu6: bool = False, absorb: bool = True
+    model: nn.Module, example_inputs: ExampleInputs | Inputs, *, relu6: bool = False, absorb: bool = True
 ) -> tuple[nn.Module, Record]:
     """A copy of ``model`` with its batch-norms folded and the ranges of its layers' channels equalized.
 
@@ -103,7 +103,7 @@ def equalize(
     return changed, Record(name="cross_layer_equalization", changed=tuple(layers), details=details)
 
 
-def input_means(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Tensor]:
+def input_means(model: nn.Module, example_inputs: ExampleInputs | Inputs) -> dict[str, Tensor]:
     """E[x] of the inputs of layers behind a batch-norm, with at most a ReLU or ReLU6 between; no data is needed.
 
     From the batch-norm's weight and bias, as the deviation and mean of a normal distribution, clipped by the

@@ -1,6 +1,7 @@
 """Which integer format each module gets: defaults, overrides by pattern, what is left out."""
 
 from collections.abc import Mapping, Sequence
+from glob import escape
 from typing import Any, TypeAlias
 
 from gracile.errors import InputError
@@ -81,6 +82,11 @@ class Formats:
     def activations(self, node: Node) -> QuantSpec | None:
         """The format of what ``node`` computes."""
         return self._of("activations", node)
+
+    def of_input(self, node: Node, reader: Node) -> QuantSpec | None:
+        """The format of an input of the model: the reader's, unless an override has just the input's name."""
+        own = self._overrides.get(escape(node.op), {})
+        return own["activations"] if "activations" in own else self.activations(reader)
 
     def unmatched(self, graph: Graph) -> tuple[str, ...]:
         """The patterns that match no module and no node."""

@@ -216,7 +216,10 @@ class _Placer:
         if ref.name not in self.live or self._on_levels(ref.name):
             return
         root = self._root(ref)
-        spec = self.formats.activations(root if root.kind == "call" else reader)
+        if root.kind == "input":
+            spec = self.formats.of_input(root, reader)
+        else:
+            spec = self.formats.activations(root if root.kind == "call" else reader)
         if spec is None:
             return
         if root.kind in ("parameter", "buffer"):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gracile.errors import CaptureError, InputError
 from gracile.graph import Graph, capture
+from gracile.inputs import ExampleInputs, Inputs
 
 _WAYS_OUT = (
     "give one shape, as (1, 3, 224, 224), a list of shapes for several inputs, or tensors in their place where the "
@@ -29,6 +30,19 @@ def captured(model: nn.Module, input_shape: Any) -> Graph:
         if reads_integers and all(tensor.is_floating_point() for tensor in inputs):
             raise CaptureError(f"{error}\nThe model has an embedding, which reads integers: {_WAYS_OUT}") from error
         raise
+
+
+def example_of(model: nn.Module, input_shapes: Any, dummy_input: ExampleInputs | None = None) -> Inputs:
+    """``dummy_input``, or random inputs of the given shapes.
+
+    Raises:
+        InputError: there is neither, or they are neither shapes nor tensors.
+    """
+    if dummy_input is not None:
+        return Inputs.of(dummy_input)
+    if input_shapes is None:
+        raise InputError("neither input_shapes nor dummy_input is given; the model is run once, so give one of both")
+    return Inputs.of(tuple(_input(model, item) for item in _items(input_shapes)))
 
 
 def _items(input_shape: Any) -> list[Any]:

@@ -18,6 +18,9 @@ from gracile.compat.nni.common.dependency import (
 )
 from gracile.compat.nni.common.grouping import auto_set_denpendency_group_ids, concrete_trace
 from gracile.compat.nni.common.speedup import ModelSpeedup
+from gracile.compat.nni.common.tensorrt import (
+    ModelSpeedupTensorRT,
+)
 from gracile.compat.nni.common.torch_evaluator import TorchEvaluator
 from gracile.compat.nni.common.tracing import trace
 from gracile.compat.nni.common.trainer_evaluators import LightningEvaluator, TransformersEvaluator
@@ -31,6 +34,11 @@ from gracile.compat.nni.v2.pruning import (
     SimulatedAnnealingPruner,
     TaylorFOWeightPruner,
 )
+from gracile.compat.nni.v2.quantizers import (
+    NaiveQuantizer,
+    ObserverQuantizer,
+    QAT_Quantizer,
+)
 from gracile.compat.nni.v2.sensitivity_analysis import SensitivityAnalysis
 from gracile.compat.nni.v3.pruning import (
     AGPPruner,
@@ -43,6 +51,14 @@ from gracile.compat.nni.v3.pruning import (
     SlimPruner,
     TaylorPruner,
 )
+from gracile.compat.nni.v3.quantizers import (
+    BNNQuantizer,
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    PtqQuantizer,
+    QATQuantizer,
+)
 
 __all__ = [
     "ADMMPruner",
@@ -51,7 +67,9 @@ __all__ = [
     "ActivationAPoZRankPruner",
     "ActivationMeanRankPruner",
     "AutoCompressPruner",
+    "BNNQuantizer",
     "ChannelDependency",
+    "DoReFaQuantizer",
     "FPGMPruner",
     "GroupDependency",
     "InputChannelDependency",
@@ -61,8 +79,16 @@ __all__ = [
     "LightningEvaluator",
     "LinearPruner",
     "LotteryTicketPruner",
+    "LsqPlusQuantizer",
+    "LsqQuantizer",
     "ModelSpeedup",
+    "ModelSpeedupTensorRT",
     "MovementPruner",
+    "NaiveQuantizer",
+    "ObserverQuantizer",
+    "PtqQuantizer",
+    "QATQuantizer",
+    "QAT_Quantizer",
     "ReshapeDependency",
     "SensitivityAnalysis",
     "SimulatedAnnealingPruner",

@@ -7,6 +7,7 @@ from enum import Enum
 from os import PathLike
 from typing import Any, TypeAlias
 
+from gracile.compat.aimet.common.quantization import CallbackFunc, QuantizationDataType, QuantScheme
 from gracile.compat.aimet.common.stats import (
     CompressionStats,
     GreedyCompressionRatioSelectionStats,
@@ -15,12 +16,15 @@ from gracile.compat.aimet.common.stats import (
 from gracile.errors import InputError
 
 __all__ = [
+    "CallbackFunc",
     "CompressionScheme",
     "CompressionStats",
     "CostMetric",
     "EvalFunction",
     "GreedyCompressionRatioSelectionStats",
     "GreedySelectionParameters",
+    "QuantScheme",
+    "QuantizationDataType",
     "RankSelectScheme",
     "TarCompressionRatioSelectionStats",
     "TarRankSelectionParameters",

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,9 @@ class Evaluator(ABC):
     def retarget(self, model: nn.Module) -> None:
         """Train the parameters of ``model`` in place of those of the same names that were trained so far."""
         self.model = model
+
+    def train_also(self, parameters: Iterable[nn.Parameter]) -> None:  # noqa: B027 - the usual case
+        """Train these, too; nothing has to be done where the evaluator makes its optimizers from the model."""
 
     @contextmanager
     def moved(self, model: nn.Module) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Evaluators over the user's own training function; NNI 3's form of it and the one before."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,13 @@ class FunctionEvaluator(Evaluator):
             optimizer.state.clear()
         self._starts = [(item, copy.deepcopy(item.state_dict())) for item, _ in self._starts]
         self.model = model
+
+    def train_also(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Train these, too, with the settings of the first group; after `retarget`."""
+        added = list(parameters)
+        self.optimizers[0].param_groups[0]["params"].extend(added)
+        self._names[0].extend([None] * len(added))
+        self._starts = [(item, copy.deepcopy(item.state_dict())) for item, _ in self._starts]
 
     @contextmanager
     def moved(self, model: nn.Module) -> Iterator[None]:

@@ -29,6 +29,14 @@ from gracile.compat.nni.v2.pruning import (
     SlimPruner,
     TaylorFOWeightPruner,
 )
+from gracile.compat.nni.v2.quantizers import (
+    BNNQuantizer,
+    DoReFaQuantizer,
+    LsqQuantizer,
+    NaiveQuantizer,
+    ObserverQuantizer,
+    QAT_Quantizer,
+)
 from gracile.compat.nni.v2.sensitivity_analysis import SensitivityAnalysis
 
 __all__ = [
@@ -38,7 +46,9 @@ __all__ = [
     "ActivationAPoZRankPruner",
     "ActivationMeanRankPruner",
     "AutoCompressPruner",
+    "BNNQuantizer",
     "ChannelDependency",
+    "DoReFaQuantizer",
     "FPGMPruner",
     "GroupDependency",
     "InputChannelDependency",
@@ -48,8 +58,12 @@ __all__ = [
     "LightningEvaluator",
     "LinearPruner",
     "LotteryTicketPruner",
+    "LsqQuantizer",
     "ModelSpeedup",
     "MovementPruner",
+    "NaiveQuantizer",
+    "ObserverQuantizer",
+    "QAT_Quantizer",
     "ReshapeDependency",
     "SensitivityAnalysis",
     "SimulatedAnnealingPruner",

@@ -28,10 +28,20 @@ from gracile.compat.nni.v3.pruning import (
     SlimPruner,
     TaylorPruner,
 )
+from gracile.compat.nni.v3.quantizers import (
+    BNNQuantizer,
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    PtqQuantizer,
+    QATQuantizer,
+)
 
 __all__ = [
     "AGPPruner",
+    "BNNQuantizer",
     "ChannelDependency",
+    "DoReFaQuantizer",
     "FPGMPruner",
     "GroupDependency",
     "InputChannelDependency",
@@ -40,8 +50,12 @@ __all__ = [
     "LevelPruner",
     "LightningEvaluator",
     "LinearPruner",
+    "LsqPlusQuantizer",
+    "LsqQuantizer",
     "ModelSpeedup",
     "MovementPruner",
+    "PtqQuantizer",
+    "QATQuantizer",
     "ReshapeDependency",
     "SlimPruner",
     "TaylorPruner",

@@ -1,0 +1,123 @@
+"""What ``aimet_torch.auto_quant`` holds: the guidebook's path until the accuracy suffices."""
+
+from collections.abc import Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gracile.compat.aimet.adaround.adaround_weight import AdaroundParameters
+from gracile.compat.aimet.common import quantsim as versions
+from gracile.compat.aimet.common.quantization import QuantScheme
+from gracile.compat.aimet.quant_config import quant_config
+from gracile.compat.aimet.quantsim_model import QuantizationSimModel
+from gracile.compat.aimet.samples import require_loader
+from gracile.errors import InputError
+from gracile.export.encodings import to_encodings
+from gracile.inputs import Calibration, ExampleInputs, Inputs
+from gracile.quant.guided import Guided, quantize_within
+from gracile.scoring import score_of
+from gracile.simulation import Simulation
+
+__all__ = ["AutoQuant"]
+
+
+class AutoQuant:
+    """Quantization without training, until the accuracy suffices.
+
+    Args:
+        model: stays as it is.
+        dummy_input: a tensor, a tuple of positional arguments or a dictionary of keywords.
+        data_loader: yields inputs, or (inputs, labels); labels are not used.
+        eval_callback: (model, number of samples) -> score, larger is better; called with None for all samples.
+        param_bw, output_bw: bits of weights and activations.
+        quant_scheme: how `run_inference` chooses ranges; `optimize` tries several.
+        rounding_mode: "nearest".
+        config_file: see `gracile.compat.aimet.quant_config.quant_config`; what it says of types of modules counts in
+            `run_inference` alone.
+        results_dir: where `optimize` writes encodings.
+        cache_id, strict_validation, model_prepare_required: have no effect.
+
+    Raises:
+        InputError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dummy_input: ExampleInputs,
+        data_loader: Iterable[Any],
+        eval_callback: Callable[[Any, int | None], float],
+        param_bw: int = 8,
+        output_bw: int = 8,
+        quant_scheme: QuantScheme | str = QuantScheme.post_training_tf_enhanced,
+        rounding_mode: str = "nearest",
+        config_file: str | PathLike[str] | None = None,
+        results_dir: str | PathLike[str] = "/tmp",
+        cache_id: str | None = None,  # noqa: ARG002 - AIMET's signature
+        strict_validation: bool = True,  # noqa: ARG002
+        model_prepare_required: bool = True,  # noqa: ARG002
+    ) -> None:
+        require_loader(data_loader)
+        if not callable(eval_callback):
+            raise InputError(
+                f"eval_callback is a {type(eval_callback).__name__}; give a function of (model, number of samples)"
+            )
+        self._model, self._dummy = model, dummy_input
+        self._data = Calibration(data_loader, Inputs.of(dummy_input))
+        self._eval = eval_callback
+        self._widths = (output_bw, param_bw)
+        self._scheme = QuantScheme.of(quant_scheme)
+        self._rounding_mode, self._config_file = rounding_mode, config_file
+        self._config = quant_config(output_bw, param_bw, config_file)
+        self._folder = Path(results_dir)
+        self._adaround: AdaroundParameters | None = None
+        self.result: Guided | None = None
+
+    def run_inference(self) -> tuple[QuantizationSimModel, float]:
+        """The model quantized as it is, and its score."""
+        output_bw, param_bw = self._widths
+        sim = QuantizationSimModel(
+            self._model, self._dummy, self._scheme, self._rounding_mode, output_bw, param_bw,
+            config_file=self._config_file,
+        )  # fmt: skip
+
+        def run(simulated: nn.Module) -> None:
+            for batch in self._data:
+                batch.call(simulated)
+
+        sim.compute_encodings(run)
+        return sim, score_of(self._score, sim.model, "the simulation")
+
+    def set_adaround_params(self, adaround_params: AdaroundParameters) -> None:
+        """How AdaRound optimises; its data are ``data_loader``'s."""
+        self._adaround = adaround_params
+
+    def optimize(self, allowed_accuracy_drop: float = 0.0) -> tuple[Simulation, float, str]:
+        """Fold, choose ranges, equalize, correct biases, round, until the score is at most so far below the model's.
+
+        See `gracile.quant.quantize_within`; what it tried, and why it stopped, stands in ``result`` afterwards.
+
+        Returns:
+            The best simulation, its score, and the path of its encodings.
+
+        Raises:
+            InputError: the drop is no number of at least 0.
+            EvaluationError: the callback failed.
+            FileError: the encodings cannot be written.
+        """
+        activations = self._config.activations
+        if activations is None:
+            raise InputError("config_file leaves activations in floating point, which AutoQuant does not know")
+        found = quantize_within(
+            self._model, self._dummy, evaluate=self._score, calibration=self._data, tolerance=allowed_accuracy_drop,
+            weights=self._config.weights, activations=activations,
+            rounding=None if self._adaround is None else self._adaround.settings,
+        )  # fmt: skip
+        self.result = found
+        path = to_encodings(found.simulation, self._folder / "auto_quant.encodings", version=versions.encoding_version)
+        return found.simulation, found.score, str(path)
+
+    def _score(self, model: nn.Module) -> float:
+        return self._eval(model, None)

@@ -1,0 +1,1 @@
+"""``aimet_torch.v1``: the same names as without it."""

@@ -1,0 +1,1 @@
+"""The names of ``aimet_torch.v1.adaround``."""

@@ -1,0 +1,1 @@
+"""``nni.algorithms.compression.pytorch`` of NNI 2."""

@@ -1,0 +1,19 @@
+"""``nni.contrib.compression.quantization``, as in NNI 3."""
+
+from gracile.compat.nni.v3.quantizers import (
+    BNNQuantizer,
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    PtqQuantizer,
+    QATQuantizer,
+)
+
+__all__ = [
+    "BNNQuantizer",
+    "DoReFaQuantizer",
+    "LsqPlusQuantizer",
+    "LsqQuantizer",
+    "PtqQuantizer",
+    "QATQuantizer",
+]

@@ -1,0 +1,9 @@
+"""``nni.contrib.compression.quantization_speedup``."""
+
+from gracile.compat.nni.common.tensorrt import (
+    ModelSpeedupTensorRT,
+)
+
+__all__ = [
+    "ModelSpeedupTensorRT",
+]
