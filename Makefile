@@ -45,6 +45,8 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib
 	$(BIN)/python bench/lowrank_accuracy.py
 	$(BIN)/python bench/dictionary_overhead.py
+	$(BIN)/python bench/dictionary_speed.py
+	$(BIN)/python bench/recovery.py
 	$(BIN)/python bench/plot.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
 	$(BIN)/python bench/pruning_accuracy.py
