@@ -6,7 +6,7 @@ from torch import nn
 
 from gracile.maths.bias_correction import clipped_normal_mean
 from gracile.plan import Plan
-from gracile.quant.equalize import equalize, input_means
+from gracile.quant.equalization import equalize, input_means
 from gracile.surgery import applied_plan, apply
 
 

@@ -8,11 +8,11 @@ from gracile.errors import InputError
 from gracile.graph import eval_mode
 from gracile.inputs import Inputs
 from gracile.maths.adaround import Rounding
-from gracile.quant.adaround import adaround
-from gracile.quant.correct_bias import correct_bias, correct_bias_analytically
+from gracile.quant.bias_correction import correct_bias, correct_bias_analytically
 from gracile.quant.gptq import fit_weights_to_outputs, round_sequentially
 from gracile.quant.lockstep import Lockstep
 from gracile.quant.method import quantize
+from gracile.quant.rounding import adaround
 from gracile.quant.weighted import quantizer_of, values_of, weighted_layers
 
 

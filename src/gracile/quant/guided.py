@@ -12,12 +12,12 @@ from torch import nn
 from gracile.errors import InputError
 from gracile.inputs import Calibration, ExampleInputs, Inputs
 from gracile.maths.adaround import Rounding
-from gracile.quant.adaround import adaround
+from gracile.quant.bias_correction import correct_bias
 from gracile.quant.calibration import calibrate
-from gracile.quant.correct_bias import correct_bias
-from gracile.quant.equalize import equalize
+from gracile.quant.equalization import equalize
 from gracile.quant.formats import Format
 from gracile.quant.method import quantize
+from gracile.quant.rounding import adaround
 from gracile.quant.training import QuantizedTraining
 from gracile.report import Record
 from gracile.scoring import Evaluate, score_of

@@ -16,9 +16,9 @@ from gracile.errors import InputError
 from gracile.graph import capture, tensors_of
 from gracile.inputs import Calibration, Inputs
 from gracile.plan import AddBias, Plan, child
-from gracile.quant.correct_bias import correct_bias as corrected
-from gracile.quant.correct_bias import correct_bias_analytically
-from gracile.quant.equalize import input_means
+from gracile.quant.bias_correction import correct_bias as corrected
+from gracile.quant.bias_correction import correct_bias_analytically
+from gracile.quant.equalization import input_means
 from gracile.quant.folding import fold_plan
 from gracile.quant.weighted import weighted_layers
 from gracile.simulation import Simulation

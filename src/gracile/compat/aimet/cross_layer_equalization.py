@@ -9,7 +9,7 @@ from torch import nn
 from gracile.compat.aimet.dummy_inputs import example_of
 from gracile.graph import tensors_of
 from gracile.inputs import ExampleInputs, Inputs
-from gracile.quant.equalize import equalize
+from gracile.quant.equalization import equalize
 from gracile.surgery import applied_since, apply
 
 __all__ = ["equalize_bn_folded_model", "equalize_model"]

@@ -21,11 +21,11 @@ from gracile.export.encodings import to_encodings
 from gracile.graph import capture, tensors_of
 from gracile.inputs import ExampleInputs, Inputs
 from gracile.maths.adaround import Rounding
-from gracile.quant.adaround import adaround
 from gracile.quant.calibration import fit_weights
 from gracile.quant.folding import fold_plan
 from gracile.quant.formats import Formats
 from gracile.quant.method import simulate
+from gracile.quant.rounding import adaround
 from gracile.surgery import apply
 
 __all__ = ["Adaround", "AdaroundParameters"]

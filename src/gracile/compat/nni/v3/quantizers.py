@@ -15,7 +15,7 @@ from gracile.compat.nni.common.quant_sites import CalibrationConfig
 from gracile.compat.nni.common.quantizing import Quantized, export_files
 from gracile.compat.nni.common.trainer_evaluators import LightningEvaluator
 from gracile.errors import InputError
-from gracile.quant.correct_bias import correct_bias
+from gracile.quant.bias_correction import correct_bias
 from gracile.quant.training import QuantizedTraining, Training
 
 log = logging.getLogger(__name__)

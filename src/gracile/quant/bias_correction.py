@@ -73,7 +73,7 @@ def correct_bias_analytically(simulation: Simulation, means: Mapping[str, Tensor
 
     Args:
         simulation: with the ranges that it will keep.
-        means: layer (the module of the weight) -> E[x] of each of its inputs, as `gracile.quant.equalize.input_means`
+        means: layer (the module of the weight) -> E[x] of each of its inputs, as `gracile.quant.equalization.input_means`
             works them out from batch-norms.  Layers that are not listed stay as they are.
 
     Raises:

@@ -107,7 +107,7 @@ def input_means(model: nn.Module, example_inputs: ExampleInputs | Inputs) -> dic
     """E[x] of the inputs of layers behind a batch-norm, with at most a ReLU or ReLU6 between; no data is needed.
 
     From the batch-norm's weight and bias, as the deviation and mean of a normal distribution, clipped by the
-    activation: for `gracile.quant.correct_bias.correct_bias_analytically`.
+    activation: for `gracile.quant.correct_bias_analytically`.
 
     Args:
         model: with its batch-norms.
