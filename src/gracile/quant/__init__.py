@@ -1,8 +1,8 @@
 """Quantization: a model simulated in integers, with quantizers where integer runtimes have them.
 
 `gracile.quantize` does it all; the parts are `simulate` (fold, capture, place), `fit_weights` and `calibrate`.  Repairs
-are `equalize`, `correct_bias`, `adaround`, `round_sequentially` (GPTQ) and `fit_weights_to_outputs`; `QuantizedTraining`
-is a spec for `gracile.prepare`, and `quantize_within` tries them in turn.
+are `equalize`, `correct_bias`, `adaround`, `round_sequentially` (GPTQ) and `fit_weights_to_outputs`;
+`QuantizedTraining` trains a simulation, and `quantize_within` tries them in turn.
 """
 
 from gracile.maths.adaround import Rounding

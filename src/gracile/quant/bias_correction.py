@@ -73,8 +73,9 @@ def correct_bias_analytically(simulation: Simulation, means: Mapping[str, Tensor
 
     Args:
         simulation: with the ranges that it will keep.
-        means: layer (the module of the weight) -> E[x] of each of its inputs, as `gracile.quant.equalization.input_means`
-            works them out from batch-norms.  Layers that are not listed stay as they are.
+        means: layer (the module of the weight) -> E[x] of each of its inputs, as
+            `gracile.quant.equalization.input_means` works them out from batch-norms.  Layers that are
+            not listed stay as they are.
 
     Raises:
         InputError: no layer of that name has a quantized weight and a bias, or the means have another number.
