@@ -176,7 +176,7 @@ class Search:
     # Fit a monotone curve to each layer's scores before they are used.
     monotonic: bool = False
     # Of "exact" and "greedy": evaluate only so many candidates, and predict the others from the layers' own residuals;
-    # "auto": one a layer, and for every eighth layer another.  None evaluates all.
+    # "auto": two in every other layer.  None evaluates all.
     surrogate: int | Literal["auto"] | None = None
     # Of "exact" and "greedy": the most bytes of submodules' outputs that are kept from one evaluation to the next, in
     # each process; 0 keeps none.

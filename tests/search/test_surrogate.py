@@ -36,12 +36,12 @@ def test_curves_go_through_the_known_points():
 def test_a_power_law_is_found_again_from_a_few_evaluations():
     factors = {"a": 1.0, "b": 20.0, "c": 5.0}
     candidates = [[0, 1, 2, 3, 4, 5]] * 3
-    levels = sampled(candidates, 4)
-    assert [len(some) for some in levels] == [2, 1, 1]
+    levels = sampled(candidates, 6)
+    assert levels == [[0, 1]] * 3
     columns = [column(n, f, evaluated=tuple(s)) for (n, f), s in zip(factors.items(), levels, strict=True)]
     found = predicted(columns, candidates)
     assert found.exponent == pytest.approx(3.0)
-    assert (found.evaluated, found.entries) == (4, 18)
+    assert (found.evaluated, found.entries) == (6, 18)
     for filled, (name, factor) in zip(found.columns, factors.items(), strict=True):
         whole = column(name, factor, evaluated=(0, 1, 2, 3, 4, 5))
         np.testing.assert_allclose(filled.scores, whole.scores)
@@ -58,9 +58,12 @@ def test_the_error_is_that_of_layers_predicted_by_the_others():
     assert "differ by 6 on average" in found.note
 
 
-def test_few_evaluations_are_spread_and_layers_without_one_take_the_typical_factor():
-    levels = sampled([[0, 1, 2]] * 5, 2)
-    assert [len(some) for some in levels] == [1, 0, 0, 0, 1]
+def test_few_evaluations_are_spread_in_pairs_and_layers_without_one_take_the_typical_factor():
+    # The odd one goes to the first.
+    assert sampled([[0, 1, 2]] * 5, 5) == [[0, 1, 2], [], [], [], [0, 1]]
+    assert [len(some) for some in sampled([[0, 1, 2]] * 5, 4)] == [2, 0, 0, 0, 2]
+    assert sampled([[0, 1, 2], [4]], 100) == [[0, 1, 2], [4]]
+    levels = sampled([[0, 1, 2]] * 5, 4)
     columns = [column("abcde"[i], 4.0, exponent=2.0, evaluated=tuple(some)) for i, some in enumerate(levels)]
     found = predicted(columns, [[0, 1, 2]] * 5)
     np.testing.assert_allclose(found.columns[2].scores, column("c", 4.0, 2.0, (0, 1, 2)).scores)

@@ -1,7 +1,7 @@
 """A dictionary of which only a few entries are evaluated; the others follow from the layers' own residuals.
 
-What a layer at a level loses is taken for a_l r^p: r is the layer's relative residual there, a_l comes from an
-evaluation of the layer, and p is common to all layers.
+What a layer at a level loses is taken for a_l r^p: r is the layer's relative residual there, p is common to all layers,
+and a_l comes from evaluations of the layer, or is the median of the others'.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from gracile.maths.power_law import Floats, extended, pooled_exponent
 from gracile.search.problem import Column
 
 # Where the evaluations of one layer lie among its candidates, 0 being the lowest, in the order in which they are made.
-_PLACES = (0.35, 0.15, 0.7, 0.0, 0.5, 0.85)
+_PLACES = (0.0, 0.25, 0.5, 0.12, 0.75, 0.37)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Prediction:
 
     columns: tuple[Column, ...]
     exponent: float
-    # Mean distance of predicted from evaluated scores, over layers with several evaluations: each but the first is
-    # predicted from the first, with the exponent of the other layers.  None without such layers.
+    # Mean distance of predicted from evaluated scores, over layers with several evaluations: they are predicted from
+    # the second lowest, with the exponent of the other layers.  None without such layers.
     error: float | None
     # How many entries of the dictionary were evaluated, of how many.
     evaluated: int
@@ -48,16 +48,23 @@ def budget_of(surrogate: int | Literal["auto"], columns: int) -> int:
 
 
 def sampled(candidates: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
-    """The levels to evaluate: one in each column first, then a second one in columns spread evenly, and so on."""
+    """The levels to evaluate: two in each of columns that are spread evenly, more where the budget allows that.
+
+    Two evaluations tell a column's exponent.  All columns share that, and much the same factor, so that it is worth
+    more to know some columns well than all of them a little.
+    """
     waiting = [_order(sorted(levels)) for levels in candidates]
     chosen: list[list[int]] = [[] for _ in candidates]
-    left = budget
+    left, each = budget, 2
     while left > 0 and any(waiting):
         able = [index for index, levels in enumerate(waiting) if levels]
-        places = np.unique(np.linspace(0, len(able) - 1, min(left, len(able))).round().astype(int))
-        for place in places.tolist():
-            chosen[able[place]].append(waiting[able[place]].pop(0))
-        left -= len(places)
+        count = min(max(left // each, 1), len(able))
+        for place in np.linspace(0, len(able) - 1, count).round().astype(int).tolist():
+            some = waiting[able[place]][: min(each, left)]
+            del waiting[able[place]][: len(some)]
+            chosen[able[place]].extend(some)
+            left -= len(some)
+        each = 1
     return [sorted(levels) for levels in chosen]
 
 
@@ -118,8 +125,8 @@ def _error(curves: Sequence[tuple[Floats, Floats]]) -> float | None:
         if len(errors) < 2:
             continue
         others = [curve for place, curve in enumerate(curves) if place != index and len(curve[0]) > 1]
-        # The levels ascend, so that the middle one, which all layers have, is not the first.
-        middle = min(1, len(errors) - 1)
+        # The lowest one loses most and says least about what a search will choose.
+        middle = 1
         rest = np.arange(len(errors)) != middle
         guess = extended(errors[rest], errors[[middle]], lost[[middle]], pooled_exponent(others))
         distances.extend(np.abs(guess - lost[rest]).tolist())
