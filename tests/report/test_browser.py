@@ -33,6 +33,8 @@ def opened(browser, tmp_path):
         context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
+        # A machine that runs other tests beside this one takes its time over five megabytes of JavaScript.
+        page.set_default_timeout(240_000)
         page.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: faults.append(dialog.message))
