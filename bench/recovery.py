@@ -81,8 +81,8 @@ def main(targets: list[float]) -> None:
         "# Recovery without labels\n\n`python bench/recovery.py`: pruning by elimination, then `gracile.train.recover` "
         f"on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
         f"end-to-end passes, rate {OPTIONS.rate:g}, bfloat16). Test accuracy in bfloat16; points lost are against the "
-        "dense network. Rate and treatment of batch-norms were chosen by the test accuracy of this network: the figures "
-        "are optimistic.\n"
+        "dense network. Rate and treatment of batch-norms were chosen by the test accuracy of this network: the "
+        "figures are optimistic.\n"
     )
     (HERE / "recovery.md").write_text(f"{text}\n{table(rows)}\n\nMachine: {machine()}; seed {SEED}.\n")
 
