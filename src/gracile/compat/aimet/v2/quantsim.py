@@ -1,19 +1,4 @@
 """``aimet_torch.v2.quantsim``."""
 
-from gracile.compat.aimet.quantsim import (
-    QuantizationSimModel,
-    QuantParams,
-    QuantScheme,
-    load_checkpoint,
-    load_encodings_to_sim,
-    save_checkpoint,
-)
-
-__all__ = [
-    "QuantParams",
-    "QuantScheme",
-    "QuantizationSimModel",
-    "load_checkpoint",
-    "load_encodings_to_sim",
-    "save_checkpoint",
-]
+from gracile.compat.aimet.v1.quantsim import *  # noqa: F403 - a further path to the same names
+from gracile.compat.aimet.v1.quantsim import __all__  # noqa: F401 - exported

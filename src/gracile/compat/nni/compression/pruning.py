@@ -1,25 +1,4 @@
 """``nni.compression.pruning`` of NNI 3."""
 
-from gracile.compat.nni.v3.pruning import (
-    AGPPruner,
-    FPGMPruner,
-    L1NormPruner,
-    L2NormPruner,
-    LevelPruner,
-    LinearPruner,
-    MovementPruner,
-    SlimPruner,
-    TaylorPruner,
-)
-
-__all__ = [
-    "AGPPruner",
-    "FPGMPruner",
-    "L1NormPruner",
-    "L2NormPruner",
-    "LevelPruner",
-    "LinearPruner",
-    "MovementPruner",
-    "SlimPruner",
-    "TaylorPruner",
-]
+from gracile.compat.nni.v3.pruning import *  # noqa: F403 - a further path to the same names
+from gracile.compat.nni.v3.pruning import __all__  # noqa: F401 - exported

@@ -1,39 +1,4 @@
 """``nni.compression.pytorch.pruning`` of NNI 2."""
 
-from gracile.compat.nni.v2.pruning import (
-    ActivationAPoZRankPruner,
-    ActivationMeanRankPruner,
-    ADMMPruner,
-    AGPPruner,
-    AMCPruner,
-    AutoCompressPruner,
-    FPGMPruner,
-    L1NormPruner,
-    L2NormPruner,
-    LevelPruner,
-    LinearPruner,
-    LotteryTicketPruner,
-    MovementPruner,
-    SimulatedAnnealingPruner,
-    SlimPruner,
-    TaylorFOWeightPruner,
-)
-
-__all__ = [
-    "ADMMPruner",
-    "AGPPruner",
-    "AMCPruner",
-    "ActivationAPoZRankPruner",
-    "ActivationMeanRankPruner",
-    "AutoCompressPruner",
-    "FPGMPruner",
-    "L1NormPruner",
-    "L2NormPruner",
-    "LevelPruner",
-    "LinearPruner",
-    "LotteryTicketPruner",
-    "MovementPruner",
-    "SimulatedAnnealingPruner",
-    "SlimPruner",
-    "TaylorFOWeightPruner",
-]
+from gracile.compat.nni.v2.pruning import *  # noqa: F403 - a further path to the same names
+from gracile.compat.nni.v2.pruning import __all__  # noqa: F401 - exported

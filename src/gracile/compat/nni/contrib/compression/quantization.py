@@ -1,19 +1,4 @@
 """``nni.contrib.compression.quantization``, as in NNI 3."""
 
-from gracile.compat.nni.v3.quantizers import (
-    BNNQuantizer,
-    DoReFaQuantizer,
-    LsqPlusQuantizer,
-    LsqQuantizer,
-    PtqQuantizer,
-    QATQuantizer,
-)
-
-__all__ = [
-    "BNNQuantizer",
-    "DoReFaQuantizer",
-    "LsqPlusQuantizer",
-    "LsqQuantizer",
-    "PtqQuantizer",
-    "QATQuantizer",
-]
+from gracile.compat.nni.compression.quantization import *  # noqa: F403 - a further path to the same names
+from gracile.compat.nni.compression.quantization import __all__  # noqa: F401 - exported

@@ -1,19 +1,4 @@
 """``nni.algorithms.compression.pytorch.quantization`` of NNI 2."""
 
-from gracile.compat.nni.v2.quantizers import (
-    BNNQuantizer,
-    DoReFaQuantizer,
-    LsqQuantizer,
-    NaiveQuantizer,
-    ObserverQuantizer,
-    QAT_Quantizer,
-)
-
-__all__ = [
-    "BNNQuantizer",
-    "DoReFaQuantizer",
-    "LsqQuantizer",
-    "NaiveQuantizer",
-    "ObserverQuantizer",
-    "QAT_Quantizer",
-]
+from gracile.compat.nni.compression.pytorch.quantization import *  # noqa: F403 - a further path to the same names
+from gracile.compat.nni.compression.pytorch.quantization import __all__  # noqa: F401 - exported
