@@ -201,14 +201,24 @@ def _some(calibration: Iterable[Any]) -> Iterator[Any]:
             f"calibration is a {type(calibration).__name__}; give an iterable of batches, for example a "
             "DataLoader or [batch]"
         )
-    count = 0
-    for batch in calibration:
-        count += 1
+    yield from at_least_one(
+        calibration,
+        "calibration yields no batch; if it is a generator it may have been used up: give a list or a DataLoader",
+    )
+
+
+def at_least_one(batches: Iterable[_Batch], otherwise: str) -> Iterator[_Batch]:
+    """The batches.
+
+    Raises:
+        InputError: there is none; with the message ``otherwise``, in the end.
+    """
+    empty = True
+    for batch in batches:
+        empty = False
         yield batch
-    if not count:
-        raise InputError(
-            "calibration yields no batch; if it is a generator it may have been used up: give a list or a DataLoader"
-        )
+    if empty:
+        raise InputError(otherwise)
 
 
 def _require_data(batch: Inputs, place: int) -> None:

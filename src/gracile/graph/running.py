@@ -151,10 +151,15 @@ def fingerprint(graph: Graph, model: nn.Module) -> str:
     digest = hashlib.sha256()
     for node in graph.nodes.values():
         digest.update(f"{node.name} {node.op} {node.module} {node.args!r} {node.kwargs!r} {node.output!r};".encode())
+    update_by_values(digest, model)
+    return digest.hexdigest()
+
+
+def update_by_values(digest: "hashlib._Hash", model: nn.Module) -> None:
+    """Feed the names, shapes and values of all parameters and buffers to a running hash."""
     for name, tensor in sorted(tensors_of(model).items()):
         digest.update(name.encode())
         update_digest(digest, tensor)
-    return digest.hexdigest()
 
 
 def _require_same_nodes(graph: Graph, wanted: Mapping[str, Node]) -> None:

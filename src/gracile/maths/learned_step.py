@@ -55,17 +55,20 @@ def step_gradient_scale(elements: int, qmax: int) -> float:
     return 1 / sqrt(elements * qmax)
 
 
-def lsq(values: Tensor, step: Tensor, qmin: int, qmax: int, gradient_scale: float = 1.0) -> Tensor:
+def lsq(values: Tensor, step: Tensor, qmin: int | Tensor, qmax: int | Tensor, gradient_scale: float = 1.0) -> Tensor:
     """round(clip(v / s, qmin, qmax)) s: equations 1 and 2 of LSQ.
 
     The derivative to v is 1 inside and 0 outside; to s it is round(v / s) - v / s inside, qmin below and qmax above
     (equation 3), times ``gradient_scale``.
 
     Args:
-        step: s > 0, broadcasting against ``values``.
+        step: s > 0, broadcasting against ``values``; of higher precision it is rounded to theirs in the end.
+        qmin, qmax: tensors, both, where scales have levels of their own.
     """
     step = scale_gradient(step, gradient_scale)
-    return round_through((values / step).clamp(qmin, qmax)) * step
+    levels = round_through(torch.clamp(values / step, qmin, qmax))  # type: ignore[arg-type]
+    scaled: Tensor = levels.to(values.dtype) * step.to(values.dtype)
+    return scaled
 
 
 def lsq_plus(values: Tensor, step: Tensor, offset: Tensor, qmin: int, qmax: int, gradient_scale: float = 1.0) -> Tensor:

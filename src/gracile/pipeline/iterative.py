@@ -109,6 +109,7 @@ def prune_iteratively(
     Raises:
         InputError, CaptureError, TargetError, EvaluationError, StoreError: see `gracile.compress`.
     """
+    options = {"method": "prune", **options}
     _require(rounds, schedule, rewind, admm, train, options)
     steps = Schedule(kind="one_shot" if rounds == 1 else schedule, times=rounds)
     graph = capture(model, example_inputs)
@@ -190,9 +191,9 @@ class _Rounds:
 
 
 def _require(
-    rounds: object, schedule: object, rewind: object, admm: object, train: object, options: dict[str, Any]
+    rounds: object, schedule: object, rewind: object, admm: object, train: object, options: Mapping[str, Any]
 ) -> None:
-    """Raises InputError where an argument is wrong; fills in the method of the rounds."""
+    """Raises InputError where an argument is wrong."""
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise InputError(f"rounds is {rounds!r}; give a whole number from 1")
     if schedule not in ("linear", "agp", "lottery"):
@@ -204,5 +205,5 @@ def _require(
     for name in ("target", "ratios", "fine_tune"):
         if name in options:
             raise InputError(f"{name} is no option of a round; prune_iteratively has one of its own or none")
-    if options.setdefault("method", "prune") not in PRUNING:
+    if options["method"] not in PRUNING:
         raise InputError(f"method is {options['method']!r}; iterative pruning takes {' or '.join(PRUNING)}")

@@ -217,6 +217,7 @@ def _chained(
 ) -> Done:
     """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
     request = job.request
+    assert request.target is not None  # a share of the way needs an end
     start = price(first.graph)[request.metric]
     outcomes: list[Outcome] = []
     current, score = model, score_before
@@ -228,7 +229,7 @@ def _chained(
         share = min(1.0, total / reached if last else (total / reached) ** split)
         part = replace(
             request,
-            target=Target(**{request.metric: share}),  # type: ignore[arg-type]
+            target=request.target.at(share),
             fine_tune=request.fine_tune if tune else None,
             recover=request.recover if tune else None,
         )

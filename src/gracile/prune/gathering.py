@@ -5,6 +5,7 @@ A gathering watches a model from its making until `close`.  `flush` ends a mini-
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -16,12 +17,14 @@ from torch.utils.hooks import RemovableHandle
 from gracile.channels import ChannelGroup
 from gracile.errors import EvaluationError, InputError
 from gracile.graph import eval_mode, tensors_of
-from gracile.inputs import Calibration
+from gracile.inputs import Calibration, at_least_one
 from gracile.inputs import Inputs as Arguments
 from gracile.maths import criteria
 from gracile.plan import child
 from gracile.prune.gates import Tap, gates_of, put_gates, take_gates
 from gracile.prune.scores import CRITERIA, Criterion, Named, named
+
+_NO_BATCH = "there is no batch; a generator that is used up has none left: give a list or a DataLoader"
 
 # From the model and one batch to the loss, a tensor of one element.
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -296,7 +299,7 @@ def _nothing(parameter: Tensor) -> Tensor:
 
 def _run(model: nn.Module, gathering: Gathering, batches: Iterable[Any], loss: Loss | None) -> None:
     with eval_mode(model), _gradients_kept(model):
-        for batch in _some(batches):
+        for batch in at_least_one(batches, _NO_BATCH):
             if loss is None:
                 with torch.no_grad():
                     Arguments.of(batch).call(model)
@@ -307,28 +310,16 @@ def _run(model: nn.Module, gathering: Gathering, batches: Iterable[Any], loss: L
             gathering.flush()
 
 
-def _some(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches; raises InputError where there is none."""
-    count = 0
-    for batch in batches:
-        count += 1
-        yield batch
-    if not count:
-        raise InputError("there is no batch; a generator that is used up has none left: give a list or a DataLoader")
-
-
-class _gradients_kept:  # noqa: N801 - used as a function
-    """Gradients that the parameters had before stand there again afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-
-    def __enter__(self) -> None:
-        for parameter, _ in self._kept:
+@contextmanager
+def _gradients_kept(model: nn.Module) -> Iterator[None]:
+    """Without gradients inside the block; those that the parameters had before stand there again afterwards."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in kept:
             parameter.grad = None
-
-    def __exit__(self, *_error: object) -> None:
-        for parameter, gradient in self._kept:
+        yield
+    finally:
+        for parameter, gradient in kept:
             parameter.grad = gradient
 
 
@@ -359,7 +350,7 @@ def _saliencies(model: nn.Module, names: list[str], batches: Iterable[Any], loss
     count = 0
     # The fused kernels of attention have no second derivative.
     with eval_mode(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        for batch in _some(batches):
+        for batch in at_least_one(batches, _NO_BATCH):
             value = checked_loss(loss(model, batch))
             for name, second in _times_signs(value, parameters, generator).items():
                 sums[name] += second

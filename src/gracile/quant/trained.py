@@ -3,6 +3,8 @@
 Each takes the place of a `Quantizer` in a simulation, and leaves a plain one behind that computes the same.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -17,7 +19,7 @@ from gracile.quantizer import Quantizer
 _TINY = 2.0**-100
 
 
-class TrainedQuantizer(Quantizer):
+class TrainedQuantizer(Quantizer, ABC):
     """What all have in common: the place of a plain quantizer."""
 
     def __init__(self, plain: Quantizer) -> None:
@@ -34,9 +36,9 @@ class TrainedQuantizer(Quantizer):
             return values
         return self.trained(values)
 
+    @abstractmethod
     def trained(self, values: Tensor) -> Tensor:
         """The fake-quantized values."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -105,11 +107,9 @@ class LearnedStep(TrainedQuantizer):
 
     def trained(self, values: Tensor) -> Tensor:
         middle = self.along(self.zero_point, values)
-        factor = _gradient_scale(self, values)
         step = self.along(self.step.clamp_min(_TINY), values)
-        scaled = learned.scale_gradient(step, factor)
         bounds = self.spec.qmin - middle, self.spec.qmax - middle
-        return learned.round_through(torch.clamp(values / scaled, *bounds)).to(values.dtype) * scaled.to(values.dtype)
+        return learned.lsq(values, step, *bounds, gradient_scale=_gradient_scale(self, values))
 
     @torch.no_grad()
     def settle(self) -> None:

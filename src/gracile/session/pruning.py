@@ -17,7 +17,7 @@ from gracile.maths.schedule import Schedule
 from gracile.plan import Plan
 from gracile.prune.gates import Gate, gates_of, put_gates, take_gates, tensors_below_gates
 from gracile.prune.scores import Criterion, Scores, named
-from gracile.prune.sparsify import Granularity, Masking
+from gracile.prune.sparsify import Granularity, Masking, sparsity_of
 from gracile.prune.widths import RoundTo, require_fraction, require_widths
 from gracile.recipe import Scope, Target
 from gracile.reconstruct import valued
@@ -235,9 +235,7 @@ class PruningPart:
     @property
     def sparsity(self) -> float:
         """The share of the elements of the gated parameters that is zero."""
-        masks = self.masks
-        total = sum(mask.numel() for mask in masks.values())
-        return 1 - sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
+        return sparsity_of(self.masks)
 
     def penalty(self) -> Tensor | float:
         end = self.spec.schedule.end

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gracile.compat.nni.common.evaluator import Evaluator
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.v2.base import Pruner, restore, snapshot
-from gracile.graph import tensors_of
+from gracile.graph import update_by_values
 from gracile.search.executors import InProcess
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Ints, Problem
@@ -136,7 +135,5 @@ class Trials:
 def _digest(model: nn.Module) -> str:
     """Of a model's values."""
     found = hashlib.sha256()
-    for name, tensor in sorted(tensors_of(model).items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    update_by_values(found, model)
     return found.hexdigest()
