@@ -18,14 +18,14 @@ EPOCHS = {"vgg": 6, "resnet20": 5, "mobilenetv2": 6}
 SEED = 0
 
 
-def dense(name: str) -> nn.Module:
-    """The trained network ``name`` in eval mode; trained first where its file is missing."""
-    torch.manual_seed(SEED)
+def dense(name: str, seed: int = SEED) -> nn.Module:
+    """The network ``name`` in eval mode, trained from ``seed``; trained first where its file is missing."""
+    torch.manual_seed(seed)
     model = NETWORKS[name]()
-    file = CACHE / f"{name}.safetensors"
+    file = CACHE / (f"{name}_{seed}.safetensors" if seed else f"{name}.safetensors")
     if not file.exists():
         start = time.monotonic()
-        train(model, load("train"), EPOCHS[name], lr=0.1, seed=SEED)
+        train(model, load("train"), EPOCHS[name], lr=0.1, seed=seed)
         model.to(memory_format=torch.contiguous_format)
         CACHE.mkdir(exist_ok=True)
         beside = file.with_suffix(".partial")

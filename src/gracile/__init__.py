@@ -15,6 +15,7 @@ from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
 from gracile.quant.method import quantize
+from gracile.quant.training import QuantizedTraining
 from gracile.recipe import Search, Target
 from gracile.report import Report
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
@@ -38,6 +39,7 @@ __all__ = [
     "NetAdapt",
     "Plan",
     "Pruning",
+    "QuantizedTraining",
     "Report",
     "Result",
     "Schedule",

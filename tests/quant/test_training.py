@@ -58,7 +58,7 @@ def test_training_helps_and_finishing_changes_nothing(method):
     model = trained_float(0 if method == "dorefa" else 150)
     simulation = quantize(model, X, calibration=[X], weights=weights, activations=activations)
     names = set(simulation.state_dict())
-    run = QuantizedTraining(simulation, method)
+    run = QuantizedTraining(method).prepare(simulation)
     before = loss_of(simulation)
     descend(simulation, 0.01, 80, run)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_training_helps_and_finishing_changes_nothing(method):
 def test_start_and_freeze():
     model = trained_float()
     simulation = quantize(model, X, calibration=[X], weights="int2", activations=None)
-    run = QuantizedTraining(simulation, "lsq", start=2, freeze=3)
+    run = QuantizedTraining("lsq", start=2, freeze=3).prepare(simulation)
     torch.testing.assert_close(simulation(X), model(X))
     run.step()
     run.step()
@@ -90,13 +90,15 @@ def test_wrong_arguments():
     model = trained_float()
     simulation = quantize(model, X, calibration=[X])
     with pytest.raises(InputError, match=r"gracile\.quantize"):
-        QuantizedTraining(model)
+        QuantizedTraining().prepare(model)
     with pytest.raises(InputError, match="one of qat"):
-        QuantizedTraining(simulation, "none")
+        QuantizedTraining("none")
     with pytest.raises(InputError, match="number of steps"):
-        QuantizedTraining(simulation, start=-1)
+        QuantizedTraining(start=-1)
+    with pytest.raises(InputError, match="'paper' or 'range'"):
+        QuantizedTraining(initial="mean")
     with pytest.raises(InputError, match="DoReFa"):
-        QuantizedTraining(simulation, "dorefa")
-    QuantizedTraining(simulation)
+        QuantizedTraining("dorefa").prepare(simulation)
+    QuantizedTraining().prepare(simulation)
     with pytest.raises(InputError, match="already"):
-        QuantizedTraining(simulation)
+        QuantizedTraining().prepare(simulation)

@@ -6,7 +6,7 @@ import math
 
 from gracile.channels.fields import Field, Value, along, freeze_all
 from gracile.channels.meeting import Zero, meet
-from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, placed, shape_of
 from gracile.graph import Node
 
 
@@ -71,6 +71,13 @@ def _nothing(walk: Walk, node: Node, arguments: Arguments) -> Result:
     return None
 
 
+def _fake_quantize(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    """Zero is a level: it stays zero, whatever the scale."""
+    data = walk.value(arguments["self"])
+    axis = arguments["axis"] % data.rank
+    return meet([data, *placed(walk, arguments, ("scale", "zero_point"), data, axis)], place(node), "first", walk.ties)
+
+
 def _prelu(walk: Walk, node: Node, arguments: Arguments) -> Result:
     data, weight = walk.value(arguments["self"]), walk.value(arguments["weight"])
     if math.prod(weight.shape) > 1 and data.rank > 1:
@@ -84,6 +91,7 @@ _KEEP_ZERO = """
     abs alias asin asinh atan atanh clone contiguous detach dropout alpha_dropout feature_dropout elu erf expm1
     floor ceil round gelu hardswish leaky_relu lift_fresh lift_fresh_copy log1p mish native_dropout neg relu relu6
     selu silu sign sin sinh softshrink softsign sqrt square tan tanh tanhshrink tril triu trunc to _to_copy
+    fake_quantize_per_tensor_affine
     _conj resolve_conj resolve_neg nan_to_num celu positive view_as_real_copy requires_grad float half
 """
 _LOSE_ZERO = """
@@ -109,6 +117,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("arange", "linspace", "eye", "scalar_tensor", "randn", "rand", "randint"), _positions),
     **dict.fromkeys(("copy", "fill", "zero", "index_put", "scatter", "scatter_add", "masked_scatter"), _written),
     "prelu": _prelu,
+    "fake_quantize_per_channel_affine": _fake_quantize,
     "type_as": _cast,
     **dict.fromkeys(("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar"), _nothing),
 }

@@ -6,7 +6,7 @@ import numpy as np
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, single
 from gracile.channels.meeting import contract, meet
-from gracile.channels.walk import Arguments, NormSite, Result, Rule, Walk, operator, place, shape_of
+from gracile.channels.walk import Arguments, NormSite, Result, Rule, Walk, operator, place, placed, shape_of
 from gracile.graph import Node, Ref
 
 _PASSING = {
@@ -31,19 +31,7 @@ def _batch_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
         fixed = [axis for axis in range(data.rank) if axis != 1]
         data = forbid_axes(data, fixed, f"normalised by {place(node)}", walk.ties)
     names = ("weight", "bias", "running_mean", "running_var")
-    return meet([data, *_placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
-
-
-def _placed(walk: Walk, arguments: Arguments, names: Iterable[str], data: Value, axis: int) -> list[Value]:
-    """One-dimensional parameters, put along ``axis`` of ``data``."""
-    values = []
-    for name in names:
-        if isinstance(arguments.get(name), Ref):
-            found = walk.value(arguments[name])
-            fields = tuple(Field(along(f.labels.ravel(), axis, data.rank), f.zero) for f in found.fields)
-            shape = tuple(size if place == axis else 1 for place, size in enumerate(data.shape))
-            values.append(Value(shape, fields))
-    return values
+    return meet([data, *placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
 
 
 def _layer_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -85,7 +73,7 @@ def _group_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
         walk.norms.append(NormSite(node.name, 1, labels))
         others = tuple(field for field in data.fields if 1 not in field.axes)
         data = Value(data.shape, (Field(along(labels, 1, data.rank)), *others))
-    met = meet([data, *_placed(walk, arguments, ("weight", "bias"), data, 1)], place(node), "first", walk.ties)
+    met = meet([data, *placed(walk, arguments, ("weight", "bias"), data, 1)], place(node), "first", walk.ties)
     return _vanishing(met, [1])
 
 
@@ -93,7 +81,7 @@ def _instance_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
     data = walk.value(arguments["input"])
     data = forbid_axes(data, range(2, data.rank), f"normalised by {place(node)}", walk.ties)
     names = ("weight", "bias", "running_mean", "running_var")
-    return meet([data, *_placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
+    return meet([data, *placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
 
 
 def _axes(arguments: Arguments, rank: int) -> list[int]:

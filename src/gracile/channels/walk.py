@@ -113,6 +113,18 @@ def shape_of(node: Node) -> tuple[int, ...]:
     return node.output.shape
 
 
+def placed(walk: Walk, arguments: Arguments, names: Iterable[str], data: Value, axis: int) -> list[Value]:
+    """One-dimensional parameters, put along ``axis`` of ``data``."""
+    values = []
+    for name in names:
+        if isinstance(arguments.get(name), Ref):
+            found = walk.value(arguments[name])
+            fields = tuple(Field(along(f.labels.ravel(), axis, data.rank), f.zero) for f in found.fields)
+            shape = tuple(size if place == axis else 1 for place, size in enumerate(data.shape))
+            values.append(Value(shape, fields))
+    return values
+
+
 def silent(node: Node) -> Result:
     """A node's outputs with nothing known about their axes."""
     return pytree.tree_map(

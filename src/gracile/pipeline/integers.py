@@ -62,7 +62,7 @@ class Integers:
 
     def trained(self, fine_tune: FineTune) -> Record:
         """Train with the quantizers in the loop, gradients straight through; ranges follow."""
-        run = QuantizedTraining(self.simulation, "qat")
+        run = QuantizedTraining("qat").prepare(self.simulation)
         tuned = fine_tuned(fine_tune, self.simulation)
         assert isinstance(tuned, Simulation)
         record = run.finish()

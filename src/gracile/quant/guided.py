@@ -232,6 +232,6 @@ def _ranges(path: _Path, data: Calibration, inputs: Inputs, seed: int) -> None:
 def _trained(path: _Path, fine_tune: Callable[[nn.Module], object]) -> tuple[Simulation, Record]:
     made = copy.deepcopy(path.best)
     assert made is not None
-    run = QuantizedTraining(made, "qat")
+    run = QuantizedTraining("qat").prepare(made)
     fine_tune(made)
     return made, run.finish()

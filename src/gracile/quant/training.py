@@ -1,14 +1,16 @@
 """Training with quantizers in the loop: straight-through ranges, LSQ, LSQ+, learned ranges, DoReFa, BNN."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gracile.errors import InputError
-from gracile.graph import tensors_of
+from gracile.graph import Graph, tensors_of
 from gracile.maths import binary
+from gracile.plan import Plan
+from gracile.prune.gates import gates_of
 from gracile.quant.trained import (
     Binary,
     DoReFa,
@@ -25,69 +27,119 @@ from gracile.simulation import Simulation
 
 Training: TypeAlias = Literal["qat", "range", "lsq", "lsq+", "dorefa", "bnn"]
 
+# Methods whose levels of a weight do not contain zero.
+_WITHOUT_ZERO = ("dorefa", "bnn")
 
+
+@dataclass(frozen=True, slots=True)
 class QuantizedTraining:
-    """Quantizers of a simulation made trainable, in your own loop.
+    """Quantizers of a simulation made trainable; a spec for `gracile.prepare`.
 
     ::
 
-        run = QuantizedTraining(simulation, "lsq")
+        run = gracile.prepare(simulation, example_inputs, QuantizedTraining("lsq"))
         optimizer = torch.optim.SGD(simulation.parameters(), lr=0.01)
         for x, y in batches:
-            loss = cross_entropy(simulation(x), y)
+            loss = cross_entropy(simulation(x), y) + run.penalty()
             ...
             optimizer.step()
             run.step()
-        record = run.finish()
+        run.finalize()
 
-    ``simulation`` has its ranges already (`gracile.quantize`).  Make the optimizer afterwards: steps, offsets and
+    The simulation has its ranges already (`gracile.quantize`).  Make the optimizer afterwards: steps, offsets and
     ranges that are learned are parameters of ``simulation.quantizers``.  Batch-norms were folded, and those that could
     not be keep their statistics.
 
-    Args:
-        simulation: changed in place.
-        method: "qat": straight-through, weights' ranges follow the weights and activations' are moving averages;
-            "range": both ends of each range are learned; "lsq", "lsq+", "dorefa", "bnn": see `gracile.quant.trained`.
-            "bnn" makes weights binary, and activations where their format is signed; others move as with "qat".
-        initial: "paper": the steps of weights start as LSQ's and LSQ+'s authors set them; "range": where they are,
-            as after AdaRound.  Activations start at their calibrated ranges.
-        start: so many steps are trained without quantizers first.
-        freeze: after so many steps all ranges stay as they are; None: never.
+    With a `gracile.Pruning` beside it, weights are masked first and the masked ones quantized: zero is a level, so that
+    what is removed stays nothing.  The order of the two in the recipe makes no difference.
 
     Raises:
-        InputError: an argument is wrong, ranges are missing, or a format does not fit the method.
+        InputError: an argument is wrong.
     """
 
-    def __init__(
-        self,
-        simulation: Simulation,
-        method: Training = "qat",
-        *,
-        initial: Literal["paper", "range"] = "paper",
-        start: int = 0,
-        freeze: int | None = None,
-    ) -> None:
-        _check(simulation, method, initial, start, freeze)
-        self._simulation, self._method = simulation, method
-        self._start, self._freeze = start, freeze
+    # "qat": straight-through, weights' ranges follow the weights and activations' are moving averages; "range": both
+    # ends of each range are learned; "lsq", "lsq+", "dorefa", "bnn": see `gracile.quant.trained`.  "bnn" makes weights
+    # binary, and activations where their format is signed; others move as with "qat".
+    method: Training = "qat"
+    # "paper": the steps of weights start as LSQ's and LSQ+'s authors set them; "range": where they are, as after
+    # AdaRound.  Activations start at their calibrated ranges.
+    initial: Literal["paper", "range"] = "paper"
+    # So many steps are trained without quantizers first.
+    start: int = 0
+    # After so many steps all ranges stay as they are; None: never.
+    freeze: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Training):
+            raise InputError(f"method is {self.method!r}; give one of {', '.join(get_args(Training))}")
+        if self.initial not in ("paper", "range"):
+            raise InputError(f"initial is {self.initial!r}; give 'paper' or 'range'")
+        for name, value in (("start", self.start), ("freeze", self.freeze)):
+            if value is None and name == "freeze":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{name} is {value!r}; give a number of steps from 0")
+
+    def prepare(self, model: nn.Module, graph: Graph | None = None) -> "QuantizedTrainingPart":  # noqa: ARG002
+        """Put trainable quantizers in the place of the plain ones.
+
+        Args:
+            model: a simulation, changed in place.
+            graph: not looked at.
+
+        Raises:
+            InputError: ``model`` is no simulation, ranges are missing, or a format does not fit the method.
+        """
+        if not isinstance(model, Simulation):
+            raise InputError(
+                f"quantized training is of a simulation, and the model is a {type(model).__name__}; make one with "
+                "gracile.quantize and prepare that, with the other parts of the recipe too"
+            )
+        for name, item in model.named_quantizers().items():
+            if isinstance(item, TrainedQuantizer):
+                raise InputError(f"quantizer {name} is being trained already; finish that run first")
+            if not bool(torch.isfinite(item.scale).all()):
+                raise InputError(
+                    f"quantizer {name} has no range yet; calibrate the simulation, as gracile.quantize does"
+                )
+        return QuantizedTrainingPart(model, self)
+
+
+class QuantizedTrainingPart:
+    """See `gracile.session.Part`."""
+
+    def __init__(self, simulation: Simulation, spec: QuantizedTraining) -> None:
+        self.spec = spec
+        # What was done, once it is.
+        self.record: Record | None = None
+        self._simulation = simulation
         self._steps = 0
-        tensors = tensors_of(simulation)
-        plain = simulation.named_quantizers()
-        sites = simulation.sites
-        made: dict[str, TrainedQuantizer] = {}
-        for name, item in plain.items():
-            weight = tensors[sites[name][0]].detach() if item.role == "weight" else None
-            made[name] = _trained(name, item, weight, method, initial)
-        self._trained = made
-        self._enabled = {name: item.enabled for name, item in made.items()}
-        for name, item in made.items():
-            simulation.quantizers[name] = item
+        self._plain = simulation.named_quantizers()
+        tensors, sites = tensors_of(simulation), simulation.sites
+        self._trained = {
+            name: _trained(name, item, tensors[sites[name][0]].detach() if item.role == "weight" else None, spec)
+            for name, item in self._plain.items()
+        }
+        self._enabled = {name: item.enabled for name, item in self._trained.items()}
+        self._put(self._trained)
         self._switch()
+
+    def meet(self) -> None:
+        """Raises InputError where weights are masked that have no level for zero."""
+        if self.spec.method in _WITHOUT_ZERO and (masked := sorted(gates_of(self._simulation))):
+            raise InputError(
+                f"method={self.spec.method!r} has no level for zero, and {masked[0]} is masked: what is removed would "
+                "not be nothing; prune first and quantize the small model, or take another method"
+            )
+
+    def penalty(self) -> float:
+        """Nothing: what is learned is learned from the loss."""
+        return 0.0
 
     def step(self) -> None:
         """To be called after each step of the optimizer."""
         self._steps += 1
-        if self._method == "bnn":
+        if self.spec.method == "bnn":
             tensors = tensors_of(self._simulation)
             for name, item in self._trained.items():
                 if isinstance(item, Binary) and item.role == "weight":
@@ -95,11 +147,13 @@ class QuantizedTraining:
         self._switch()
 
     @torch.no_grad()
-    def finish(self) -> Record:
-        """Put plain quantizers back, with the scales and zero points that were found.
+    def settle(self) -> None:
+        """Put plain quantizers back, with the scales and zero points that were found; once.
 
         Weights of DoReFa and BNN become the values on their levels, as the tanh and the sign belong to training.
         """
+        if self.record is not None:
+            return
         tensors = tensors_of(self._simulation)
         for name, item in self._trained.items():
             item.enabled = self._enabled[name]
@@ -107,22 +161,42 @@ class QuantizedTraining:
                 weight = tensors[self._simulation.sites[name][0]]
                 weight.copy_(item.eval().trained(weight))
                 item.train(self._simulation.training)
-            self._simulation.quantizers[name] = item.plain()
-        details: dict[str, float | str] = {"method": self._method, "steps": float(self._steps)}
-        return Record(name="quantized_training", changed=tuple(self._trained), details=details)
+        self._put({name: item.plain() for name, item in self._trained.items()})
+        details: dict[str, float | str] = {"method": self.spec.method, "steps": float(self._steps)}
+        self.record = Record(name="quantized_training", changed=tuple(self._trained), details=details)
+
+    def finalize(self) -> Plan:
+        """`settle`; the Plan is empty, as quantizers keep their places and shapes."""
+        self.settle()
+        return Plan()
+
+    def withdraw(self) -> None:
+        """The quantizers of before again."""
+        self._put(self._plain)
+
+    def finish(self) -> Record:
+        """`settle`, for a part that is used alone."""
+        self.settle()
+        assert self.record is not None
+        return self.record
+
+    def _put(self, quantizers: "dict[str, TrainedQuantizer] | dict[str, Quantizer]") -> None:
+        for name, item in quantizers.items():
+            self._simulation.quantizers[name] = item
 
     def _switch(self) -> None:
         for name, item in self._trained.items():
-            item.enabled = self._enabled[name] and self._steps >= self._start
-            if self._freeze is not None and self._steps >= self._freeze and not item.frozen:
+            item.enabled = self._enabled[name] and self._steps >= self.spec.start
+            if self.spec.freeze is not None and self._steps >= self.spec.freeze and not item.frozen:
                 item.hold()
 
 
-def _trained(name: str, item: Quantizer, weight: Tensor | None, method: Training, initial: str) -> TrainedQuantizer:
+def _trained(name: str, item: Quantizer, weight: Tensor | None, spec: QuantizedTraining) -> TrainedQuantizer:
+    method = spec.method
     if method == "qat" or (method == "bnn" and weight is None and not item.spec.signed):
         return MovingRange(item)
     require_no_blocks(name, item)
-    start = weight if initial == "paper" else None
+    start = weight if spec.initial == "paper" else None
     match method:
         case "lsq":
             return LearnedStep(item, start)
@@ -134,21 +208,3 @@ def _trained(name: str, item: Quantizer, weight: Tensor | None, method: Training
             return DoReFa(item)
         case _:
             return Binary(item)
-
-
-def _check(simulation: Simulation, method: str, initial: str, start: int, freeze: int | None) -> None:
-    if not isinstance(simulation, Simulation):
-        raise InputError(f"simulation is a {type(simulation).__name__}; make one with gracile.quantize")
-    if method not in get_args(Training):
-        raise InputError(f"method is {method!r}; give one of {', '.join(get_args(Training))}")
-    if initial not in ("paper", "range"):
-        raise InputError(f"initial is {initial!r}; give 'paper' or 'range'")
-    numbers: Mapping[str, int | None] = {"start": start, "freeze": freeze}
-    for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise InputError(f"{name} is {value!r}; give a number of steps from 0")
-    for name, item in simulation.named_quantizers().items():
-        if isinstance(item, TrainedQuantizer):
-            raise InputError(f"quantizer {name} is being trained already; finish that run first")
-        if not bool(torch.isfinite(item.scale).all()):
-            raise InputError(f"quantizer {name} has no range yet; calibrate the simulation, as gracile.quantize does")

@@ -11,8 +11,10 @@ from gracile.plan import Plan
 class Part(Protocol):
     """One thing that happens to a model while it trains: hooks, masks, a term of the loss.
 
-    A part may have two methods more: ``settle()``, called on all parts before the first ``finalize``, makes its zeros
-    values of the model; ``withdraw()``, in place of ``finalize`` where a run cannot be prepared, undoes everything.
+    A part may have three methods more: ``meet()``, called on all parts once all are prepared, raises InputError where
+    the part does not go with what the others put on the model; ``settle()``, called on all parts before the first
+    ``finalize``, makes its zeros values of the model; ``withdraw()``, in place of ``finalize`` where a run cannot be
+    prepared, undoes everything.
     """
 
     def penalty(self) -> Tensor | float:

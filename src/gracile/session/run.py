@@ -117,6 +117,8 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
     try:
         for spec in specs:
             parts.append(spec.prepare(model, graph))
+        for part in parts:
+            getattr(part, "meet", _nothing)()
     except BaseException:
         # The model is left as it was.
         for part in reversed(parts):
@@ -126,7 +128,7 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
 
 
 def _nothing() -> None:
-    """Of parts that have nothing to settle."""
+    """Of parts without such a method."""
 
 
 def _withdraw(part: Part) -> None:

@@ -14,6 +14,7 @@ from gracile.prune.gathering import Gathering, Products, gathering_for
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Units
 from gracile.session.processes import mean_over_processes
+from gracile.simulation import Simulation
 
 
 class Scoring(Protocol):
@@ -182,10 +183,16 @@ def scoring_for(
     """The scoring of a criterion; the model has gates on the tensors of ``units``.
 
     Raises:
-        InputError: the criterion is unknown, or none for training.
+        InputError: the criterion is unknown, or none for training; or it looks at what layers read, and the model is a
+            simulation.
     """
     if criterion == "movement":
         return FromMovement(model, units, movement)
     if named(criterion).needs_data:
+        if isinstance(model, Simulation) and named(criterion).sees == "inputs":
+            raise InputError(
+                f"criterion={criterion!r} watches what layers read, and a simulation runs its program without calling "
+                "them: take a criterion of weights or gradients, such as 'l2' or 'taylor', or prune before quantizing"
+            )
         return FromData(model, graph, units, str(criterion))
     return FromWeights(model, graph, units, criterion, seed)

@@ -372,7 +372,7 @@ class QuantizationSimModel:
         if not all(bool(torch.isfinite(item.scale).all()) for item in found.values()):
             return
         if self._scheme.learns:
-            QuantizedTraining(self.model, "range")
+            QuantizedTraining("range").prepare(self.model)
             for name in self._frozen:
                 self.model.quantizers[name].hold()  # type: ignore[operator]
             return

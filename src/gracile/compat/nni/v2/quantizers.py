@@ -14,7 +14,7 @@ from gracile.compat.nni.common.quant_sites import CalibrationConfig
 from gracile.compat.nni.common.quantizing import Quantized, export_files
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs, Inputs
-from gracile.quant.training import QuantizedTraining, Training
+from gracile.quant.training import QuantizedTraining, QuantizedTrainingPart, Training
 
 __all__ = [
     "BNNQuantizer",
@@ -63,7 +63,7 @@ class Quantizer:
         self._optimizer = optimizer
         self._example = None if dummy_input is None else Inputs.of(dummy_input)
         self._quantized: Quantized | None = None
-        self._run: QuantizedTraining | None = None
+        self._run: QuantizedTrainingPart | None = None
 
     def _fitted(self, rules: QuantRules) -> QuantRules:
         return fitted(rules, self._method)
@@ -79,7 +79,7 @@ class Quantizer:
             raise InputError(f"{type(self).__name__} is for training: give the optimizer")
         example = self._required_example()
         quantized = self._made(example, [example], "minmax")
-        self._run = run = QuantizedTraining(quantized.simulation, self._method, start=self._rules.start)
+        self._run = run = QuantizedTraining(self._method, start=self._rules.start).prepare(quantized.simulation)
         _retarget(self._optimizer, self._original, quantized)
 
         def after(*_arguments: Any) -> None:

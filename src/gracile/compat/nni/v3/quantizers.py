@@ -86,7 +86,7 @@ class Quantizer:
             CaptureError: the model cannot be captured.
         """
         quantized = self._calibrated()
-        run = QuantizedTraining(quantized.simulation, self._method, start=self._start)
+        run = QuantizedTraining(self._method, start=self._start).prepare(quantized.simulation)
         self.evaluator.retarget(quantized.simulation)
         names = {name for name, _ in self._original.named_parameters()}
         self.evaluator.train_also(quantized.added_parameters(names))
