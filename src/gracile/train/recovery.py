@@ -42,7 +42,7 @@ class Recovery:
     block_epochs: int = 1
     epochs: int = 5
     # AdamW's highest learning rate; it rises over the first twentieth of all steps and falls to zero along a cosine.
-    rate: float = 2e-3
+    rate: float = 1e-3
     weight_decay: float = 0.0
     # Batch-norms normalise by each batch, and follow it; else by their running statistics. Those then stay as they
     # are, and all submodules in evaluation mode: no dropout.
