@@ -71,21 +71,28 @@ class MovingRange(TrainedQuantizer):
     """Straight-through fake quantization whose range follows what passes in training.
 
     Of weights the smallest and largest of each step; of activations averages of them, new = old + (batch - old) * rate
-    (Jacob et al. 2018, arXiv:1712.05877, section 3.1).
+    (Jacob et al. 2018, arXiv:1712.05877, section 3.1).  The averages are buffers: a checkpoint in the midst of training
+    holds them, as they say more than the scale, in which the range was widened and rounded to levels.
     """
+
+    low: Tensor
+    high: Tensor
+    _exact = ("scale", "low", "high")
 
     def __init__(self, plain: Quantizer, rate: float = 0.01) -> None:
         super().__init__(plain)
         self._rate = rate
-        self._low, self._high = (end.flatten() for end in plain.range)
+        for name, end in zip(("low", "high"), plain.range, strict=True):
+            self.register_buffer(name, end.flatten().clone())
 
     @torch.no_grad()
     def _follow(self, values: Tensor) -> None:
         rows = rows_of(values, self.spec)
         low, high = rows.amin(1), rows.amax(1)
         if self.role == "activation":
-            low, high = torch.lerp(self._low, low.float(), self._rate), torch.lerp(self._high, high.float(), self._rate)
-        self._low, self._high = low, high
+            low, high = torch.lerp(self.low, low.float(), self._rate), torch.lerp(self.high, high.float(), self._rate)
+        self.low.copy_(low)
+        self.high.copy_(high)
         self.set_range(low, high)
 
     def trained(self, values: Tensor) -> Tensor:
