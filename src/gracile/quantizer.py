@@ -87,7 +87,7 @@ class Quantizer(nn.Module):
         exact = {name: self._buffers.get(name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, before in exact.items():
-            after = self._buffers[name]
+            after = self._buffers.get(name)
             if before is not None and after is not None and after.dtype is not before.dtype:
                 self._buffers[name] = before.to(after.device)
         return self

@@ -188,9 +188,7 @@ def _switch_off(model: nn.Module, names: Iterable[str], file: Path) -> None:
     quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
     for name in names:
         if name not in quantizers:
-            raise FileError(
-                f"{file} does not fit this {type(model).__name__}: it has no quantizer {name!r} to switch off"
-            )
+            raise FileError(f"{file} does not fit this {type(model).__name__}: it has no quantizer {name!r}")
         quantizers[name].enabled = False
 
 

@@ -25,9 +25,13 @@ def hard_sigmoid(values: Tensor) -> Tensor:
     return ((values + 1) / 2).clamp(0, 1)
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """Alpha = mean |w| of each output channel (axis 0), shaped to multiply the weight: XNOR-Net, equation 6."""
-    return weight.abs().mean(list(range(1, weight.ndim)), keepdim=True)
+def weight_scale(rows: Tensor) -> Tensor:
+    """Alpha = mean |w| of each row, by which XNOR-Net multiplies the signs of an output channel: [rows].
+
+    Args:
+        rows: [scales, elements], as `gracile.maths.fake_quant.rows_of` lays them out.
+    """
+    return rows.abs().mean(1)
 
 
 @torch.no_grad()
