@@ -158,15 +158,15 @@ def first_bias_gradient(bits, seed, example=X[:1], skip=0):
 def test_dorefas_gradients_are_few_levels_of_the_largest():
     """The gradient at the first layer's output, which for one example its bias's is."""
     plain, _ = first_bias_gradient(None, 0)
-    assert plain[plain != 0].abs().unique().numel() > 2
+    assert plain[plain != 0].abs().mul(1e5).round().unique().numel() > 2
     two = 0
     for seed in range(4):
         found, _ = first_bias_gradient(2, seed)
         # Four levels of 2 bits are -1, -1/3, 1/3 and 1; ReLU hides some of them.
-        sizes = found[found != 0].abs().unique()
+        sizes = found[found != 0].abs().mul(1e5).round().unique()
         assert sizes.numel() in (1, 2)
         if sizes.numel() == 2:
-            torch.testing.assert_close(sizes[1], 3 * sizes[0])
+            torch.testing.assert_close(sizes[1], 3 * sizes[0], rtol=1e-3, atol=0)
             two += 1
     assert two
     assert torch.equal(found, first_bias_gradient(2, seed)[0])
@@ -227,7 +227,7 @@ def test_signs_of_activations_belong_to_training(caplog):
     fixed = simulation.eval()(X)
     run.finish()
     torch.testing.assert_close(simulation(X), fixed)
-    assert not caplog.text
+    assert "signs" not in caplog.text
 
 
 def test_wrong_noise():

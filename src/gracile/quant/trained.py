@@ -316,8 +316,8 @@ class Binary(TrainedQuantizer):
         """A plain quantizer with the levels -1, 0 and 1: of weights on their levels it changes nothing."""
         if self.role == "activation":
             log.warning(
-                "activations' signs belong to training: the levels of %s are -1, 0 and 1, so that values nearer to zero "
-                "than a half become zero in the finished simulation",
+                "activations' signs belong to training: the levels of %s are -1, 0 and 1, so that values nearer to "
+                "zero than a half become zero in the finished simulation",
                 self.spec.name,
             )
         return super().plain()
