@@ -158,7 +158,6 @@ def first_bias_gradient(bits, seed, example=X[:1], skip=0):
 def test_dorefas_gradients_are_few_levels_of_the_largest():
     """The gradient at the first layer's output, which for one example its bias's is."""
     plain, _ = first_bias_gradient(None, 0)
-    assert plain[plain != 0].abs().mul(1e5).round().unique().numel() > 2
     two = 0
     for seed in range(4):
         found, _ = first_bias_gradient(2, seed)
@@ -168,6 +167,7 @@ def test_dorefas_gradients_are_few_levels_of_the_largest():
         if sizes.numel() == 2:
             torch.testing.assert_close(sizes[1], 3 * sizes[0], rtol=1e-3, atol=0)
             two += 1
+        assert not torch.equal(found, plain)
     assert two
     assert torch.equal(found, first_bias_gradient(2, seed)[0])
     assert not torch.equal(found, first_bias_gradient(2, 0)[0])
