@@ -45,6 +45,11 @@ BEFORE_SOFTMAX = ELEMENTWISE | {"masked_fill", "where", "clamp", "nan_to_num"}
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
+# Why they are left.
+NOT_RECURRENT = (
+    "recurrent, weights and all: onnxruntime has no integer kernel with fixed ranges for such layers (its "
+    "DynamicQuantizeLSTM chooses ranges anew in each run)"
+)
 
 
 def passes(node: Node) -> bool:
