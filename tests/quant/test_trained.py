@@ -244,3 +244,45 @@ def test_wrong_noise():
         quantize_gradients(simulation, 4, seed=-1)
     with pytest.raises(InputError, match=r"gracile\.quantize"):
         draw_signs(nn.Linear(2, 2))
+
+
+class Kept(nn.Module):
+    """A batch-norm that no layer can take in."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x).relu())
+
+
+def test_batch_norms_that_are_left_keep_their_statistics_in_training():
+    torch.manual_seed(0)
+    simulation = gracile.quantize(Kept(), X, calibration=[X])
+    assert any(step.op and "batch_norm" in step.op for step in simulation.program.steps)
+    run = QuantizedTraining(simulation, "qat")
+    before = simulation.get_buffer("norm.running_mean").clone()
+    simulation.train()(X + 3).square().sum().backward()
+    assert torch.equal(simulation.get_buffer("norm.running_mean"), before)
+    assert float(simulation.get_parameter("norm.weight").grad.abs().max()) > 0
+    run.step()
+    run.finish()
+
+
+def test_ranges_stay_after_freezing():
+    simulation = simulation_of()
+    run = QuantizedTraining(simulation, "qat", start=1, freeze=2)
+    simulation.train()
+    scales = []
+    for _ in range(4):
+        # Another range each time.
+        with torch.no_grad():
+            simulation.get_parameter("0.weight").mul_(2)
+        simulation(X)
+        scales.append(simulation.named_quantizers()["0_weight"].scale.clone())
+        run.step()
+    # Off in the first step, free in the second, frozen from the third on.
+    assert torch.equal(scales[1], 4 * scales[0])
+    assert torch.equal(scales[2], scales[1])
+    assert torch.equal(scales[3], scales[1])

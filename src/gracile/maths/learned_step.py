@@ -47,7 +47,7 @@ def initial_step(rows: Tensor, qmax: int) -> Tensor:
 
 
 def step_gradient_scale(elements: int, qmax: int) -> float:
-    """G = 1 / sqrt(N Q_P): steps then learn as fast, for their size, as weights do; of the same paper.
+    """G = 1 / sqrt(N Q_P): steps then learn as fast, for their size, as weights do (the same paper).
 
     Args:
         elements: N, the number of weights that share the step, or of features of one example's activation.

@@ -77,8 +77,8 @@ class MovingRange(TrainedQuantizer):
     """Straight-through fake quantization whose range follows what passes in training.
 
     Of weights the smallest and largest of each step; of activations averages of them, new = old + (batch - old) * rate
-    (Jacob et al. 2018, arXiv:1712.05877).  The averages are buffers: a checkpoint in the midst of training
-    holds them, as they say more than the scale, in which the range was widened and rounded to levels.
+    (Jacob et al. 2018, arXiv:1712.05877).  The averages are buffers: a checkpoint in the midst of training holds them,
+    as they say more than the scale, in which the range was widened and rounded to levels.
     """
 
     low: Tensor
