@@ -311,6 +311,8 @@ class TestChoosing:
 
     def test_auto_quant(self, tmp_path):
         self.model = trained()
+        with pytest.raises(InputError, match="nearest"):
+            AutoQuant(self.model, X, LOADER, self.score, rounding_mode="stochastic")
         auto = AutoQuant(self.model, X, LOADER, self.score, results_dir=tmp_path)
         sim, score = auto.run_inference()
         assert score == pytest.approx(-error(sim.model, self.model))
