@@ -10,10 +10,13 @@ from gracile.cost import Cost
 from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.quant_spec import QuantSpec
+from gracile.program import Program
 
 
 class FoldBatchNorm(BaseModel):
-    """Fold a batch-norm, as it computes in evaluation, into the layer before or behind it; `nn.Identity` stays."""
+    """Fold a batch-norm, as it computes in evaluation, into the layer before or behind it; `nn.Identity` stays, or the
+    ``rest`` of its forward.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,6 +27,8 @@ class FoldBatchNorm(BaseModel):
     into: str
     # Whether the batch-norm follows the layer, or comes before it.
     place: Literal["after", "before"] = "after"
+    # What a class of batch-norms with an activation in its forward still computes; None for torch's own.
+    rest: Program | None = None
 
     def __str__(self) -> str:
         return f"fold {self.module or '(model)'} into {self.into or '(model)'}, which it comes {self.place}"

@@ -1,7 +1,7 @@
 """`Quantizer`: rounds one value of a simulation to integer levels, or watches it while ranges are collected."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class Quantizer(nn.Module):
 
     scale: Tensor
     zero_point: Tensor
+    # Buffers that stay float32 in models of half precision.
+    _exact: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(self, spec: QuantSpec, shape: tuple[int, ...], role: Literal["weight", "activation"]) -> None:
         super().__init__()
@@ -82,8 +84,10 @@ class Quantizer(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Quantizer":
         # A half-precision scale would be another scale.
-        exact = self.scale
+        exact = {name: self._buffers.get(name) for name in self._exact}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype is not exact.dtype:
-            self.scale = exact.to(self.scale.device)
+        for name, before in exact.items():
+            after = self._buffers.get(name)
+            if before is not None and after is not None and after.dtype is not before.dtype:
+                self._buffers[name] = before.to(after.device)
         return self

@@ -27,7 +27,7 @@ from gracile.maths.factorize import (
 )
 from gracile.maths.fold import after_layer, before_layer
 from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
-from gracile.program import ProgramModule
+from gracile.program import Program, ProgramModule
 from gracile.quant_edits import FoldBatchNorm, Quantize
 from gracile.simulation import Simulation
 
@@ -38,7 +38,7 @@ _BARE: dict[type[nn.Module], type[nn.Module]] = {
     for kind in (*_CONVOLUTIONS.values(), nn.Linear)
 }
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ATTRIBUTE = "_gracile_plan"
 
 # Values for tensors that an Edit creates, by their new names; without one the Edit computes its default.
@@ -385,9 +385,13 @@ def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
     surgeon.replace(module, CuttableAttention(module))
 
 
-def unfoldable(layer: nn.Module, batch_norm: nn.Module) -> str | None:
-    """Why the modules cannot be folded into one, wherever they stand; None where they can."""
-    if not computes_as(batch_norm, _BATCH_NORMS):
+def unfoldable(layer: nn.Module, batch_norm: nn.Module, *, rest: bool = False) -> str | None:
+    """Why the modules cannot be folded into one, wherever they stand; None where they can.
+
+    Args:
+        rest: the batch-norm's class may have a forward of its own, of which the rest stays.
+    """
+    if not (isinstance(batch_norm, BATCH_NORMS) if rest else computes_as(batch_norm, BATCH_NORMS)):
         return f"{type(batch_norm).__name__} is no batch-norm of torch's own"
     if batch_norm.running_mean is None:
         return "the batch-norm keeps no running statistics"
@@ -414,7 +418,7 @@ def _fold_batch_norm(surgeon: _Surgeon, edit: FoldBatchNorm) -> None:
         layer: Any = surgeon.root.get_submodule(edit.into)
     except AttributeError as error:
         raise PlanError(f"{edit}: the model has no module {edit.into!r}") from error
-    reason = unfoldable(layer, batch_norm)
+    reason = unfoldable(layer, batch_norm, rest=edit.rest is not None)
     if reason is not None:
         raise PlanError(f"{edit}: {reason}")
     fold = after_layer if edit.place == "after" else before_layer
@@ -428,7 +432,15 @@ def _fold_batch_norm(surgeon: _Surgeon, edit: FoldBatchNorm) -> None:
     old = layer.weight
     surgeon.set_parameter(layer, "weight", _parameter(weight, old))
     surgeon.set_parameter(layer, "bias", _parameter(bias, old))
-    surgeon.replace(batch_norm, nn.Identity())
+    surgeon.replace(batch_norm, nn.Identity() if edit.rest is None else _without_tensors(batch_norm, edit.rest))
+
+
+def _without_tensors(module: nn.Module, program: Program) -> ProgramModule:
+    """The program with the module's children, and with none of its own parameters and buffers."""
+    holder = nn.Module()
+    for name, part in module.named_children():
+        holder.add_module(name, part)
+    return ProgramModule(holder, program)
 
 
 def _quantize(surgeon: _Surgeon, edit: Quantize) -> None:

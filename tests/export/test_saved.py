@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gracile
@@ -48,3 +49,41 @@ def test_damage_is_named(folder, tmp_path):
     (folder / "plan.json").write_text("{")
     with pytest.raises(FileError, match=r"plan\.json cannot be read"):
         inspect(folder)
+
+
+def test_quantizers_that_are_off_stay_off(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    simulation = gracile.quantize(model, data, calibration=[data], weights="int3")
+    simulation.named_quantizers()["2_weight"].enabled = False
+    folder = save(tmp_path / "part", simulation)
+    loaded = gracile.load(folder, model)
+    off = {name for name, item in loaded.named_quantizers().items() if not item.enabled}
+    assert off == {"2_weight"}
+    assert torch.equal(loaded(data), simulation(data))
+    saved = inspect(folder)
+    assert saved.off == ("quantizers.2_weight",)
+    assert "quantizers that are off: quantizers.2_weight" in str(saved)
+    assert saved.as_data()["quantizers_off"] == ["quantizers.2_weight"]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (None, None),
+        ('["quantizers.none"]', "no quantizer 'quantizers.none'"),
+        ("{", "is no list"),
+        ("[1]", "is no list"),
+    ],
+)
+def test_files_without_the_switches_and_with_wrong_ones(folder, written, message):
+    file = folder / "model.safetensors"
+    metadata = {} if written is None else {"gracile.quantizers_off": written}
+    save_file(load_file(file), file, metadata=metadata)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    if message is None:
+        gracile.load(folder, model)
+        assert inspect(folder).off == ()
+    else:
+        with pytest.raises(FileError, match=message):
+            gracile.load(folder, model)

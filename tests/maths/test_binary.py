@@ -26,6 +26,6 @@ def test_stochastic_signs():
 def test_hard_sigmoid_scale_and_clipping():
     assert binary.hard_sigmoid(torch.tensor([-3.0, 0.0, 0.5, 3.0])).tolist() == [0, 0.5, 0.75, 1]
     weight = torch.tensor([[1.0, -3.0], [0.5, 0.5]], requires_grad=True)
-    assert binary.weight_scale(weight).tolist() == [[2], [0.5]]
+    assert binary.weight_scale(weight).tolist() == [2, 0.5]
     binary.clip_(weight)
     assert weight.tolist() == [[1, -1], [0.5, 0.5]]

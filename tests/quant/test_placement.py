@@ -166,3 +166,21 @@ def test_operators_without_rule_are_listed() -> None:
     assert placement.left == {"erfinv": "no rule for aten.erfinv.default"}
     # A product needs its factors as integers, wherever they come from.
     assert {"erfinv"} in sites(placement, "activation")
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.memory = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.memory(self.embed(x))[0][:, -1])
+
+
+def test_recurrent_layers_stay_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    placement = placed(Recurrent(), torch.randn(2, 4, 5))
+    assert [reason for reason in placement.left.values() if "DynamicQuantizeLSTM" in reason]
+    assert sites(placement, "weight") == [{"embed.weight"}, {"head.weight"}]
+    [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("memory: stays in floating point: recurrent, weights and all")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from gracile.errors import FileError, InputError, PlanError
 from gracile.inputs import require_module, require_path
 from gracile.plan import Plan, Slice
+from gracile.quantizer import Quantizer
 from gracile.report import Report
 from gracile.surgery import applied_plan, apply
 
@@ -24,6 +26,8 @@ PAGE = "report.html"
 
 # Metadata of the safetensors file: the names of tied tensors beyond the first, as JSON.
 _ALIASES = "gracile.aliases"
+# The quantizers that are off, as JSON; files without it have none.
+_OFF = "gracile.quantizers_off"
 
 
 def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> Path:
@@ -86,7 +90,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             )
     folder = _folder(folder)
     plan = read_plan(folder / PLAN)
-    values = _read_weights(folder / WEIGHTS)
+    values, metadata = _read_weights(folder / WEIGHTS)
     try:
         # Saved values spare a factorization; where slices follow it they have another shape, and are filled in later.
         sliced = any(isinstance(edit, Slice) for edit in plan.edits)
@@ -94,6 +98,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     except PlanError as error:
         raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
     _fill(loaded, values, folder / WEIGHTS)
+    _switch_off(loaded, quantizers_off(metadata, folder / WEIGHTS), folder / WEIGHTS)
     return loaded
 
 
@@ -107,7 +112,8 @@ def _folder(folder: object) -> Path:
 def _write(folder: Path, model: nn.Module, report: Report | None) -> None:
     (folder / PLAN).write_text(applied_plan(model).to_json(), encoding="utf-8")
     tensors, aliases = _untied(model)
-    save_file(tensors, folder / WEIGHTS, metadata={_ALIASES: json.dumps(aliases)})
+    off = [name for name, module in model.named_modules() if isinstance(module, Quantizer) and not module.enabled]
+    save_file(tensors, folder / WEIGHTS, metadata={_ALIASES: json.dumps(aliases), _OFF: json.dumps(off)})
     if report is not None:
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     for file in folder.iterdir():
@@ -163,12 +169,37 @@ def read_plan(file: Path) -> Plan:
         raise FileError(f"{file} cannot be read: {error}") from error
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def quantizers_off(metadata: Mapping[str, str], file: Path) -> tuple[str, ...]:
+    """The quantizers that a file's metadata says are off.
+
+    Raises:
+        FileError: it says no names.
+    """
+    try:
+        names = json.loads(metadata.get(_OFF, "[]"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FileError(f"{file} cannot be read: its metadata {_OFF!r} is no list of quantizers")
+    return tuple(names)
+
+
+def _switch_off(model: nn.Module, names: Iterable[str], file: Path) -> None:
+    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+    for name in names:
+        if name not in quantizers:
+            raise FileError(f"{file} does not fit this {type(model).__name__}: it has no quantizer {name!r}")
+        quantizers[name].enabled = False
+
+
+def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by all of their names, and the metadata."""
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            aliases = json.loads((opened.metadata() or {}).get(_ALIASES, "{}"))
-        return tensors | {name: tensors[kept] for name, kept in aliases.items()}
+            metadata: dict[str, str] = opened.metadata() or {}
+        aliases = json.loads(metadata.get(_ALIASES, "{}"))
+        return tensors | {name: tensors[kept] for name, kept in aliases.items()}, metadata
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise FileError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gracile.errors import FileError
-from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, read_plan
+from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan
 from gracile.plan import Plan
 from gracile.report import Report
 from gracile.text import count, table
@@ -23,6 +23,8 @@ class Saved:
     tensors: dict[str, tuple[tuple[int, ...], str]]
     # None where the model was saved without one.
     report: Report | None
+    # Quantizers that are off.
+    off: tuple[str, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -41,6 +43,7 @@ class Saved:
             "folder": str(self.folder),
             "plan": self.plan.model_dump(mode="json"),
             "tensors": {name: {"shape": list(shape), "dtype": kind} for name, (shape, kind) in self.tensors.items()},
+            "quantizers_off": list(self.off),
             "report": None if self.report is None else self.report.model_dump(mode="json"),
         }
 
@@ -54,6 +57,7 @@ class Saved:
             f"{self.folder}: {len(self.plan.edits)} edits, {len(self.tensors)} tensors, {count(self.elements)} numbers",
             edits if self.plan.edits else "the plan changes nothing",
             tensors,
+            *([f"quantizers that are off: {', '.join(self.off)}"] if self.off else []),
             f"there is no {REPORT}" if self.report is None else f"{REPORT}:\n{self.report}",
         ]
         return "\n\n".join(parts)
@@ -69,15 +73,22 @@ def inspect(folder: str | Path) -> Saved:
     if not folder.is_dir():
         raise FileError(f"{folder} is no folder; give one that gracile saved, with {PLAN} and {WEIGHTS} in it")
     plan = read_plan(folder / PLAN)
-    tensors = _tensors(folder / WEIGHTS)
+    tensors, metadata = _tensors(folder / WEIGHTS)
     report = folder / REPORT
-    return Saved(folder, plan, tensors, Report.read(report) if report.exists() else None)
+    return Saved(
+        folder,
+        plan,
+        tensors,
+        Report.read(report) if report.exists() else None,
+        quantizers_off(metadata, folder / WEIGHTS),
+    )
 
 
-def _tensors(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _tensors(file: Path) -> tuple[dict[str, tuple[tuple[int, ...], str]], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
+            shapes = {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
+            return shapes, opened.metadata() or {}
     except (OSError, SafetensorError, ValueError) as error:
         raise FileError(f"{file} cannot be read: {type(error).__name__}: {error}") from error

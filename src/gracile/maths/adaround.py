@@ -2,7 +2,7 @@
 
 Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", 2020, arXiv:2004.10568.  A weight becomes
 s (clip(floor(w / s) + h(v) + z, qmin, qmax) - z) with h between 0 and 1 for each weight; a regulariser drives h to
-either end while the squared error of the output is minimised (equations 21 to 25).
+either end while the squared error of the output is minimised.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from gracile.errors import InputError
 from gracile.maths.levels import spread
 from gracile.maths.quant_spec import QuantSpec
 
-# The stretch of the rectified sigmoid, equation 23: beyond both ends its gradient does not vanish towards 0 and 1.
+# The stretch of the rectified sigmoid: beyond both ends its gradient does not vanish towards 0 and 1.
 ZETA = 1.1
 GAMMA = -0.1
 
@@ -55,7 +55,7 @@ class Rounding:
 
 
 def rectified_sigmoid(v: Tensor) -> Tensor:
-    """h(v) = clip(sigmoid(v) (zeta - gamma) + gamma, 0, 1): equation 23."""
+    """h(v) = clip(sigmoid(v) (zeta - gamma) + gamma, 0, 1)."""
     return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 

@@ -1,7 +1,7 @@
 """The mean error that rounded weights make in a layer's output, measured or worked out, to be taken off its bias.
 
-Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, arXiv:1906.04721,
-section 4.3 and appendix C ("clipped normal").
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, arXiv:1906.04721:
+"bias correction" and "clipped normal".
 """
 
 from math import inf, sqrt
@@ -27,7 +27,7 @@ class MeanError:
 
     @property
     def value(self) -> Tensor:
-        """[channels]; the corrected bias is the bias minus this (the paper's appendix D, "empirical")."""
+        """[channels]; the corrected bias is the bias minus this (the paper's "empirical" correction)."""
         assert self._sum is not None, "no outputs were added"
         return self._sum / self.count
 
@@ -36,8 +36,8 @@ def clipped_normal_mean(beta: Tensor, gamma: Tensor, low: float = 0.0, high: flo
     """E[min(max(x, low), high)] of a normal x with mean beta and deviation |gamma|; float64.
 
     With a = (low - beta) / gamma and b = (high - beta) / gamma it is
-    gamma (phi(a) - phi(b)) + beta (Phi(b) - Phi(a)) + low Phi(a) + high (1 - Phi(b)): equation 19 and appendix C for
-    ReLU (low = 0) and ReLU6 (high = 6).  A deviation of zero gives the clipped mean.
+    gamma (phi(a) - phi(b)) + beta (Phi(b) - Phi(a)) + low Phi(a) + high (1 - Phi(b)), for ReLU with low = 0, for ReLU6
+    with high = 6, too.  A deviation of zero gives the clipped mean.
     """
     beta, gamma = beta.detach().double(), gamma.detach().double().abs()
     tiny = torch.finfo(torch.float64).tiny

@@ -11,31 +11,32 @@ from torch import Generator, Tensor
 
 
 def binary(values: Tensor, generator: Generator | None = None) -> Tensor:
-    """sign(x), with 1 at zero (equation 1 of BNN); the gradient passes where |x| <= 1 (equation 4).
+    """sign(x), with 1 at zero; the gradient passes where |x| <= 1.
 
     Args:
-        generator: of the CPU; with one, 1 is drawn with the probability `hard_sigmoid` (equation 2) instead.
+        generator: of the CPU; with one, 1 is drawn with the probability `hard_sigmoid` instead.
     """
     signs: Tensor = _Sign.apply(values, generator)  # type: ignore[no-untyped-call]
     return signs
 
 
 def hard_sigmoid(values: Tensor) -> Tensor:
-    """clip((x + 1) / 2, 0, 1): equation 3 of BNN."""
+    """clip((x + 1) / 2, 0, 1), as in BNN."""
     return ((values + 1) / 2).clamp(0, 1)
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """Alpha = mean |w| of each output channel (axis 0), shaped to multiply the weight: XNOR-Net, equation 6."""
-    return weight.abs().mean(list(range(1, weight.ndim)), keepdim=True)
+def weight_scale(rows: Tensor) -> Tensor:
+    """Alpha = mean |w| of each row, by which XNOR-Net multiplies the signs of an output channel: [rows].
+
+    Args:
+        rows: [scales, elements], as `gracile.maths.fake_quant.rows_of` lays them out.
+    """
+    return rows.abs().mean(1)
 
 
 @torch.no_grad()
 def clip_(weight: Tensor) -> None:
-    """Clip a real-valued weight to [-1, 1] in place, after each step of the optimizer: beyond, it would not act.
-
-    Algorithm 1 of BNN, "clip".
-    """
+    """Clip a real-valued weight to [-1, 1] in place, after each step of the optimizer: beyond, it would not act."""
     weight.clamp_(-1, 1)
 
 

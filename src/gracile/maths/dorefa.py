@@ -14,7 +14,7 @@ from gracile.maths.learned_step import round_through
 
 
 def quantize_unit(values: Tensor, bits: int) -> Tensor:
-    """round((2^k - 1) r) / (2^k - 1) for r in [0, 1], equation 5; the gradient passes straight through.
+    """round((2^k - 1) r) / (2^k - 1) for r in [0, 1]; the gradient passes straight through.
 
     Raises:
         InputError: no bit.
@@ -28,8 +28,8 @@ def quantize_unit(values: Tensor, bits: int) -> Tensor:
 def weights(values: Tensor, bits: int) -> Tensor:
     """Weights on 2^k levels from -1 to 1.
 
-    2 quantize_k(tanh(w) / (2 max |tanh(w)|) + 1/2) - 1, equation 9; for one bit sign(w) E|w|, equation 8, whose
-    gradient passes straight through (E|w| counting as a constant).  All zeros stay zeros.
+    2 quantize_k(tanh(w) / (2 max |tanh(w)|) + 1/2) - 1; for one bit sign(w) E|w|, whose gradient passes
+    straight through (E|w| counting as a constant).  All zeros stay zeros.
     """
     if bits == 1:
         signs = torch.where(values >= 0, 1.0, -1.0).to(values.dtype)
@@ -43,7 +43,7 @@ def weights(values: Tensor, bits: int) -> Tensor:
 
 
 def activations(values: Tensor, bits: int) -> Tensor:
-    """quantize_k(clip(x, 0, 1)): section 2.4, equation 11, behind an activation bounded to [0, 1]."""
+    """quantize_k(clip(x, 0, 1)), behind an activation bounded to [0, 1]."""
     return quantize_unit(values.clamp(0, 1), bits)
 
 
@@ -51,7 +51,7 @@ def gradients(values: Tensor, bits: int, generator: Generator) -> Tensor:
     """The values as they are, their gradient on 2^k levels in the backward pass.
 
     With m = max |dr| over all axes but the first (the mini-batch's), and noise N uniform in +-1/2 of a level,
-    2 m (quantize_k(dr / (2 m) + 1/2 + N) - 1/2): equation 12.  The noise makes the rounding unbiased.
+    2 m (quantize_k(dr / (2 m) + 1/2 + N) - 1/2).  The noise makes the rounding unbiased.
 
     Args:
         generator: of the CPU, whatever device the values are on.
@@ -61,7 +61,7 @@ def gradients(values: Tensor, bits: int, generator: Generator) -> Tensor:
 
 
 def quantized_gradient(gradient: Tensor, bits: int, noise: Tensor) -> Tensor:
-    """Equation 12 for noise uniform in [-1/2, 1/2), of the gradient's shape."""
+    """The formula of `gradients` for noise uniform in [-1/2, 1/2), of the gradient's shape."""
     axes = list(range(1, gradient.ndim))
     largest = gradient.abs().amax(axes, keepdim=True) if axes else gradient.abs()
     usable = torch.where(largest > 0, largest, 1)

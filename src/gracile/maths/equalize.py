@@ -3,8 +3,7 @@
 A function f with f(s x) = s f(x) for s > 0 (none, ReLU, leaky ReLU) between two layers lets a factor of each channel
 be moved from one to the other: W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1).
 
-Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, arXiv:1906.04721,
-sections 4.1 and 4.2.
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, arXiv:1906.04721.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ def chain_scales(ranges: Sequence[Tensor]) -> list[Tensor]:
 
     With the ranges r_0 ... r_n of a channel and their geometric mean c, the factor behind layer j is
     s_j = s_(j-1) r_j / c, where s_(-1) = 1: layer j's weights become W_j s_(j-1) / s_j and its bias b_j / s_j.  For a
-    pair that is s = sqrt(r_0 r_1) / r_1, equation 11 of the paper; for a convolution, a depthwise and another
+    pair that is s = sqrt(r_0 r_1) / r_1, as in the paper; for a convolution, a depthwise and another
     convolution s_0 = r_0 / c and s_1 = c / r_2.
 
     Args:

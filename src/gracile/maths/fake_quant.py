@@ -1,6 +1,6 @@
 """Quantization as arithmetic: scales from ranges, integers from reals, reals from integers.
 
-real = (q - zero_point) * scale, as in ONNX (Jacob et al. 2018, arXiv:1712.05877, equation 1).  A range is one pair
+real = (q - zero_point) * scale, as in ONNX (Jacob et al. 2018, arXiv:1712.05877).  A range is one pair
 (low, high) for each row of `rows_of`; scales and zero points have the shape of `scale_shape`.
 """
 
@@ -124,7 +124,7 @@ def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor, spec: Quant
     """`dequantize` of `quantize`, in the dtype of ``values``; equal to torch.fake_quantize_per_*_affine bit for bit.
 
     The gradient passes straight through where the value lies within the levels, and is zero outside (Bengio et al.
-    2013, arXiv:1308.3432; Jacob et al. 2018, section 3).
+    2013, arXiv:1308.3432; Jacob et al. 2018).
 
     Args:
         scale: in the shape of `scale_shape`, float; the arithmetic takes its float32 value.

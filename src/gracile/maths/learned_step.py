@@ -38,7 +38,7 @@ class _ScaleGradient(torch.autograd.Function):
 def initial_step(rows: Tensor, qmax: int) -> Tensor:
     """S = 2 E|v| / sqrt(Q_P) of each row: [rows].
 
-    Esser et al., "Learned Step Size Quantization", 2020, arXiv:1902.08153, section 2.1.
+    Esser et al., "Learned Step Size Quantization", 2020, arXiv:1902.08153.
 
     Args:
         rows: [scales, elements], as `gracile.maths.fake_quant.rows_of` lays them out.
@@ -47,7 +47,7 @@ def initial_step(rows: Tensor, qmax: int) -> Tensor:
 
 
 def step_gradient_scale(elements: int, qmax: int) -> float:
-    """G = 1 / sqrt(N Q_P): steps then learn as fast, for their size, as weights do; section 2.2 of the same paper.
+    """G = 1 / sqrt(N Q_P): steps then learn as fast, for their size, as weights do (the same paper).
 
     Args:
         elements: N, the number of weights that share the step, or of features of one example's activation.
@@ -56,10 +56,10 @@ def step_gradient_scale(elements: int, qmax: int) -> float:
 
 
 def lsq(values: Tensor, step: Tensor, qmin: int | Tensor, qmax: int | Tensor, gradient_scale: float = 1.0) -> Tensor:
-    """round(clip(v / s, qmin, qmax)) s: equations 1 and 2 of LSQ.
+    """round(clip(v / s, qmin, qmax)) s, as in LSQ.
 
-    The derivative to v is 1 inside and 0 outside; to s it is round(v / s) - v / s inside, qmin below and qmax above
-    (equation 3), times ``gradient_scale``.
+    The derivative to v is 1 inside and 0 outside; to s it is round(v / s) - v / s inside, qmin below and qmax above,
+    times ``gradient_scale``.
 
     Args:
         step: s > 0, broadcasting against ``values``; of higher precision it is rounded to theirs in the end.
@@ -75,21 +75,21 @@ def lsq_plus(values: Tensor, step: Tensor, offset: Tensor, qmin: int, qmax: int,
     """round(clip((v - b) / s, qmin, qmax)) s + b.
 
     Bhalgat et al., "LSQ+: Improving low-bit quantization through learnable offsets and better initialization", 2020,
-    arXiv:2004.09576, equations 4 to 6: the derivative to b is 0 inside and 1 outside, times ``gradient_scale``.
+    arXiv:2004.09576: the derivative to b is 0 inside and 1 outside, times ``gradient_scale``.
     """
     step, offset = scale_gradient(step, gradient_scale), scale_gradient(offset, gradient_scale)
     return round_through(((values - offset) / step).clamp(qmin, qmax)) * step + offset
 
 
 def initial_weight_step(rows: Tensor, bits: int) -> Tensor:
-    """max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits - 1) of each row: LSQ+ for weights, section 3.2.1, equation 8."""
+    """max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits - 1) of each row: LSQ+ for weights."""
     mean, deviation = rows.detach().mean(1), rows.detach().std(1, correction=0)
     reach = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs())
     return reach / float(1 << (bits - 1))
 
 
 def initial_offset(low: Tensor, high: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
-    """Step and offset that cover [low, high]: (high - low) / (qmax - qmin) and low - qmin s; LSQ+, section 3.2.2."""
+    """Step and offset that cover [low, high]: (high - low) / (qmax - qmin) and low - qmin s, as in LSQ+."""
     step = (high - low) / (qmax - qmin)
     return step, low - qmin * step
 
@@ -102,7 +102,7 @@ def learned_range(values: Tensor, low: Tensor, high: Tensor, qmin: int, qmax: in
     through: inside (round(v / s) - v / s) / (qmax - qmin) to high and minus that to low.  With
     r = (round(low / s) - low / s) / (qmax - qmin), by which the range moves to make zero a level, it is 1 + r to high
     and -r to low above the range, r and 1 - r below.  Jain et al., "Trained Quantization Thresholds", 2019,
-    arXiv:1903.08066, section 3.3 have the symmetric case.
+    arXiv:1903.08066, have the symmetric case.
     """
     step = (high - low) / (qmax - qmin)
     shift = round_through(low / step)

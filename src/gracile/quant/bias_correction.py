@@ -28,7 +28,7 @@ def correct_bias(
 
     Layer by layer, b - E[y~ - y], with the mean over examples and positions of what the simulation computes in front of
     the activation, the layers before corrected already, minus what the original computes (Nagel et al. 2019,
-    arXiv:1906.04721, section 4.3 and appendix D).  Layers without a bias stay as they are.
+    arXiv:1906.04721).  Layers without a bias stay as they are.
 
     Args:
         simulation: with the ranges that it will keep.
@@ -69,7 +69,7 @@ def correct_bias(
 def correct_bias_analytically(simulation: Simulation, means: Mapping[str, Tensor]) -> Record:
     """Correct the biases by the mean errors that follow from the inputs' means; in place, without data.
 
-    b - sum over inputs and kernel of (W~ - W) E[x]: Nagel et al. 2019, arXiv:1906.04721, equation 17.
+    b - sum over inputs and kernel of (W~ - W) E[x]: Nagel et al. 2019, arXiv:1906.04721.
 
     Args:
         simulation: with the ranges that it will keep.

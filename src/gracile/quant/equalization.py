@@ -69,7 +69,7 @@ def equalize(
         relu6: replace ReLU6 modules by ReLU, through which chains can go on.  That changes what the model computes
             where an activation exceeds 6, and removes the bound of the activations' ranges.
         absorb: move biases that practically always exceed zero behind the ReLU into the next layer, where that has no
-            padding ("high-bias absorption", section 4.2 of the paper).  Changes what the model computes in about one
+            padding ("high-bias absorption" in the paper).  Changes what the model computes in about one
             value of a thousand.
 
     Returns:

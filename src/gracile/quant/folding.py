@@ -4,8 +4,9 @@ from torch import nn
 
 from gracile.graph import Graph, Node, Ref, bare_name
 from gracile.plan import Plan, child
+from gracile.quant.norm_rests import rest_of
 from gracile.quant_edits import FoldBatchNorm
-from gracile.surgery import unfoldable
+from gracile.surgery import BATCH_NORMS, computes_as, unfoldable
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _LAYERS = _CONVOLUTIONS | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
@@ -15,7 +16,8 @@ def fold_plan(model: nn.Module, graph: Graph) -> tuple[Plan, dict[str, str]]:
     """The Edits that fold every batch-norm that can be folded exactly, and why the others stay, by their modules.
 
     A batch-norm folds into the layer that it takes all results of, or into an unpadded layer that takes all of its
-    own; both must be modules of torch, called once, with tensors of their own.
+    own; both must be modules of torch, called once, with tensors of their own.  Of a subclass that applies an
+    activation besides, as timm's BatchNormAct2d, the activation stays.
     """
     edits: list[FoldBatchNorm] = []
     left: dict[str, str] = {}
@@ -38,21 +40,30 @@ def _neighbour(model: nn.Module, graph: Graph, norm: Node) -> FoldBatchNorm | st
     producer = graph.nodes[norm.args[0].name]
     users = graph.users[norm.name]
     consumer = graph.nodes.get(users[0]) if len(users) == 1 else None
+    module = model.get_submodule(norm.module)
+    rest = None
+    if isinstance(module, BATCH_NORMS) and not computes_as(module, BATCH_NORMS):
+        found = rest_of(graph, norm, module)
+        if isinstance(found, str):
+            return found
+        rest = found
     if bare_name(producer.op) in _LAYERS and graph.users[producer.name] == (norm.name,):
-        reason = _reason(model, graph, producer, norm) or _misaligned(producer)
+        reason = _reason(model, graph, producer, norm, rest is not None) or _misaligned(producer)
         if reason is None:
-            return FoldBatchNorm(module=norm.module, into=producer.module, place="after")
+            return FoldBatchNorm(module=norm.module, into=producer.module, place="after", rest=rest)
         return reason
     if consumer is not None and bare_name(consumer.op) in _LAYERS and consumer.args[0] == Ref(norm.name):
-        reason = _reason(model, graph, consumer, norm) or _padded(model.get_submodule(consumer.module), consumer)
+        reason = _reason(model, graph, consumer, norm, rest is not None) or _padded(
+            model.get_submodule(consumer.module), consumer
+        )
         if reason is None:
-            return FoldBatchNorm(module=norm.module, into=consumer.module, place="before")
+            return FoldBatchNorm(module=norm.module, into=consumer.module, place="before", rest=rest)
         return reason
     return "no convolution or linear layer stands alone before or behind it"
 
 
-def _reason(model: nn.Module, graph: Graph, layer: Node, norm: Node) -> str | None:
-    reason = unfoldable(model.get_submodule(layer.module), model.get_submodule(norm.module))
+def _reason(model: nn.Module, graph: Graph, layer: Node, norm: Node, rest: bool) -> str | None:
+    reason = unfoldable(model.get_submodule(layer.module), model.get_submodule(norm.module), rest=rest)
     if reason is not None:
         return reason
     for node in (layer, norm):

@@ -18,6 +18,7 @@ from gracile.quant.calibration import calibrate, fit_weights
 from gracile.quant.folding import fold_plan
 from gracile.quant.formats import Format, Formats
 from gracile.quant.observers import ObserverMaker, observer_maker
+from gracile.quant.operators import NOT_RECURRENT
 from gracile.quant.placement import Placement, place
 from gracile.quant.rewriting import rewritten
 from gracile.simulation import Simulation
@@ -109,6 +110,9 @@ def simulate(model: nn.Module, inputs: Inputs, formats: Formats) -> tuple[Simula
     placement = place(graph, formats)
     for pattern in placement.unmatched:
         log.warning("the pattern %r matches no module and no operator of the model", pattern)
+    recurrent = {graph.nodes[name].module for name, reason in placement.left.items() if reason == NOT_RECURRENT}
+    if recurrent:
+        log.warning("%s: stays in floating point: %s", ", ".join(sorted(recurrent)), NOT_RECURRENT)
     plan = Plan(edits=(ReplaceModule(module="", by="simulation", program=program), *placement.edits))
     simulation = apply(folded, plan, inplace=True)
     assert isinstance(simulation, Simulation)

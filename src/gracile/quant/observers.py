@@ -37,7 +37,7 @@ class MinMax:
 
 
 class MovingAverage:
-    """Averages of each batch's smallest and largest value: new = old + (batch - old) * rate (Jacob et al. 2018, 3.1).
+    """Averages of each batch's smallest and largest value: new = old + (batch - old) * rate (Jacob et al. 2018).
 
     The first batch counts in full.
     """

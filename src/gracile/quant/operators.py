@@ -19,12 +19,12 @@ _AVERAGES = frozenset(
     {"avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
 )
 RECTIFIERS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min"})
-_CURVES = frozenset(
+CURVES = frozenset(
     {"gelu", "silu", "sigmoid", "tanh", "softmax", "hardswish", "hardsigmoid", "leaky_relu", "elu", "prelu", "mish"}
 )
 _RESIZES = frozenset({"upsample_bilinear2d", "upsample_linear1d", "upsample_bicubic2d", "upsample_trilinear3d"})
 # One tensor in, and a result with a scale of its own.
-UNARY = _NORMS | _AVERAGES | RECTIFIERS | _CURVES | _RESIZES
+UNARY = _NORMS | _AVERAGES | RECTIFIERS | CURVES | _RESIZES
 
 # What moves or picks values of its first argument, and computes none.
 PASSES = frozenset(
@@ -44,6 +44,11 @@ JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", 
 BEFORE_SOFTMAX = ELEMENTWISE | {"masked_fill", "where", "clamp", "nan_to_num"}
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+)
+# Why they are left.
+NOT_RECURRENT = (
+    "recurrent, weights and all: onnxruntime has no integer kernel with fixed ranges for such layers (its "
+    "DynamicQuantizeLSTM chooses ranges anew in each run)"
 )
 
 

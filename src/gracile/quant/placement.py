@@ -133,7 +133,7 @@ class _Placer:
             self._need_input(node.args[0])
             self._result(node)
         else:
-            self.left[node.name] = "recurrent layers are left" if name in ops.RECURRENT else f"no rule for {node.op}"
+            self.left[node.name] = ops.NOT_RECURRENT if name in ops.RECURRENT else f"no rule for {node.op}"
 
     # What each kind of operator asks for.
 

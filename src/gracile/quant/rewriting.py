@@ -25,11 +25,11 @@ def rewritten(graph: Graph) -> Graph:
         if bare_name(node.op) == "scaled_dot_product_attention":
             nodes.update((made.name, made) for made in _Attention(graph, node).nodes())
         else:
-            nodes[node.name] = _plain(graph, node)
+            nodes[node.name] = plain(graph, node)
     return replace(graph, nodes=MappingProxyType(nodes), users=users_of(nodes, graph.result))
 
 
-def _plain(graph: Graph, node: Node) -> Node:
+def plain(graph: Graph, node: Node) -> Node:
     """The operator that returns a new tensor, where nothing else reads what this one overwrites."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or not node.args or not isinstance(node.args[0], Ref):
@@ -40,10 +40,10 @@ def _plain(graph: Graph, node: Node) -> Node:
     if not name.endswith("_") or name.endswith("__") or not alone:
         return node
     packet = getattr(_aten, name.removesuffix("_"), None)
-    plain = getattr(packet, target._overloadname, None)
-    if plain is None:
+    found = getattr(packet, target._overloadname, None)
+    if found is None:
         return node
-    return replace(node, op=str(plain), target=plain)
+    return replace(node, op=str(found), target=found)
 
 
 def _is_view(node: Node) -> bool:

@@ -108,6 +108,38 @@ class TestSimulation:
         with pytest.raises(InputError, match="before compute_encodings"):
             sim.exclude_layers_from_quantization([model.fc])
 
+    def test_parameters_stay_excluded_when_layers_are(self):
+        model = trained()
+        sim = QuantizationSimModel(model, X)
+        sim.exclude_param_from_quantization("weight")
+        sim.exclude_layers_from_quantization([model.conv2])
+        assert not any(item.enabled for item in sim.model.named_quantizers("weight").values())
+
+    def test_what_a_configuration_file_says_of_types_of_modules(self, tmp_path, caplog):
+        file = tmp_path / "config.json"
+        content = {
+            "defaults": {"params": {"is_symmetric": "True"}, "per_channel_quantization": "False"},
+            "params": {"bias": {"is_quantized": "True"}},
+            "op_type": {
+                "Conv": {"per_channel_quantization": "True"},
+                "Gemm": {"params": {"weight": {"is_symmetric": "False"}}},
+                "Fold": {"is_output_quantized": "False"},
+            },
+            "model_input": {"is_input_quantized": "False"},
+        }
+        file.write_text(json.dumps(content))
+        quantizers = QuantizationSimModel(trained(), X, config_file=file).model.named_quantizers("weight")
+        assert str(quantizers["conv1_weight"].spec) == "int8 symmetric per channel (axis 0)"
+        assert str(quantizers["fc_weight"].spec) == "uint8 affine per tensor"
+        said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == 3
+        for words in ("op_type.Fold", "model_input.is_input_quantized", "params.bias.is_quantized"):
+            assert any(words in line for line in said)
+        content["defaults"]["params"]["is_quantized"] = "False"
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="all parameters in floating point"):
+            QuantizationSimModel(trained(), X, config_file=file)
+
     def test_configuration_file(self, tmp_path):
         file = tmp_path / "config.json"
         content = {
@@ -279,6 +311,8 @@ class TestChoosing:
 
     def test_auto_quant(self, tmp_path):
         self.model = trained()
+        with pytest.raises(InputError, match="nearest"):
+            AutoQuant(self.model, X, LOADER, self.score, rounding_mode="stochastic")
         auto = AutoQuant(self.model, X, LOADER, self.score, results_dir=tmp_path)
         sim, score = auto.run_inference()
         assert score == pytest.approx(-error(sim.model, self.model))

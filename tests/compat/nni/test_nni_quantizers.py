@@ -77,6 +77,10 @@ class TestRules:
             ({"target_names": ["weigth"]}, "did you mean 'weight'"),
             ({"quant_types": ["weight"], "quant_bits": 32}, "1 to 16 bits"),
             ({"granularity": "in_channel"}, "out_channel"),
+            ({"target_names": ["_input_1"]}, "_input_0"),
+            ({"apply_method": "clamp_rond"}, "did you mean 'clamp_round'"),
+            ({"quant_types": ["weight"], "quant_bits": {"weigth": 4}}, "quant_bits has 'weigth'"),
+            ({"quant_types": ["weight"], "quant_scheme": {"bias": "per_tensor_affine"}}, "quant_scheme has 'bias'"),
         ],
     )
     def test_errors_name_the_entry(self, entry, words):
@@ -222,6 +226,16 @@ class TestSpeedup:
             engine.compress()
         engine.compress_with_calibrator([IMAGES])
         assert (engine.inference(IMAGES)[0] - model(IMAGES)).norm() < 0.1 * model(IMAGES).norm()
+
+
+def test_what_has_no_effect_on_the_file_is_said(caplog):
+    model = network()
+    ModelSpeedupTensorRT(model, tuple(IMAGES.shape), extra_layer_bits=16, output_names=["y"])
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.split()[0] for line in said] == ["extra_layer_bits", "output_names"]
+    caplog.clear()
+    ModelSpeedupTensorRT(model, tuple(IMAGES.shape))
+    assert not caplog.records
 
 
 def test_module_paths():

@@ -69,6 +69,8 @@ class AutoQuant:
         self._eval = eval_callback
         self._widths = (output_bw, param_bw)
         self._scheme = QuantScheme.of(quant_scheme)
+        if rounding_mode not in (None, "nearest"):
+            raise InputError(f"rounding_mode is {rounding_mode!r}; integers are rounded to the 'nearest'")
         self._rounding_mode, self._config_file = rounding_mode, config_file
         self._config = quant_config(output_bw, param_bw, config_file)
         self._folder = Path(results_dir)

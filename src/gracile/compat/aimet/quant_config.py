@@ -1,7 +1,8 @@
 """AIMET's bit widths, types and configuration file, as gracile's formats."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import nn
 from gracile.compat.aimet.common.quantization import QuantizationDataType
 from gracile.errors import FileError, InputError
 from gracile.maths.quant_spec import PerChannel, PerTensor, QuantSpec
+
+log = logging.getLogger(__name__)
 
 _SECTIONS = ("defaults", "params", "op_type", "supergroups", "model_input", "model_output", "name")
 # ONNX's names of operators, which the configuration file uses, and the modules of torch that run them.
@@ -57,8 +60,9 @@ def quant_config(
     Without a configuration file weights have one symmetric scale for each output channel, with as many levels above
     zero as below, and activations one affine, unsigned scale.  Of a file these keys count: ``is_symmetric`` of params
     and ops, ``strict_symmetric``, ``per_channel_quantization``, ``is_output_quantized`` of ops, and of ``op_type``
-    ``is_output_quantized`` and ``params.weight.is_quantized``.  What it says of supergroups and of the model's inputs
-    and outputs is not needed: quantizers stand where integer runtimes have them.
+    ``is_output_quantized``, ``per_channel_quantization``, and of ``params.weight`` ``is_quantized`` and
+    ``is_symmetric``.  What it says of supergroups and of the model's inputs and outputs is not needed: quantizers stand
+    where integer runtimes have them.  Where a file asks for something else, a warning names it.
 
     Raises:
         InputError: a bit width is out of range, or floating point is asked for.
@@ -83,7 +87,14 @@ def quant_config(
         narrow=symmetric and strict,
     )
     activations = _activations(bit_width("default_output_bw", output_bw), _flag(ops, "is_symmetric", False), strict)
-    kinds = tuple(_kinds(_section(content, "op_type"), activations))
+    if not _flag(params, "is_quantized", True):
+        raise InputError(
+            "config_file leaves all parameters in floating point (params.is_quantized); write it for the types of "
+            "modules that shall stay, or exclude layers"
+        )
+    kinds = tuple(_kinds(_section(content, "op_type"), weights, activations))
+    for name in _without_effect(content):
+        log.warning("config_file: %s has no effect", name)
     quantized = _flag(ops, "is_output_quantized", True)
     return QuantConfig(weights=weights, activations=activations if quantized else None, kinds=kinds)
 
@@ -103,7 +114,7 @@ def _activations(bits: int, symmetric: bool, strict: bool) -> QuantSpec:
     return QuantSpec(bits=bits, signed=symmetric, symmetric=symmetric, narrow=symmetric and strict)
 
 
-def _kinds(given: Mapping[str, Any], activations: QuantSpec) -> Any:
+def _kinds(given: Mapping[str, Any], weights: QuantSpec, activations: QuantSpec) -> Any:
     for name, entry in given.items():
         kinds = _KINDS.get(str(name))
         if kinds is None or not isinstance(entry, Mapping):
@@ -114,8 +125,37 @@ def _kinds(given: Mapping[str, Any], activations: QuantSpec) -> Any:
         weight = _section(_section(entry, "params"), "weight")
         if not _flag(weight, "is_quantized", True):
             formats["weights"] = None
+        elif "is_symmetric" in weight or "per_channel_quantization" in entry:
+            symmetric = _flag(weight, "is_symmetric", weights.symmetric)
+            channels = _flag(entry, "per_channel_quantization", isinstance(weights.granularity, PerChannel))
+            formats["weights"] = QuantSpec(
+                bits=weights.bits,
+                signed=symmetric,
+                symmetric=symmetric,
+                granularity=PerChannel() if channels else PerTensor(),
+                narrow=symmetric and weights.narrow,
+            )
         if formats:
             yield kinds, formats
+
+
+def _without_effect(content: Mapping[str, Any]) -> Iterator[str]:
+    """What a configuration asks for and does not get."""
+    for name, entry in _section(content, "op_type").items():
+        if name not in _KINDS:
+            yield f"op_type.{name}, for which there is no type of modules,"
+            continue
+        for key in entry if isinstance(entry, Mapping) else ():
+            if key not in ("is_output_quantized", "per_channel_quantization", "params", "is_input_quantized"):
+                yield f"op_type.{name}.{key}"
+        if isinstance(entry, Mapping) and _flag(entry, "is_input_quantized", False):
+            yield f"op_type.{name}.is_input_quantized: operators read what is quantized where it is made; it"
+    for section, key in (("model_input", "is_input_quantized"), ("model_output", "is_output_quantized")):
+        if not _flag(_section(content, section), key, True):
+            yield f"{section}.{key}: False"
+    bias = _section(_section(content, "params"), "bias")
+    if _flag(bias, "is_quantized", False):
+        yield "params.bias.is_quantized: biases have 32 bits and the scale of their layer's sums; it"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -98,6 +98,8 @@ class QuantizationSimModel:
         }
         self._excluded: list[str] = []
         self._frozen: set[str] = set()
+        # Names of parameters that stay in floating point.
+        self._floating: set[str] = set()
         self._computed = False
         self.model = self._simulated()
 
@@ -163,9 +165,8 @@ class QuantizationSimModel:
 
     def exclude_param_from_quantization(self, param_name_to_exclude: str) -> None:
         """Leave all parameters of that name in floating point, as "weight"; biases are not quantized anyway."""
-        for name, item in self.model.named_quantizers("weight").items():
-            if self.model.sites[name][0].rpartition(".")[2] == param_name_to_exclude:
-                item.enabled = False
+        self._floating.add(param_name_to_exclude)
+        self._switch_off(self.model)
 
     def load_encodings(
         self,
@@ -362,7 +363,14 @@ class QuantizationSimModel:
         simulation, placement = simulate(self._original, self._inputs, formats)
         if not placement.edits:
             raise InputError("nothing is left to quantize; look at the excluded layers and at config_file")
+        self._switch_off(simulation)
         return simulation
+
+    def _switch_off(self, simulation: Simulation) -> None:
+        """The quantizers of parameters that were excluded by name, in a simulation that is made anew, too."""
+        for name, item in simulation.named_quantizers("weight").items():
+            if simulation.sites[name][0].rpartition(".")[2] in self._floating:
+                item.enabled = False
 
     def _freeze(self, entries: Mapping[str, Any]) -> None:
         self._frozen |= {name for name, sites in self.model.sites.items() if any(site in entries for site in sites)}

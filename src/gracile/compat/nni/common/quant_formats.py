@@ -43,7 +43,7 @@ def _fitted(where: str, target: Target, spec: QuantSpec, method: str) -> QuantSp
 
 def _plain(spec: QuantSpec, *, bits: int, signed: bool, symmetric: bool) -> QuantSpec:
     if not isinstance(spec.granularity, PerTensor):
-        log.info("one scale for the whole tensor, whatever granularity says")
+        log.warning("DoReFa and BNN have one scale for the whole tensor, whatever granularity says")
     return QuantSpec(bits=bits, signed=signed, symmetric=symmetric, narrow=signed and symmetric)
 
 

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 Target = Literal["weight", "input", "output"]
 _TARGETS: tuple[Target, ...] = ("weight", "input", "output")
 _SETTINGS = ("quant_dtype", "quant_scheme", "granularity", "apply_method")
+_METHODS = ("clamp_round", "qat_clamp_round", "bypass")
 _LEGACY = ("quant_types", "quant_bits", "quant_start_step", "exclude")
 KEYS = (
     *SELECTORS, "exclude_op_names", "exclude_op_names_re", "exclude_op_types", "target_names", "target_settings",
@@ -118,6 +119,12 @@ def _target(where: str, name: str) -> Target | None:
             f"{where}: there is no target {name!r}{hint(name, ('weight', '_input_', '_output_'))}; there are 'weight', "
             "'_input_' and '_output_'"
         )
+    index = name.strip("_").removeprefix(plain).strip("_")
+    if index not in ("", "0"):
+        raise InputError(
+            f"{where}: the target is {name!r}; of a module's inputs and outputs the first is quantized by its name, "
+            f"{f'_{plain}_0'!r}, and others where the modules that make or read them are"
+        )
     return plain
 
 
@@ -133,7 +140,13 @@ def _spec(where: str, entry: Mapping[str, Any], target: Target) -> QuantSpec | N
     special = _special(entry, target)
     known_keys(f"{where}: target_settings", special, _SETTINGS)
     values = {**{key: entry[key] for key in _SETTINGS if key in entry}, **special}
-    if values.get("apply_method") == "bypass":
+    method = values.get("apply_method")
+    if method not in (None, *_METHODS):
+        raise InputError(
+            f"{where}: apply_method is {method!r}{hint(str(method), _METHODS)}; values are quantized by 'clamp_round' "
+            "or 'qat_clamp_round', which are the same here, or not at all by 'bypass'"
+        )
+    if method == "bypass":
         return None
     name = values.get("quant_dtype", "int8" if target == "weight" else "uint8")
     if name is None:
@@ -175,6 +188,7 @@ def _made(
 
 
 def _old_targets(where: str, entry: Mapping[str, Any]) -> list[Target]:
+    _per_target(where, entry)
     names = names_list(where, "quant_types", entry.get("quant_types", ["weight"]))
     for name in names:
         if name not in _TARGETS:
@@ -199,6 +213,15 @@ def _old_spec(where: str, entry: Mapping[str, Any], target: Target) -> QuantSpec
 
 
 _SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
+
+
+def _per_target(where: str, entry: Mapping[str, Any]) -> None:
+    """Raises InputError for settings of a target that there is not."""
+    for key in ("quant_bits", "quant_dtype", "quant_scheme"):
+        for name in entry[key] if isinstance(entry.get(key), Mapping) else ():
+            if name not in _TARGETS:
+                known = ", ".join(map(repr, _TARGETS))
+                raise InputError(f"{where}: {key} has {name!r}{hint(str(name), _TARGETS)}; there are {known}")
 
 
 def _of(value: Any, target: Target, usual: Any) -> Any:

@@ -1,5 +1,6 @@
 """`ModelSpeedupTensorRT`, which onnxruntime answers."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,15 @@ from gracile.simulation import Simulation
 
 __all__ = ["ModelSpeedupTensorRT"]
 
+log = logging.getLogger(__name__)
+
+_WITHOUT = {
+    "extra_layer_bits": "layers without integers compute in float32",
+    "strict_datatype": "every layer computes in the type that the file says",
+    "calibrate_type": "ranges are those of least divergence",
+    "input_names": "inputs have the names of the model's arguments",
+    "output_names": "outputs have the names that torch's exporter gives",
+}
 _TARGETS: dict[str, Target] = {"weight": "weight", "_input_0": "input", "_output_0": "output"}
 
 
@@ -40,8 +50,9 @@ class ModelSpeedupTensorRT:
         onnx_path: the file.
         calib_data_loader: batches, alone or as (inputs, labels), from which `compress` chooses ranges where there is no
             config, by least divergence as TensorRT does.
-        extra_layer_bits, strict_datatype, calibrate_type, calibration_cache, batchsize, input_names, output_names: have
-            no effect.
+        extra_layer_bits, strict_datatype, calibrate_type, input_names, output_names: have no effect, and a warning says
+            so where they are given.
+        calibration_cache, batchsize: have no effect.
 
     Raises:
         InputError: an argument is wrong.
@@ -53,20 +64,27 @@ class ModelSpeedupTensorRT:
         input_shape: tuple[int, ...],
         config: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
         onnx_path: str | PathLike[str] = "default_model.onnx",
-        extra_layer_bits: int = 32,  # noqa: ARG002 - NNI's signature
-        strict_datatype: bool = True,  # noqa: ARG002
-        calibrate_type: Any = None,  # noqa: ARG002
+        extra_layer_bits: int = 32,
+        strict_datatype: bool = True,
+        calibrate_type: Any = None,
         calib_data_loader: Iterable[Any] | None = None,
         calibration_cache: str = "calibration.cache",  # noqa: ARG002
         batchsize: int = 1,  # noqa: ARG002
-        input_names: Any = None,  # noqa: ARG002
-        output_names: Any = None,  # noqa: ARG002
+        input_names: Any = None,
+        output_names: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module")
         shape = tuple(input_shape) if isinstance(input_shape, tuple | list) else ()
         if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
             raise InputError(f"input_shape is {input_shape!r}; give a shape of positive integers, as (8, 3, 32, 32)")
+        without = {
+            "extra_layer_bits": extra_layer_bits != 32, "strict_datatype": not strict_datatype,
+            "calibrate_type": calibrate_type is not None, "input_names": input_names is not None,
+            "output_names": output_names is not None,
+        }  # fmt: skip
+        for name in (name for name, given in without.items() if given):
+            log.warning("%s has no effect: %s", name, _WITHOUT[name])
         self._model, self._config, self._data = model, config, calib_data_loader
         self._path = Path(onnx_path)
         like = next((item for item in model.parameters() if item.is_floating_point()), torch.zeros(()))
