@@ -17,6 +17,7 @@ from gracile.prune.planning import channel_groups
 from gracile.quant.method import quantize
 from gracile.recipe import Search, Target
 from gracile.report import Report
+from gracile.search.select import register_search
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
 from gracile.surgery import applied_plan, apply
@@ -62,5 +63,6 @@ __all__ = [
     "prune_iteratively",
     "quant",
     "quantize",
+    "register_search",
     "train",
 ]

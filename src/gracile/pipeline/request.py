@@ -16,7 +16,7 @@ from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
-from gracile.recipe import INTEGERS, Scope, Search, SearchKind, Target, methods_of
+from gracile.recipe import INTEGERS, Scope, Search, Target, methods_of
 from gracile.scoring import Evaluate
 from gracile.search import executors
 from gracile.search.select import require_packages
@@ -105,7 +105,7 @@ class Request:
 def checked(
     *,
     method: str,
-    search: SearchKind | Search,
+    search: str | Search,
     criterion: str | Criterion,
     evaluate_search: Evaluate | None,
     calibrated: bool,

@@ -14,6 +14,8 @@ from gracile.errors import EvaluationError
 
 # Seconds before the next try to let someone in.
 _PAUSE = 0.05
+# Seconds until the socket is closed, at most.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Sender:
         self._listener = Listener()
         self._open = True
         self.parcel = Parcel(str(self._listener.address), hashlib.sha256(payload).hexdigest())
-        Thread(target=self._listen, name="gracile-sender", daemon=True).start()
+        self._thread = Thread(target=self._listen, name="gracile-sender", daemon=True)
+        self._thread.start()
 
     def _listen(self) -> None:
         with self._listener:
@@ -87,3 +90,4 @@ class Sender:
             Client(self.parcel.address).close()
         except OSError:
             return
+        self._thread.join(_PATIENCE)
