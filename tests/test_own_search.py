@@ -58,7 +58,11 @@ def test_what_is_no_choice_is_refused(answer, message):
 
 def test_a_search_that_changes_its_mind_is_caught():
     answers = iter(range(1000))
-    register_search("moody", lambda task: [next(answers) % 2 * (task.bound == task.total), *lowest(task)[1:]], sees="residuals")
+
+    def moody(task):
+        return [next(answers) % 2 * (task.bound == task.total), *lowest(task)[1:]]
+
+    register_search("moody", moody, sees="residuals")
     with pytest.raises(AssertionError, match="then"):
         check_search("moody")
 

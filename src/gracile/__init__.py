@@ -10,7 +10,7 @@ from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
 from gracile.latency import benchmark
 from gracile.maths.schedule import Schedule
-from gracile.pipeline import Iterated, Result, compress, prune_iteratively
+from gracile.pipeline import Iterated, Result, compress, prune_iteratively, register_method
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
@@ -63,6 +63,7 @@ __all__ = [
     "prune_iteratively",
     "quant",
     "quantize",
+    "register_method",
     "register_search",
     "train",
 ]

@@ -102,7 +102,7 @@ class TargetSection(_Section):
 class SearchSection(_Section):
     """How the ratios are found: a name alone, or with options."""
 
-    kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = Search().kind
+    kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = "exact"
     candidates: Annotated[Any, Field(description="a number of ratios, or a list of them")] = 10
     monotonic: Annotated[bool, Field(description="true or false")] = False
     options: Annotated[

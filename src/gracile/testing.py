@@ -11,20 +11,33 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from gracile.cost import METRICS
 from gracile.equivalence import Equivalence, equivalence
 from gracile.errors import InputError
+from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
 from gracile.maths.fake_quant import from_range
 from gracile.maths.quant_spec import quant_spec
+from gracile.pipeline.own_method import parts_of, proposed
 from gracile.plan import Plan
 from gracile.prune.scores import Criterion, named
 from gracile.quantizer import Observer
-from gracile.registered import OWN_SEARCHES
+from gracile.registered import OWN_METHODS, OWN_SEARCHES
 from gracile.search.problem import Column, Problem
 from gracile.search.select import own_choice
+from gracile.surgery import apply
 
-__all__ = ["Equivalence", "assert_equivalent", "check_criterion", "check_observer", "check_search", "equivalence"]
+__all__ = [
+    "Equivalence",
+    "assert_equivalent",
+    "check_criterion",
+    "check_method",
+    "check_observer",
+    "check_search",
+    "equivalence",
+]
 
 
 def assert_equivalent(
@@ -125,6 +138,54 @@ def _check(
     assert error <= tolerance, (
         f"scores do not follow their units when these change places, {where}: they differ by {error:.3g} of the largest"
     )
+
+
+def check_method(name: str, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    """Check a method that was registered, on a model of the user's.
+
+    It must propose plans that fit, at least one of which saves MACs, parameters or bytes; the same when it is asked
+    again; and leave the model as it was.  With each part's smallest plan, and with all of these, the model must run and
+    answer in the shapes and dtypes of the original.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which.
+        InputError: there is no method of that name.
+        CaptureError: the model cannot be captured.
+    """
+    if name not in OWN_METHODS:
+        raise InputError(f"no method was registered as {name!r}; those that were are {list(OWN_METHODS)}")
+    graph = capture(model, example_inputs)
+    state = copy.deepcopy(model.state_dict())
+    try:
+        first, second = proposed(name, model, graph), proposed(name, model, graph)
+    except InputError as error:
+        raise AssertionError(str(error)) from error
+    assert {part: [*plans] for part, plans in first.items()} == {part: [*plans] for part, plans in second.items()}, (
+        f"the method {name!r} proposed other plans when it was asked again"
+    )
+    now = model.state_dict()
+    assert list(now) == list(state), f"the method {name!r} changed the model that it was given; work on a copy"
+    for key, value in state.items():
+        assert torch.equal(now[key], value), f"the method {name!r} changed {key} of the model; work on a copy"
+    smallest = {part.name: part.plans[0] for metric in METRICS for part in parts_of(first, graph, metric)}
+    assert smallest, f"the method {name!r} proposes nothing that saves MACs, parameters or bytes"
+    together = Plan(edits=tuple(edit for plan in smallest.values() for edit in plan.edits))
+    before = _shapes(model, graph)
+    for part, plan in [*smallest.items(), ("all parts together", together)]:
+        try:
+            after = _shapes(apply(model, plan), graph)
+        except Exception as error:
+            raise AssertionError(
+                f"the model does not run with the plan of the method {name!r} for {part}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        assert after == before, f"with the plan of {name!r} for {part} the model answers {after}, not {before}"
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, graph: Graph) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    found = graph.example.call(model)
+    return [(tuple(value.shape), value.dtype) for value in tree_leaves(found) if isinstance(value, Tensor)]
 
 
 def check_search(name: str, *, seed: int = 0) -> None:

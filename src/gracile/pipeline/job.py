@@ -108,9 +108,9 @@ def compress(
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no
-            target, and changes no MACs.  Several joined by "+" are carried out in this order, each on what the one
-            before has left, as "spatial_svd+channel_pruning+int8"; int8 comes last.  A target in MACs or parameters is
-            reached by the methods before it, one in bytes by all together.
+            target, and changes no MACs.  Or one of your own, see `register_method`.  Several joined by "+" are carried
+            out in this order, each on what the one before has left, as "spatial_svd+channel_pruning+int8"; int8 comes
+            last. A target in MACs or parameters is reached by the methods before it, one in bytes by all together.
         search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
             "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; one of your own, see
             `register_search`; or a `Search` with options.

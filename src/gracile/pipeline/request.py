@@ -17,6 +17,7 @@ from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
 from gracile.recipe import INTEGERS, Scope, Search, Target, methods_of
+from gracile.registered import OWN_METHODS
 from gracile.scoring import Evaluate
 from gracile.search import executors
 from gracile.search.select import require_packages
@@ -184,6 +185,12 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
     if ratios is not None and len(methods) > 1:
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
+        )
+    own = [method for method in methods if method in OWN_METHODS]
+    if target is not None and target.latency is not None and own:
+        raise InputError(
+            f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
+            "target=Target(macs=...), and measure the result with gracile.benchmark"
         )
     if target is not None and target.latency is not None and len(methods) > 1:
         raise InputError(

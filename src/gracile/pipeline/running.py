@@ -15,6 +15,7 @@ from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.factorizing import Factorizing
 from gracile.pipeline.integers import Integers
+from gracile.pipeline.own_stage import OwnStage
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
@@ -22,6 +23,7 @@ from gracile.pipeline.stage import Reported, Stage
 from gracile.pipeline.timed import Timed
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
+from gracile.registered import OWN_METHODS
 from gracile.report import UNSEARCHED, Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
@@ -76,6 +78,8 @@ class Job:
         for scheme in SCHEMES:
             if method == scheme:
                 return Factorizing(scheme, self.request, model, graph, self.data, self.clock)
+        if method in OWN_METHODS:
+            return OwnStage(method, self.request, model, graph, self.data, self.clock)
         assert method in ("prune", "channel_pruning")
         return PruningStage("prune" if method == "prune" else "channel_pruning", self.request, model, graph, self.data,
                             self.clock)  # fmt: skip
