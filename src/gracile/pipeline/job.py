@@ -104,7 +104,7 @@ def compress(
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one step of a rank
             or of the coarsest channel group.  Or how fast, as a measured latency: a table of single layers, measured
             once and kept in ``store``, guides the search, and the bound is corrected until the whole model is measured
-            within 5 %.
+            within 5 %; each of several methods makes a part of the way, measured on what the one before has left.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no

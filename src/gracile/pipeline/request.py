@@ -192,14 +192,10 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
             f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
             "target=Target(macs=...), and measure the result with gracile.benchmark"
         )
-    if target is not None and target.latency is not None and len(methods) > 1:
+    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.measure), str):
         raise InputError(
-            f"{'+'.join(methods)} cannot split a latency among the methods; give target=Target(macs=...), or call "
-            "compress once for each method"
-        )
-    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.metric), str):
-        raise InputError(
-            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as Target(macs=0.5)"
+            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as "
+            f"Target({target.measure}=0.5)"
         )
 
 
