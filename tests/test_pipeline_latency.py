@@ -85,6 +85,38 @@ def test_the_measured_time_comes_within_five_percent(machine, method):
     assert Report.from_json(result.report.to_json()) == result.report
 
 
+def test_several_methods_share_a_latency(machine):
+    model, data = network(), images()
+    result = gracile.compress(
+        model, data, evaluate=agreement(model, data), target=target(0.7), method="prune+spatial_svd",
+        search=gracile.Search(kind="tar"), round_to=1,
+    )  # fmt: skip
+    found = result.report.latency
+    assert [stage.method for stage in result.report.stages] == ["prune", "spatial_svd"]
+    # Measured against the user's model, not against what the first method has left.
+    seconds = machine.seconds(result.model, gracile.capture(result.model, data))
+    assert found.reached == pytest.approx(seconds / machine.seconds(model, gracile.capture(model, data)))
+    assert 0.95 * 0.7 <= found.reached <= 1.05 * 0.7
+    assert found.ratio == pytest.approx(0.7)
+    # The first method has made a part of the way.
+    first = result.report.stages[0]
+    assert first.after.macs < first.before.macs
+
+
+def test_splits_that_a_method_cannot_reach_are_left_out(machine, monkeypatch):
+    monkeypatch.setattr("gracile.pipeline.running._SPLITS", (0.05, 0.99))
+    model, data = network(), images()
+    result = gracile.compress(
+        model, data, evaluate=agreement(model, data), target=target(0.7), method="prune+spatial_svd",
+        search=gracile.Search(kind="tar"), round_to=1,
+    )  # fmt: skip
+    assert 0.95 * 0.7 <= result.report.latency.reached <= 1.05 * 0.7
+    with pytest.raises(InputError, match=r"give it as a ratio, as Target\(latency=0.5\)"):
+        gracile.compress(
+            model, data, evaluate=agreement(model, data), target=target("5 ms"), method="spatial_svd+prune"
+        )
+
+
 def test_measurements_correct_the_search(machine):
     # Half of the time is out of any layer's hands, which the table does not know.
     machine.overhead = 1.5

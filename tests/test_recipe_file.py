@@ -79,7 +79,7 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         fine_tune_layer: {module}:evaluate
         method: weight_svd
         target: {{params: 1.5M}}
-        search: {{kind: exact, candidates: [0.25, 0.5], monotonic: true}}
+        search: {{kind: exact, candidates: [0.25, 0.5], monotonic: true, surrogate: auto}}
         round_to: 8
         exclude: ["head*", 2020-01-01]
         store: runs/x.db
@@ -101,13 +101,14 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         "method": "weight_svd",
         "target": Target(params="1.5M"),
         "ratios": None,
-        "search": Search(kind="exact", candidates=(0.25, 0.5), monotonic=True),
+        "search": Search(kind="exact", candidates=(0.25, 0.5), monotonic=True, surrogate="auto"),
         "round_to": 8,
         "exclude": ["head*", "2020-01-01"],
         "store": "runs/x.db",
         "seed": 3,
         "criterion": "auto",
         "loss": None,
+        "recover": None,
         "scope": "layer",
         "max_sparsity": 0.9,
         "ratios_metric": "macs",
@@ -153,6 +154,12 @@ max_sparsity: 0.5
     options = Recipe.read(file).job().options
     assert (options["method"], options["scope"], options["max_sparsity"]) == ("spatial_svd+prune", "global", 0.5)
     assert (options["criterion"].__name__, options["loss"].__name__) == ("number", "evaluate")
+
+
+def test_recovery_without_labels(tmp_path: Path) -> None:
+    assert Recipe.read(_write(tmp_path, GOOD + "recover: distill\n")).recover == "distill"
+    with pytest.raises(RecipeError, match=r'recover is True; give "distill"'):
+        Recipe.read(_write(tmp_path, GOOD + "recover: true\n"))
 
 
 def test_a_search_by_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
 from gracile.latency import benchmark
 from gracile.maths.schedule import Schedule
-from gracile.pipeline import Iterated, Result, compress, prune_iteratively
+from gracile.pipeline import Iterated, Result, compress, prune_iteratively, register_method
 from gracile.plan import Plan
 from gracile.prune.masks import mask
 from gracile.prune.planning import channel_groups
@@ -18,6 +18,7 @@ from gracile.quant.method import quantize
 from gracile.quant.training import QuantizedTraining
 from gracile.recipe import Search, Target
 from gracile.report import Report
+from gracile.search.select import register_search
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
 from gracile.surgery import applied_plan, apply
@@ -64,5 +65,7 @@ __all__ = [
     "prune_iteratively",
     "quant",
     "quantize",
+    "register_method",
+    "register_search",
     "train",
 ]

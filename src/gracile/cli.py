@@ -111,6 +111,10 @@ def compress_command(
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write an ONNX file, too; after int8 with integers.")
     ] = None,
+    n_jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", help="How many candidates are scored at a time; changes no result.")
+    ] = 1,
+    executor: Annotated[str, typer.Option(metavar="KIND", help="Where: processes (default) or ray.")] = "processes",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compress a model as a recipe asks, save the result and print the report."""
@@ -120,7 +124,7 @@ def compress_command(
         raise InputError(f"{recipe} names no output folder; add for example output: runs/small, or give --output")
     # Before hours of work, not after.
     require_free(folder)
-    result = compress(job.model, job.example_inputs, **job.options)
+    result = compress(job.model, job.example_inputs, n_jobs=n_jobs, executor=executor, **job.options)  # type: ignore[arg-type]
     saved = f"saved in {result.save(folder)}"
     if onnx is not None:
         saved += f"\n{result.to_onnx(onnx)}"

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
 from gracile.maths.factorize import SCHEMES
+from gracile.registered import OWN_METHODS, OWN_SEARCHES
 from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
 from gracile.timings import Runtime, require_runtime
 
@@ -21,7 +22,7 @@ Scope = Literal["layer", "global"]
 SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
 SEARCHES: tuple[SearchKind, ...] = get_args(SearchKind)
 # The searches that have options of their own.
-OPTIONS: Mapping[SearchKind, type[Options]] = {
+OPTIONS: Mapping[str, type[Options]] = {
     "annealing": Annealing,
     "netadapt": NetAdapt,
     "sensitivity": Sensitivity,
@@ -36,10 +37,10 @@ def methods_of(method: object) -> tuple[str, ...]:
         InputError: one of them is unknown, or "int8" is not the last.
     """
     parts = method.split("+") if isinstance(method, str) else [method]
-    unknown = [part for part in parts if part not in METHODS]
+    unknown = [part for part in parts if part not in (*METHODS, *OWN_METHODS)]
     if unknown:
         raise InputError(
-            f"method is {method!r}; it is one of {', '.join(METHODS)}, or several joined by +, as "
+            f"method is {method!r}; it is one of {', '.join((*METHODS, *OWN_METHODS))}, or several joined by +, as "
             "'spatial_svd+channel_pruning'"
         )
     if INTEGERS in parts[:-1]:
@@ -168,8 +169,8 @@ class Search:
 
     # "exact": the largest sum of scores under the cost bound; "greedy": one common score that every layer may
     # fall to; "tar": one common relative residual, without evaluations.  The others score models with all parts cut:
-    # "annealing", "netadapt", "sensitivity", "amc".
-    kind: SearchKind = "exact"
+    # "annealing", "netadapt", "sensitivity", "amc".  Or the name of one that was registered.
+    kind: str = "exact"
     # Of "exact" and "greedy": cost ratios to evaluate in each layer: N stands for 1/N, 2/N ... (N-1)/N; or the ratios
     # themselves.
     candidates: int | tuple[float, ...] = 10
@@ -185,12 +186,14 @@ class Search:
     options: Options | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in SEARCHES:
-            raise InputError(f"search is {self.kind!r}; it is one of {', '.join(SEARCHES)}")
-        if self.options is not None and type(self.options) is not OPTIONS.get(self.kind):
+        known = (*SEARCHES, *OWN_SEARCHES)
+        if self.kind not in known:
+            raise InputError(f"search is {self.kind!r}; it is one of {', '.join(known)}")
+        wanted = OPTIONS.get(self.kind)
+        if self.options is not None and type(self.options) is not wanted:
             raise InputError(
                 f"options is {self.options!r}; the search {self.kind!r} takes "
-                + (f"gracile.{OPTIONS[self.kind].__name__}(...)" if self.kind in OPTIONS else "none")
+                + (f"gracile.{wanted.__name__}(...)" if wanted is not None else "none")
             )
         if not isinstance(self.candidates, int | tuple | list) or (
             isinstance(self.candidates, tuple | list)

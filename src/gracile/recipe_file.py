@@ -102,9 +102,12 @@ class TargetSection(_Section):
 class SearchSection(_Section):
     """How the ratios are found: a name alone, or with options."""
 
-    kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = Search().kind
+    kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = "exact"
     candidates: Annotated[Any, Field(description="a number of ratios, or a list of them")] = 10
     monotonic: Annotated[bool, Field(description="true or false")] = False
+    surrogate: Annotated[
+        int | Literal["auto"] | None, Field(description='a number of evaluations from 2 on, or "auto"')
+    ] = None
     options: Annotated[
         Mapping[str, Any] | None, Field(description="options of the kind, as in {start_temperature: 50}")
     ] = None
@@ -130,7 +133,13 @@ class SearchSection(_Section):
 
     def search(self) -> Search:
         options = None if self.options is None else options_of(self.kind, self.options)
-        return Search(kind=self.kind, candidates=self.candidates, monotonic=self.monotonic, options=options)
+        return Search(
+            kind=self.kind,
+            candidates=self.candidates,
+            monotonic=self.monotonic,
+            surrogate=self.surrogate,
+            options=options,
+        )
 
 
 def _form_of_inputs(value: object) -> str:
@@ -177,6 +186,8 @@ class Recipe(_Section):
     criterion: Annotated[
         str, Field(description='the name of a criterion, as in "l2", or a function, as package.module:function')
     ] = "auto"
+    # How many workers there are, and where, is the machine's matter: options of the command line.
+    recover: Annotated[Literal["distill"] | None, Field(description='"distill"')] = None
     loss: Annotated[Reference | None, Field(description="a function of the model and a batch")] = None
     scope: Annotated[Scope, Field(description=f"one of {', '.join(get_args(Scope))}")] = "layer"
     max_sparsity: Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")] = 0.9
@@ -252,7 +263,18 @@ class Recipe(_Section):
 
 _EXAMPLES = (Tensor, tuple, list, Mapping)
 # Fields that are arguments of `compress` as they stand.
-_PLAIN = ("method", "scope", "max_sparsity", "ratios", "ratios_metric", "round_to", "exclude", "store", "seed")
+_PLAIN = (
+    "method",
+    "scope",
+    "max_sparsity",
+    "ratios",
+    "ratios_metric",
+    "round_to",
+    "exclude",
+    "store",
+    "seed",
+    "recover",
+)
 _FUNCTIONS = ("evaluate", "evaluate_search", "loss", "fine_tune", "fine_tune_layer")
 
 _SECTIONS: Mapping[str, type[_Section]] = {"target": TargetSection, "search": SearchSection, "inputs": InputSection}

@@ -5,20 +5,39 @@ buffers included, and with layer, group and RMS norms computed over the kept cha
 equal it.  That it runs proves nothing: two wrong indices can keep every shape right.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from gracile.cost import METRICS
 from gracile.equivalence import Equivalence, equivalence
+from gracile.errors import InputError
+from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
 from gracile.maths.fake_quant import from_range
 from gracile.maths.quant_spec import quant_spec
+from gracile.pipeline.own_method import parts_of, proposed
 from gracile.plan import Plan
 from gracile.prune.scores import Criterion, named
 from gracile.quantizer import Observer
+from gracile.registered import OWN_METHODS, OWN_SEARCHES
+from gracile.search.problem import Column, Problem
+from gracile.search.select import own_choice
+from gracile.surgery import apply
 
-__all__ = ["Equivalence", "assert_equivalent", "check_criterion", "check_observer", "equivalence"]
+__all__ = [
+    "Equivalence",
+    "assert_equivalent",
+    "check_criterion",
+    "check_method",
+    "check_observer",
+    "check_search",
+    "equivalence",
+]
 
 
 def assert_equivalent(
@@ -119,6 +138,112 @@ def _check(
     assert error <= tolerance, (
         f"scores do not follow their units when these change places, {where}: they differ by {error:.3g} of the largest"
     )
+
+
+def check_method(name: str, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    """Check a method that was registered, on a model of the user's.
+
+    It must propose plans that fit, at least one of which saves MACs, parameters or bytes; the same when it is asked
+    again; and leave the model as it was.  With each part's smallest plan, and with all of these, the model must run and
+    answer in the shapes and dtypes of the original.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which.
+        InputError: there is no method of that name.
+        CaptureError: the model cannot be captured.
+    """
+    if name not in OWN_METHODS:
+        raise InputError(f"no method was registered as {name!r}; those that were are {list(OWN_METHODS)}")
+    graph = capture(model, example_inputs)
+    state = copy.deepcopy(model.state_dict())
+    try:
+        first, second = proposed(name, model, graph), proposed(name, model, graph)
+    except InputError as error:
+        raise AssertionError(str(error)) from error
+    assert {part: [*plans] for part, plans in first.items()} == {part: [*plans] for part, plans in second.items()}, (
+        f"the method {name!r} proposed other plans when it was asked again"
+    )
+    now = model.state_dict()
+    assert list(now) == list(state), f"the method {name!r} changed the model that it was given; work on a copy"
+    for key, value in state.items():
+        assert torch.equal(now[key], value), f"the method {name!r} changed {key} of the model; work on a copy"
+    smallest = {part.name: part.plans[0] for metric in METRICS for part in parts_of(first, graph, metric)}
+    assert smallest, f"the method {name!r} proposes nothing that saves MACs, parameters or bytes"
+    together = Plan(edits=tuple(edit for plan in smallest.values() for edit in plan.edits))
+    before = _shapes(model, graph)
+    for part, plan in [*smallest.items(), ("all parts together", together)]:
+        try:
+            after = _shapes(apply(model, plan), graph)
+        except Exception as error:
+            raise AssertionError(
+                f"the model does not run with the plan of the method {name!r} for {part}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        assert after == before, f"with the plan of {name!r} for {part} the model answers {after}, not {before}"
+
+
+@torch.no_grad()
+def _shapes(model: nn.Module, graph: Graph) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    found = graph.example.call(model)
+    return [(tuple(value.shape), value.dtype) for value in tree_leaves(found) if isinstance(value, Tensor)]
+
+
+def check_search(name: str, *, seed: int = 0) -> None:
+    """Check a search that was registered, on problems with one to four parts, whose costs add up or multiply.
+
+    It must return one level for each column, within the bound, leave the problem as it was, and return the same again.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which, and for what problem.
+        InputError: there is no search of that name.
+    """
+    if name not in OWN_SEARCHES:
+        raise InputError(f"no search was registered as {name!r}; those that were are {list(OWN_SEARCHES)}")
+    for parts in range(1, 5):
+        for share in (0.3, 0.5, 0.9, 1.0):
+            for joint in (False, True):
+                problem = _problem(parts, share, joint=joint)
+                kept = copy.deepcopy([(c.sizes, c.costs, c.residuals) for c in problem.columns])
+                where = f"for {parts} columns and a bound of {share} with {'joint' if joint else 'separate'} costs"
+                try:
+                    first, second = (own_choice(problem, name, seed, _toy_score).levels for _ in range(2))
+                except InputError as error:
+                    raise AssertionError(f"{error}; {where}") from error
+                assert first == second, f"the search {name!r} returned {first}, then {second}, {where}"
+                for column, arrays in zip(problem.columns, kept, strict=True):
+                    now = (column.sizes, column.costs, column.residuals)
+                    same = all((a == b).all() for a, b in zip(now, arrays, strict=True))
+                    assert same, f"the search {name!r} changed column {column.layer!r}, {where}"
+
+
+def _problem(parts: int, share: float, *, joint: bool) -> Problem:
+    """Parts of five levels, the later ones dearer and of less worth."""
+    sizes = np.arange(1, 6)
+    columns = tuple(
+        Column(
+            layer=f"part{place}",
+            sizes=sizes.copy(),
+            costs=10 * (place + 1) * sizes,
+            residuals=1 - sizes / 5,
+            evaluated=(0, 1, 2, 3),
+            scores=tuple(1 - (4 - level) ** 2 / (40 * (place + 1)) for level in range(4)),
+            baseline=1.0,
+        )
+        for place in range(parts)
+    )
+
+    def product(levels: Sequence[int]) -> int:
+        return 10 * sum((level + 1) * (after + 1) for level, after in zip(levels, [*levels[1:], 4], strict=True))
+
+    total = product([4] * parts) if joint else sum(int(column.costs[-1]) for column in columns)
+    return Problem(
+        columns=columns, fixed=0, bound=max(share * total, product([0] * parts) if joint else 0.0), total=total,
+        metric="macs", joint=product if joint else None,
+    )  # fmt: skip
+
+
+def _toy_score(levels: Sequence[int]) -> float:
+    return 1 - sum((4 - level) ** 2 / (40 * (place + 1)) for place, level in enumerate(levels))
 
 
 def check_observer(maker: Callable[[], Observer]) -> None:

@@ -29,7 +29,7 @@ from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Plan, child
 from gracile.report import LayerReport, Record, Totals
 from gracile.search.problem import Column, Floats
-from gracile.search.select import JOINT
+from gracile.search.select import is_joint
 from gracile.surgery import apply
 
 
@@ -111,7 +111,7 @@ class Factorizing:
     def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
         if request.ratios is not None:
             return self._by_hand(request, request.ratios)
-        if request.search.kind in JOINT:
+        if is_joint(request.search.kind):
             return by_joint_search(self, request, before, score_before, clock)
         return by_search(self, request, before, score_before, clock)
 

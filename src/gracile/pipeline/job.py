@@ -23,7 +23,7 @@ from gracile.plan import Plan
 from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo
-from gracile.recipe import Scope, Search, SearchKind, Target
+from gracile.recipe import Scope, Search, Target
 from gracile.report import Report
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
@@ -76,7 +76,7 @@ def compress(
     evaluate: Evaluate,
     target: Target | None = None,
     method: str = "spatial_svd",
-    search: SearchKind | Search = "exact",
+    search: str | Search = "exact",
     criterion: str | Criterion = "auto",
     scope: Scope = "layer",
     evaluate_search: Evaluate | None = None,
@@ -104,16 +104,16 @@ def compress(
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one step of a rank
             or of the coarsest channel group.  Or how fast, as a measured latency: a table of single layers, measured
             once and kept in ``store``, guides the search, and the bound is corrected until the whole model is measured
-            within 5 %.
+            within 5 %; each of several methods makes a part of the way, measured on what the one before has left.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no
-            target, and changes no MACs.  Several joined by "+" are carried out in this order, each on what the one
-            before has left, as "spatial_svd+channel_pruning+int8"; int8 comes last.  A target in MACs or parameters is
-            reached by the methods before it, one in bytes by all together.
+            target, and changes no MACs.  Or one of your own, see `register_method`.  Several joined by "+" are carried
+            out in this order, each on what the one before has left, as "spatial_svd+channel_pruning+int8"; int8 comes
+            last. A target in MACs or parameters is reached by the methods before it, one in bytes by all together.
         search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
-            "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; or a `Search` with
-            options.
+            "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; one of your own, see
+            `register_search`; or a `Search` with options.
         criterion: which channels of a group go first, see `gracile.prune.plan`; "auto" is "elimination" with
             calibration data, else "l2".
         scope: of "prune": "layer" or "global".

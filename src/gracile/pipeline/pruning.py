@@ -35,7 +35,7 @@ from gracile.recipe import PruningMethod
 from gracile.report import LayerReport, Record
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Floats
-from gracile.search.select import JOINT, SCORED
+from gracile.search.select import is_joint, needs_dictionary
 
 # How far from equal shares towards what the search found.
 _BLENDS = (0.0, 0.25, 0.5, 0.75)
@@ -124,11 +124,12 @@ class PruningStage:
     def select(self, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
         if request.ratios is not None:
             return self._by_hand(request.ratios)
-        if request.search.kind in JOINT:
+        if is_joint(request.search.kind):
             return by_joint_search(self, request, before, score_before, clock)
         if self.method == "channel_pruning":
             found = by_search(self, request, before, score_before, clock)
-            return self._jointly(request, found, before, clock) if request.search.kind in SCORED else found
+            dictionary = needs_dictionary(request.search.kind)
+            return self._jointly(request, found, before, clock) if dictionary else found
         with clock("select"):
             bound = request.bound(before)
             assert bound is not None

@@ -16,7 +16,8 @@ from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
-from gracile.recipe import INTEGERS, Scope, Search, SearchKind, Target, methods_of
+from gracile.recipe import INTEGERS, Scope, Search, Target, methods_of
+from gracile.registered import OWN_METHODS
 from gracile.scoring import Evaluate
 from gracile.search import executors
 from gracile.search.select import require_packages
@@ -105,7 +106,7 @@ class Request:
 def checked(
     *,
     method: str,
-    search: SearchKind | Search,
+    search: str | Search,
     criterion: str | Criterion,
     evaluate_search: Evaluate | None,
     calibrated: bool,
@@ -185,14 +186,16 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
         )
-    if target is not None and target.latency is not None and len(methods) > 1:
+    own = [method for method in methods if method in OWN_METHODS]
+    if target is not None and target.latency is not None and own:
         raise InputError(
-            f"{'+'.join(methods)} cannot split a latency among the methods; give target=Target(macs=...), or call "
-            "compress once for each method"
+            f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
+            "target=Target(macs=...), and measure the result with gracile.benchmark"
         )
-    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.metric), str):
+    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.measure), str):
         raise InputError(
-            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as Target(macs=0.5)"
+            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as "
+            f"Target({target.measure}=0.5)"
         )
 
 

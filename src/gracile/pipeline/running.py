@@ -15,6 +15,7 @@ from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.factorizing import Factorizing
 from gracile.pipeline.integers import Integers
+from gracile.pipeline.own_stage import OwnStage
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
@@ -22,6 +23,7 @@ from gracile.pipeline.stage import Reported, Stage
 from gracile.pipeline.timed import Timed
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
+from gracile.registered import OWN_METHODS
 from gracile.report import UNSEARCHED, Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
@@ -76,6 +78,8 @@ class Job:
         for scheme in SCHEMES:
             if method == scheme:
                 return Factorizing(scheme, self.request, model, graph, self.data, self.clock)
+        if method in OWN_METHODS:
+            return OwnStage(method, self.request, model, graph, self.data, self.clock)
         assert method in ("prune", "channel_pruning")
         return PruningStage("prune" if method == "prune" else "channel_pruning", self.request, model, graph, self.data,
                             self.clock)  # fmt: skip
@@ -196,19 +200,51 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
         outcome = _carried_out(job, request, first, model, score_before)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
-    total = float(getattr(request.target, request.metric))
+    total = float(getattr(request.target, request.measure))
     split = _best_split(job, first, model, score_before, total)
-    return _chained(job, first, model, score_before, total, split, tune=True)
+    done = _chained(job, first, model, score_before, total, split, tune=True)
+    return _measured(job, first, model, done, total) if request.timed else done
+
+
+def _measured(job: Job, first: Stage, model: nn.Module, done: Done, total: float) -> Done:
+    """What stages were timed against one another, the whole of it against the original."""
+    last = done.outcomes[-1]
+    assert last.latency is not None
+    with job.clock("measure"):
+        whole = Timed(first, job.request, model, job.clock).report(done.model)
+    attempts, known, measured = last.latency.attempts, 0, 0
+    for outcome in done.outcomes:
+        assert outcome.latency is not None
+        known, measured = known + outcome.latency.known_layers, measured + outcome.latency.measured_layers
+    latency = whole.model_copy(update={"attempts": attempts, "known_layers": known, "measured_layers": measured})
+    notes = done.notes
+    if latency.reached > total:
+        notes = (
+            *notes,
+            f"the measured time is {latency.reached:.3f} of the original's, above the {total:.3f} asked for",
+        )
+    return replace(done, outcomes=(*done.outcomes[:-1], replace(last, latency=latency)), notes=notes)
 
 
 def _best_split(job: Job, first: Stage, model: nn.Module, score_before: float, total: float) -> float:
     """The split with the best score of the search before any fine-tuning."""
     scores: dict[float, float] = {}
+    missed: TargetError | None = None
     for split in _SPLITS:
-        done = _chained(job, first, model, score_before, total, split, tune=False)
+        try:
+            done = _chained(job, first, model, score_before, total, split, tune=False)
+        except TargetError as error:
+            if not job.request.timed:
+                raise
+            # How fast a method makes a model is known when it has been measured.
+            log.info("the split %s was left out: %s", split, error)
+            missed = error
+            continue
         with job.clock("evaluate"):
             scores[split] = score_of(job.request.evaluate_search, done.model, f"the model of the split {split}")
         log.info("the first method leaves %.3f of the cost: score %.6g", total**split, scores[split])
+    if missed is not None and not scores:
+        raise missed
     return max(scores, key=lambda split: (scores[split], -split))
 
 
@@ -218,29 +254,37 @@ def _chained(
     """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
     request = job.request
     assert request.target is not None  # a share of the way needs an end
-    start = price(first.graph)[request.metric]
+    start, reached = price(first.graph)[request.metric], 1.0
     outcomes: list[Outcome] = []
     current, score = model, score_before
     graph = first.graph
     for place, method in enumerate(request.methods):
         last = place == len(request.methods) - 1
-        reached = price(graph)[request.metric] / start
+        if not request.timed:
+            reached = price(graph)[request.metric] / start
         stage = job.stage(method, current, graph)
         share = min(1.0, total / reached if last else (total / reached) ** split)
         part = replace(
             request,
-            target=request.target.at(share),
+            target=_at(request.target, share),
             fine_tune=request.fine_tune if tune else None,
             recover=request.recover if tune else None,
         )
         outcome = _carried_out(job, part, stage, current, score)
         outcomes.append(outcome)
         current = outcome.stage.model
+        if outcome.latency is not None:
+            # Of what the method before has left.
+            reached *= outcome.latency.reached
         report = outcome.report
         score = report.score_after if report.score_fine_tuned is None else report.score_fine_tuned
         with job.clock("capture"):
             graph = capture(current, graph.example)
     return Done(current, tuple(outcomes))
+
+
+def _at(target: Target, share: float) -> Target:
+    return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 
 def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, score_before: float) -> Outcome:

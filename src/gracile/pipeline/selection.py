@@ -17,7 +17,7 @@ from gracile.report import DictionaryReport, Entry
 from gracile.scoring import score_of
 from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
-from gracile.search.select import SCORED, select
+from gracile.search.select import needs_dictionary, select
 from gracile.search.surrogate import budget_of, predicted, sampled
 
 
@@ -74,7 +74,7 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
     filled: _Dictionary | None = None
     with clock("decompose"):
         columns = stage.columns(metric)
-    if request.search.kind in SCORED:
+    if needs_dictionary(request.search.kind):
         candidates = [stage.candidates(column, request.search.ratios, metric) for column in columns]
         problem_of(stage, request, columns, before).require_reachable([min(levels) for levels in candidates])
         with clock("evaluation dictionary"):
@@ -87,7 +87,7 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         sizes={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
         asked={column.layer: stage.ratio(column, level) for column, level, _ in levels},
         dictionary=tuple(entry for column in columns for entry in _entries(stage, column)),
-        baseline=columns[0].baseline if request.search.kind in SCORED else None,
+        baseline=columns[0].baseline if needs_dictionary(request.search.kind) else None,
         notes=final.notes if filled is None else (*filled.notes, *final.notes),
         filling=None if filled is None else filled.report,
     )

@@ -1,6 +1,11 @@
 """Workers change neither scores nor models, and one that dies costs nothing but its own evaluation."""
 
+import faulthandler
+import os
+import sys
 import threading
+from dataclasses import replace
+from multiprocessing.connection import Client
 
 import pytest
 import torch
@@ -10,6 +15,8 @@ from support.optional import optional
 import gracile
 from gracile.errors import EvaluationError, InputError, MissingExtraError
 from gracile.search import executors
+from gracile.search.executors import processes
+from gracile.search.executors.sending import Sender
 
 SEARCH = gracile.Search(kind="exact", candidates=3)
 
@@ -56,6 +63,62 @@ def test_a_worker_that_dies_costs_nothing(alone, tmp_path):
 def test_workers_that_always_die_are_given_up_and_named(tmp_path):
     with pytest.raises(EvaluationError, match=r"a worker process died 3 times in a row .* not done: the model with "):
         job(evaluate_search=Dying(tmp_path, 1000), n_jobs=2)
+
+
+@pytest.fixture
+def no_hang():
+    """Ends the whole run with all stacks where a test takes five minutes."""
+    faulthandler.dump_traceback_later(300, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+class Heavy:
+    """Far more bytes than a pipe holds."""
+
+    def __init__(self):
+        self.ballast = bytes(2**22)
+
+    def __call__(self, model):
+        return PLAIN(model)
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_workers_that_die_while_they_start_are_given_up_and_block_nothing(tmp_path, monkeypatch):
+    # Imported by every interpreter that starts, long before it reads what its parent has for it.
+    (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.setattr(processes, "_ONE_THREAD", {"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(EvaluationError, match=r"a worker process died 3 times in a row .* not done: the model with "):
+        job(evaluate_search=Heavy(), n_jobs=2)
+
+
+class Unopened(Heavy):
+    """Ends every process but this one that unpacks it."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_workers_that_die_of_the_work_are_given_up():
+    with pytest.raises(EvaluationError, match=r"a worker process died 3 times in a row"):
+        job(evaluate_search=Unopened(), n_jobs=2)
+
+
+def test_only_what_was_sent_is_taken():
+    sender = Sender(b"work" * 2**20)
+    try:
+        assert sender.parcel.fetched() == b"work" * 2**20
+        # One that goes away in the middle.
+        with Client(sender.parcel.address):
+            pass
+        assert sender.parcel.fetched() == b"work" * 2**20
+        with pytest.raises(EvaluationError, match="is not the work that was sent"):
+            replace(sender.parcel, digest="0" * 64).fetched()
+    finally:
+        sender.close()
+    with pytest.raises(EvaluationError, match="the work could not be fetched from"):
+        sender.parcel.fetched()
 
 
 def test_errors_of_the_function_come_through():

@@ -1,6 +1,7 @@
 """Sending work to another process of the same job, and doing it there.
 
-What is unpickled here was pickled by the process that started this one, and came from it directly; no file is read.
+What is unpickled here was pickled by the process that started this one, and came from it directly, or from Ray's object
+store, into which that process put it; no file is read.
 """
 
 import io

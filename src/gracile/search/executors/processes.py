@@ -1,6 +1,5 @@
 """Worker processes of this machine, by joblib's loky."""
 
-import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +10,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from gracile.errors import EvaluationError
 from gracile.search.executors.packing import done, packed
+from gracile.search.executors.sending import Parcel, Sender
 from gracile.search.work import Candidate, Scored, Work
 
 # How often in a row workers may die without any candidate done between.
@@ -23,17 +23,17 @@ _payload: tuple[str, bytes] | None = None
 class Processes:
     """See `gracile.search.work.Executor`; a context manager.
 
-    The work is sent to each worker once.  Where a worker dies, what was not done is given to new ones; where that
-    happens three times in a row without a candidate done, it is given up.
+    Each worker fetches the work once, when it has started.  Where a worker dies, what was not done is given to new
+    ones; where that happens three times in a row without a candidate done, it is given up.
     """
 
     def __init__(self, work: Work, n_jobs: int) -> None:
         self._n_jobs = n_jobs
-        self._payload = uuid.uuid4().hex, packed(work)
+        self._sender = Sender(packed(work))
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._n_jobs, initializer=_start, initargs=self._payload, env=_ONE_THREAD)
+        return ProcessPoolExecutor(self._n_jobs, initializer=_start, initargs=(self._sender.parcel,), env=_ONE_THREAD)
 
     def scores(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Scored]]:
         left = list(dict.fromkeys(candidates))
@@ -78,12 +78,13 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._sender.close()
         self._pool.shutdown(wait=True, kill_workers=True)
 
 
-def _start(token: str, payload: bytes) -> None:
+def _start(parcel: Parcel) -> None:
     global _payload  # noqa: PLW0603 - a worker has one piece of work for its whole life
-    _payload = token, payload
+    _payload = parcel.digest, parcel.fetched()
 
 
 def _score(candidate: Candidate) -> Scored:
