@@ -21,9 +21,9 @@ def draw(report: Evidence) -> Section | None:
         title="Trials",
         parts=[
             Text(
-                f"{len(states)} pipelines were tried; {states.count('stopped')} were stopped as they could not reach the "
-                f"others any more, {states.count('failed')} failed. The line is the front: what no other one beats in "
-                "score and cost. The ring marks what was taken."
+                f"{len(states)} pipelines were tried; {states.count('stopped')} were stopped, as they could not reach "
+                f"the others any more, {states.count('failed')} failed. The line is the front: what no other one beats "
+                "in score and cost. The ring marks what was taken."
             ),
             _chart(auto, unit),
             _table(auto, unit),
@@ -48,7 +48,8 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
                 "type": "scatter", "mode": "markers", "name": named(method, 40),
                 "x": [trial.cost for trial in points], "y": [trial.score for trial in points],
                 "customdata": [f"{trial.place}: {named(trial.recipe)}" for trial in points],
-                "hovertemplate": f"trial %{{customdata}}<br>%{{x:.1%}} of the {unit}<br>score %{{y:.6g}}<extra></extra>",
+                "hovertemplate": f"trial %{{customdata}}<br>%{{x:.1%}} of the {unit}<br>"
+                "score %{y:.6g}<extra></extra>",
                 "marker": {
                     "color": f"var(--c{index % _COLOURS + 1})", "size": 9,
                     "symbol": ("circle", "diamond", "square", "cross")[index // _COLOURS % 4],
@@ -65,7 +66,7 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
     )  # fmt: skip
     return Chart(
         title=f"Score of pipelines against {unit}",
-        about=f"A point for each finished trial, at its share of the {unit} and its score; the table below has them all.",
+        about=f"A point for each finished trial, at its share of the {unit} and score. The table below has them all.",
         traces=traces,
         layout={
             "showlegend": True,
