@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from gracile import export, lowrank, prune, quant, train
-from gracile.automatic import Auto
+from gracile.auto_options import Auto
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError

@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs the extra auto")
 
-from gracile.automatic import Auto, Space
+from gracile.auto_options import Auto
+from gracile.automatic import Space
 from gracile.automatic.front import HopelessError
 from gracile.automatic.loop import Course, Measured, batches
 from gracile.automatic.study import Study, study_name

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from gracile.auto_options import Auto
 from gracile.automatic.front import Rivals, front_of
-from gracile.automatic.options import Auto
 from gracile.automatic.space import Point, Space
 from gracile.progress import Bar, bar
 from gracile.report import Origin, Trial, TrialState

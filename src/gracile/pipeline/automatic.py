@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from gracile.automatic import Auto, Point, Space
+from gracile.auto_options import Auto
+from gracile.automatic import Point, Space
 from gracile.automatic.front import HopelessError, Rivals, chosen_of, front_of
 from gracile.automatic.loop import Asked, Course, EndedBy, Measured
 from gracile.cost import Cost

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gracile.automatic import Auto
+from gracile.auto_options import Auto
 from gracile.cost import Metric, price
 from gracile.export.checkpoint import save
 from gracile.export.onnx import OnnxFile, to_onnx

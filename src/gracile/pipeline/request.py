@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gracile.automatic import AUTO, Auto, Training
+from gracile.auto_options import AUTO, Auto
+from gracile.automatic import Training
 from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
 from gracile.extras import extra

@@ -1,11 +1,11 @@
 """What a user may say about the automatic search."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import inf
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from gracile.errors import InputError
-from gracile.prune.widths import RoundTo
 from gracile.recipe import PRUNING, Scope
 from gracile.search_options import ShortFineTune
 
@@ -39,7 +39,7 @@ class Auto:
     # Of "prune".
     scopes: tuple[Scope, ...] = ("layer", "global")
     # Multiples of ranks and widths; empty stands for the one of the call.
-    round_to: tuple[RoundTo, ...] = ()
+    round_to: tuple[int | Literal["auto"], ...] = ()
     # How far trials go, as shares of the target.
     shares: tuple[float, ...] = (1.0, 0.85, 0.7)
     # Trials that are proposed at a time, from the results of those before: more make more workers useful.
@@ -90,6 +90,20 @@ class Auto:
         value = getattr(self, name)
         good = isinstance(value, tuple) and bool(value) and all(one in known for one in value) and _differ(value)
         self._require(name, good, f"they are some of {', '.join(known)}, each once, in a tuple")
+
+
+def auto_of(values: Mapping[str, Any]) -> Auto:
+    """The options from their names and values; lists stand for tuples.
+
+    Raises:
+        InputError: there is no such option, or a value is out of range.
+    """
+    known = [field.name for field in fields(Auto)]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise InputError(f"Auto has no option {unknown[0]!r}; it has {', '.join(known)}")
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Auto(**given)
 
 
 def _is_whole(value: object) -> bool:
