@@ -8,6 +8,7 @@ from nets import agreement, images, trained_like
 from torch import nn
 
 import gracile
+from gracile.automatic.front import Rivals
 from gracile.errors import EvaluationError, InputError, MissingExtraError, TargetError
 from gracile.report import Report
 
@@ -83,6 +84,22 @@ def test_the_report_keeps_and_draws_the_trials(found, tmp_path):
     fresh = gracile.load(folder, MODEL)
     with torch.no_grad():
         assert torch.equal(fresh(DATA), found.model(DATA))
+
+
+def test_a_pair_is_stopped_behind_its_first_method(monkeypatch):
+    """Its second method is never begun: the score at which it stopped is that of the first one alone."""
+    unbeatable = classmethod(lambda cls, trials, margin: cls(((0.0, 1.0),), 0.0, margin))
+    monkeypatch.setattr(Rivals, "of", unbeatable)
+    result = job()
+    stopped = [trial for trial in result.trials if trial.state == "stopped"]
+    assert {trial.method for trial in stopped} == {"spatial_svd+prune"}
+    for trial in stopped[:2]:
+        share = gracile.Target(macs=trial.asked**trial.split)
+        part = job(method="spatial_svd", auto=None, target=share)
+        assert trial.score == part.report.score_after
+        assert trial.reason.endswith("where another trial has 1 at 0.0000 of the cost")
+    # One method without training has nothing to be stopped before.
+    assert all(trial.state == "finished" for trial in result.trials if "+" not in trial.method)
 
 
 def test_two_workers_find_the_same(found):
