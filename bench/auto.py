@@ -1,6 +1,8 @@
 """Test accuracy of method="auto" against each single method, at the same target and with the same training.
 
-    python bench/auto.py [resnet20/0.5/float/none ...]   # cells; all that are missing otherwise; writes bench/auto.md
+    python bench/auto.py [--trials 18] [resnet20/0.5/float/none ...]     # resumes; writes bench/auto.md
+
+Without cells, all that are missing are run.
 
 A cell is a network, a share of the MACs, "float" or "int8" (every pipeline then ends in int8), and the training:
 "none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 5,000 validation images, which
@@ -9,9 +11,10 @@ the end.
 Each single method that the search could have tried is carried out by a call of its own.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from base import CACHE, SEED, dense
@@ -23,19 +26,23 @@ from gracile.report import Trial
 from gracile.train import Recovery
 
 HERE = Path(__file__).parent
-KEYS = ("network", "target", "integers", "training")
+KEYS = ("network", "target", "integers", "training", "trials")
 NETWORKS, TARGETS = ("resnet20", "vgg", "mobilenetv2"), (0.5, 0.3, 0.1)
 CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
 RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=torch.bfloat16)
-AUTO = gracile.Auto(trials=18, batch=3, criteria=("elimination",), shares=(1.0,))
+TRIALS = 18
 # One evaluation in every other layer; the rest of a dictionary is predicted.
 SEARCH = gracile.Search(surrogate="auto")
 
 
-def cells() -> list[tuple[str, float, bool, str]]:
+# Network, share of the MACs, whether int8 ends every pipeline, training, trials.
+Cell: TypeAlias = tuple[str, float, bool, str, int]
+
+
+def cells(trials: int) -> list[Cell]:
     """What takes longest comes last."""
     return [
-        (network, target, integers, training)
+        (network, target, integers, training, trials)
         for training in ("none", "recover")
         for integers in (False, True)
         for network in NETWORKS
@@ -43,8 +50,8 @@ def cells() -> list[tuple[str, float, bool, str]]:
     ]
 
 
-def compressed(cell: tuple[str, float, bool, str], parts: dict[str, Images], **options: object) -> gracile.Result:
-    network, target, _, training = cell
+def compressed(cell: Cell, parts: dict[str, Images], **options: object) -> gracile.Result:
+    network, target, _, training, _ = cell
     train, validation = parts["train"], parts["validation"]
     images = RECOVERY_IMAGES if training == "recover" else CALIBRATION_IMAGES
     batches = [x.contiguous(memory_format=torch.channels_last) for x, _ in train[:images].batches(125)]
@@ -65,7 +72,7 @@ def compressed(cell: tuple[str, float, bool, str], parts: dict[str, Images], **o
     )
 
 
-def single(cell: tuple[str, float, bool, str], trial: Trial, parts: dict[str, Images]) -> dict[str, object]:
+def single(cell: Cell, trial: Trial, parts: dict[str, Images]) -> dict[str, object]:
     """What one method does alone, in a call of its own."""
     options = {"criterion": trial.criterion or "elimination", "scope": trial.scope or "layer"}
     result = compressed(cell, parts, method=trial.method, **options)
@@ -74,11 +81,9 @@ def single(cell: tuple[str, float, bool, str], trial: Trial, parts: dict[str, Im
     }  # fmt: skip
 
 
-def run_cell(cell: tuple[str, float, bool, str], parts: dict[str, Images], rows: Rows) -> None:
+def run_cell(cell: Cell, parts: dict[str, Images], rows: Rows) -> None:
     start = time.process_time()
-    auto = gracile.Auto(
-        trials=AUTO.trials, batch=AUTO.batch, criteria=AUTO.criteria, shares=AUTO.shares, int8=cell[2]
-    )  # fmt: skip
+    auto = gracile.Auto(trials=cell[-1], batch=3, criteria=("elimination",), shares=(1.0,), int8=cell[2])
     result = compressed(cell, parts, method="auto", auto=auto)
     seconds = time.process_time() - start
     report = result.report.auto
@@ -93,7 +98,6 @@ def run_cell(cell: tuple[str, float, bool, str], parts: dict[str, Images], rows:
         validation=chosen.score,
         test=accuracy(result.model, parts["test"], fast=True),
         singles=[single(cell, trial, parts) for trial in alone],
-        trials=len(report.trials),
         stopped=sum(trial.state == "stopped" for trial in report.trials),
         cpu_seconds=round(seconds, 1),
     )
@@ -122,10 +126,10 @@ def table(rows: Rows) -> str:
     return markdown(header, drawn)
 
 
-def main(wanted: list[str]) -> None:
+def main(wanted: list[str], trials: int) -> None:
     rows = Rows("auto", KEYS)
     parts = {name: load(name) for name in ("train", "validation", "test")}
-    for cell in cells():
+    for cell in cells(trials):
         name = f"{cell[0]}/{cell[1]:g}/{'int8' if cell[2] else 'float'}/{cell[3]}"
         if (not wanted or name in wanted) and not rows.has(**dict(zip(KEYS, cell, strict=True))):
             run_cell(cell, parts, rows)
@@ -140,4 +144,8 @@ def write(rows: Rows) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cells", nargs="*")
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    given = parser.parse_args()
+    main(given.cells, given.trials)
