@@ -116,6 +116,14 @@ def test_more_trials_go_on_from_fewer(tmp_path):
     assert len(more.calls) == 2
 
 
+def test_fewer_trials_leave_open_ones_alone(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Formula(4), tmp_path / "a.study", trials=9)
+    fewer = Formula()
+    trials, ended_by = run(fewer, tmp_path / "a.study", trials=4)
+    assert (len(trials), len(fewer.calls), ended_by) == (4, 0, "trials")
+
+
 def test_what_another_process_carries_out_is_left_to_it(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(Formula(3), tmp_path / "a.study", owner="other", trials=9)

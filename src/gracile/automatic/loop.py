@@ -104,12 +104,16 @@ class Course:
                 progress.advance()
             while True:
                 more = self._filled() and more
-                mine = [entry for entry in self.ledger.placed() if entry.ended is None and entry.owner == self.owner]
+                mine = [entry for entry in self.ledger.placed() if self._is_open(entry)]
                 if not mine:
                     return self._ended(), "trials" if more else "exhausted"
                 if clock.over and self._ended():
                     return self._ended(), "time"
                 self._carried_out(mine, pool, clock, progress)
+
+    def _is_open(self, entry: Entry) -> bool:
+        """Whether this process has to carry it out; not what a search with more trials has left."""
+        return entry.ended is None and entry.owner == self.owner and entry.place < self.options.trials
 
     def _filled(self) -> bool:
         """Fill the first batch that has room; False where nothing new can be proposed for a place.
@@ -118,7 +122,7 @@ class Course:
         """
         placed = self.ledger.placed()
         taken = {entry.place for entry in placed}
-        opened = any(entry.ended is None and entry.owner == self.owner for entry in placed)
+        opened = any(self._is_open(entry) for entry in placed)
         for number, places in enumerate(self._batches()):
             free = [place for place in places if place not in taken]
             if not free:
