@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from gracile import Search, Sensitivity, Target
+from gracile.auto_options import Auto
 from gracile.errors import FileError, RecipeError
 from gracile.recipe_file import Recipe
 from gracile.yaml_file import MAX_BYTES
@@ -162,6 +163,22 @@ def test_recovery_without_labels(tmp_path: Path) -> None:
         Recipe.read(_write(tmp_path, GOOD + "recover: true\n"))
 
 
+def test_the_automatic_search_and_its_options(tmp_path: Path, module: str) -> None:
+    text = f"""\
+        model: {module}:ready
+        inputs: {module}:inputs
+        evaluate: {module}:evaluate
+        target: {{macs: 0.5}}
+        method: auto
+        auto: {{trials: 20, methods: [prune, spatial_svd], tolerated_loss: 0.01}}
+        """
+    job = Recipe.read(_write(tmp_path, text)).job()
+    assert job.options["method"] == "auto"
+    assert job.options["auto"] == Auto(trials=20, methods=("prune", "spatial_svd"), tolerated_loss=0.01)
+    bare = "\n".join(line for line in text.splitlines() if "auto: {" not in line)
+    assert Recipe.read(_write(tmp_path, bare)).job().options["auto"] == Auto()
+
+
 def test_a_search_by_name(tmp_path: Path) -> None:
     assert Recipe.read(_write(tmp_path, GOOD + "search: tar\n")).search.search() == Search(kind="tar")
 
@@ -192,6 +209,8 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
+        ("auto: {trails: 3}", "5:7: auto: Auto has no option 'trails'"),
+        ("auto: {trials: 0}", "5:7: auto: Auto: trials is 0"),
         ("search: gredy", "5:9: search is 'gredy'; give one of greedy, tar, exact"),
         ("search: {kind: gredy}", "5:16: search.kind is 'gredy'; give one of greedy, tar, exact"),
         (

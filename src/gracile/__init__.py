@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from gracile import export, lowrank, prune, quant, train
+from gracile.auto_options import Auto
 from gracile.channels import ChannelGroups
 from gracile.cost import Cost, profile
 from gracile.errors import GracileError
@@ -30,6 +31,7 @@ __all__ = [
     "ADMM",
     "AMC",
     "Annealing",
+    "Auto",
     "ChannelGroups",
     "Cost",
     "Distillation",

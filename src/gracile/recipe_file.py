@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
+from gracile.auto_options import AUTO, auto_of
 from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
@@ -66,8 +67,15 @@ class InputSection(_Section):
 
 
 def _known_method(method: str) -> str:
-    methods_of(method)
+    if method != AUTO:
+        methods_of(method)
     return method
+
+
+def _known_options(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if values is not None:
+        auto_of(values)
+    return values
 
 
 class TargetSection(_Section):
@@ -181,7 +189,7 @@ class Recipe(_Section):
     method: Annotated[
         str,
         AfterValidator(_known_method),
-        Field(description=f"one of {', '.join(METHODS)}, or several joined by +"),
+        Field(description=f"one of {', '.join(METHODS)}, several joined by +, or {AUTO}"),
     ] = "spatial_svd"
     criterion: Annotated[
         str, Field(description='the name of a criterion, as in "l2", or a function, as package.module:function')
@@ -201,6 +209,11 @@ class Recipe(_Section):
     search: Annotated[SearchSection, Field(description=f"one of {', '.join(SEARCHES)}, or a kind with options")] = (
         SearchSection()
     )
+    auto: Annotated[
+        Mapping[str, Any] | None,
+        AfterValidator(_known_options),
+        Field(description="options of the method auto, as in {trials: 20}"),
+    ] = None
     ratios_metric: Annotated[Metric, Field(description=f"one of {', '.join(METRICS)}")] = "macs"
     round_to: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"], Field(description='a whole number of at least 1, or "auto"')
@@ -257,6 +270,8 @@ class Recipe(_Section):
         options |= {field: getattr(self, field) for field in _PLAIN}
         options["target"] = None if self.target is None else self.target.target()
         options["search"] = self.search.search()
+        if self.method == AUTO or self.auto is not None:
+            options["auto"] = auto_of(self.auto or {})
         output = None if self.output is None else Path(self.output)
         return Job(model=model, example_inputs=inputs, options=options, output=output)
 

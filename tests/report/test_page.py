@@ -6,7 +6,7 @@ from support.parsed import Parsed
 from support.reports import HOSTILE, report
 
 from gracile.errors import MissingExtraError
-from gracile.report import Environment, Report, Totals
+from gracile.report import AutoReport, Environment, Report, Totals, Trial
 from gracile.report.sections import SECTIONS
 from gracile.report.sections.accuracy import points_of
 
@@ -125,3 +125,28 @@ def test_every_section_draws_every_report():
         drawn = [draw(made) for draw in SECTIONS]
         anchors = [section.anchor for section in drawn if section is not None]
         assert len(set(anchors)) == len(anchors)
+
+
+def test_trials_are_drawn_with_their_front_and_what_was_taken():
+    pipelines = [f"prune {HOSTILE}", "spatial_svd"]
+    trials = [
+        Trial(place=0, origin="single", method=pipelines[0], asked=0.5, state="finished", score=0.9, cost=0.49),
+        Trial(place=1, origin="single", method=pipelines[1], asked=0.5, state="finished", score=0.8, cost=0.3),
+        Trial(place=2, origin="search", method=pipelines[1], asked=0.4, state="stopped", score=0.7, reason=HOSTILE),
+    ]
+    auto = AutoReport(
+        metric="macs", target=0.5, baseline=0.95, trials=tuple(trials), front=(1, 0), chosen=0, ended_by="time"
+    )
+    drawn = bare(auto=auto)
+    assert Report.from_json(drawn.to_json()) == drawn
+    parsed = Parsed(drawn.to_html())
+    assert not parsed.all("img")
+    chart = next(chart for chart in charts(parsed) if chart["data"][0].get("name") == "front")
+    front, first, second, chosen = chart["data"]
+    assert (front["x"], front["y"]) == ([0.3, 0.49], [0.8, 0.9])
+    assert (first["x"], second["x"], chosen["x"]) == ([0.49], [0.3], [0.49])
+    assert "<" not in first["name"]
+    assert "3 pipelines were tried; 1 were stopped" in " ".join(parsed.texts)
+    assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
+    assert "on the front" in str(drawn)
+    assert "ended by time" in str(drawn)

@@ -3,28 +3,31 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from gracile.auto_options import Auto
 from gracile.cost import Metric, price
 from gracile.export.checkpoint import save
 from gracile.export.onnx import OnnxFile, to_onnx
 from gracile.graph import Graph, capture, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs
+from gracile.pipeline.automatic import Found, find_pipeline, same_randomness
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
-from gracile.pipeline.request import checked
-from gracile.pipeline.running import Job, run_stages
+from gracile.pipeline.request import Request, checked
+from gracile.pipeline.running import Done, Job, run_stages
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import RoundTo
 from gracile.recipe import Scope, Search, Target
-from gracile.report import Report
+from gracile.report import Report, Trial
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
 from gracile.surgery import applied_plan, applied_since
@@ -45,6 +48,17 @@ class Result:
     report: Report
     # The original's program, which holds the example inputs.
     graph: Graph
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Of method="auto", every pipeline that was tried; else none."""
+        return () if self.report.auto is None else self.report.auto.trials
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other one beats in score and cost, ascending in cost."""
+        auto = self.report.auto
+        return () if auto is None else tuple(auto.trial(place) for place in auto.front)
 
     def save(self, folder: str | Path) -> Path:
         """Write plan.json, model.safetensors and report.json; read them back with `gracile.load`.
@@ -90,6 +104,7 @@ def compress(
     fine_tune: FineTune | None = None,
     fine_tune_layer: FineTuneLayer | None = None,
     recover: Literal["distill"] | Recovery | None = None,
+    auto: Auto | None = None,
     store: str | Path | None = None,
     n_jobs: int = 1,
     executor: ExecutorKind = "processes",
@@ -111,6 +126,7 @@ def compress(
             target, and changes no MACs.  Or one of your own, see `register_method`.  Several joined by "+" are carried
             out in this order, each on what the one before has left, as "spatial_svd+channel_pruning+int8"; int8 comes
             last. A target in MACs or parameters is reached by the methods before it, one in bytes by all together.
+            "auto" tries pipelines of these, and takes the best: see ``auto``.
         search: how the parts' ratios are found: "exact", "greedy" or "tar" from each part alone; "annealing",
             "netadapt", "sensitivity" or "amc" from models with all parts cut, "prune" included; one of your own, see
             `register_search`; or a `Search` with options.
@@ -138,6 +154,8 @@ def compress(
         recover: in place of ``fine_tune`` where there is no training code: "distill", or a `gracile.train.Recovery`
             with options, teaches the model after each method what the original does on ``calibration``; undone where
             the score falls.
+        auto: of method="auto", what is tried, for how long, and what is taken; see `gracile.Auto`.  Trials are scored
+            by ``evaluate_search``; the one that is taken is carried out once more, with all of ``fine_tune``.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
         n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
             thread; the result does not depend on it.  1 scores them here, on this process's threads.
@@ -150,14 +168,16 @@ def compress(
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
         StoreError: the store is damaged or belongs to another job.
-        MissingExtraError: search="amc" without stable-baselines3, or executor="ray" without ray.
+        MissingExtraError: method="auto" without optuna, search="amc" without stable-baselines3, executor="ray" without
+            ray.
         MissingExtraError, ExportError: a latency in onnxruntime cannot be measured.
     """
     request = checked(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        recover=recover, store=store, n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
+        recover=recover, auto=auto, store=store, n_jobs=n_jobs, executor=executor, seed=seed,
+        calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):
@@ -167,15 +187,21 @@ def compress(
         before = price(graph)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, model, data, clock)
-    first = job.stage(request.methods[0], model, graph) if request.methods else None
-    with clock("evaluate"):
-        # The user's function may change what it is given.
-        scored = copy.deepcopy(model) if first is None else first.model
-        score_before = score_of(request.evaluate, scored, "the original model")
-    done = run_stages(job, first, model, graph, score_before)
+    found = None if request.auto is None else find_pipeline(job, graph, before)
+    if found is not None:
+        job = replace(job, request=found.request)
+    methods = job.request.methods
+    with nullcontext() if found is None else same_randomness(request.seed):
+        first = job.stage(methods[0], model, graph) if methods else None
+        with clock("evaluate"):
+            # The user's function may change what it is given.
+            scored = copy.deepcopy(model) if first is None else first.model
+            score_before = score_of(request.evaluate, scored, "the original model")
+        done = run_stages(job, first, model, graph, score_before)
     report = report_of(
         model=type(model).__name__,
-        request=request,
+        # The target is the one that was asked for, whatever share of it was taken.
+        request=replace(job.request, target=request.target),
         graph=graph,
         before=before,
         after=applied_since(done.model, model).cost(graph),
@@ -183,6 +209,24 @@ def compress(
         done=done,
         seconds=clock.seconds,
     )
+    if found is not None:
+        report = report.model_copy(
+            update={"auto": found.report, "notes": (*found.notes, *_repeated(found, done, request), *report.notes)}
+        )
     for note in report.notes:
         log.warning("%s", note)
     return Result(done.model, applied_plan(done.model), report, graph)
+
+
+def _repeated(found: Found, done: Done, request: Request) -> tuple[str, ...]:
+    """A note where the pipeline that was taken has not given again what its trial gave."""
+    trained_alike = request.auto is not None and request.auto.fine_tune is None
+    trial = found.report.trial(found.report.chosen)
+    if not trained_alike or request.evaluate is not request.evaluate_search or trial.score is None:
+        return ()
+    if abs(done.score - trial.score) <= 1e-6 * max(1.0, abs(trial.score)):
+        return ()
+    return (
+        f"carried out again, the pipeline that was taken has {done.score:.6g}, where its trial had {trial.score:.6g}: "
+        "fine_tune or the evaluation do not repeat",
+    )

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from gracile.auto_options import AUTO, Auto
+from gracile.automatic import Training
 from gracile.cost import METRICS, Cost, Measure, Metric
 from gracile.errors import InputError
+from gracile.extras import extra
 from gracile.inputs import require_path, require_seed
 from gracile.latency import LatencyPrice
 from gracile.patterns import require_patterns
@@ -24,6 +27,9 @@ from gracile.search.select import require_packages
 from gracile.search_options import ExecutorKind
 from gracile.store import Store
 from gracile.train import Recovery
+
+# How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
+_SPLITS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +62,13 @@ class Request:
     # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
     timing: LatencyPrice | None = None
     time_bound: float | None = None
+    # Whether there is calibration data.
+    calibrated: bool = False
+    # The splits to try, and whether several methods are each followed by training.
+    splits: tuple[float, ...] = _SPLITS
+    training: Training = "each"
+    # Where the methods are to be found; `methods` is empty until then.
+    auto: Auto | None = None
     # A store in memory that the stages of one call share where no file is given.
     _shared: list[Store] = field(default_factory=list, repr=False)
 
@@ -111,6 +124,7 @@ def checked(
     evaluate_search: Evaluate | None,
     calibrated: bool,
     recover: Literal["distill"] | Recovery | None,
+    auto: Auto | None,
     **arguments: Any,
 ) -> Request:
     """Everything that can be refused before any work is done."""
@@ -118,8 +132,11 @@ def checked(
         value = arguments[name]
         if not callable(value) and not (value is None and name != "evaluate"):
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
-    named = methods_of(method)
+    options = _options(method, auto)
+    named = methods_of(method) if options is None else ()
     methods, integers = tuple(part for part in named if part != INTEGERS), INTEGERS in named
+    if options is not None:
+        _require_auto(options, arguments, calibrated=calibrated)
     if integers:
         _require_integers(arguments["target"], arguments["ratios"], methods, calibrated=calibrated)
     if methods:
@@ -136,17 +153,54 @@ def checked(
     require_widths(arguments["round_to"], arguments["max_sparsity"])
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
     _require_executor(arguments["executor"], arguments["n_jobs"])
-    if arguments["target"] is not None and methods:
+    if arguments["target"] is not None and (methods or options is not None):
         require_packages(chosen_search.kind)
     return Request(
         methods=methods,
         integers=integers,
         search=chosen_search,
         recover=_recovery(recover, arguments["fine_tune"], calibrated=calibrated),
-        criterion=chosen,
+        criterion=chosen if options is None else criterion,
+        auto=options,
+        calibrated=calibrated,
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
     )
+
+
+def _options(method: object, auto: object) -> Auto | None:
+    """What is asked of the automatic search; None where there is none."""
+    if auto is not None and not isinstance(auto, Auto):
+        raise InputError(f"auto is {auto!r}; give gracile.Auto(...), as gracile.Auto(trials=20)")
+    if method != AUTO:
+        if auto is not None:
+            raise InputError(f'auto goes with method="auto"; method is {method!r}')
+        return None
+    return auto or Auto()
+
+
+def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bool) -> None:
+    target = arguments["target"]
+    if not isinstance(target, Target):
+        raise InputError(
+            f'method="auto" needs a target to split among methods, and target is {target!r}; give for example '
+            "gracile.Target(macs=0.5)"
+        )
+    if arguments["ratios"] is not None:
+        raise InputError('ratios by hand go with one method, and method is "auto"; leave them out')
+    if target.latency is not None:
+        raise InputError(
+            'method="auto" cannot split a latency among methods; give target=Target(macs=...), or call compress once '
+            "for each method"
+        )
+    if options.int8 and not calibrated:
+        raise InputError("Auto(int8=True) needs calibration data for the ranges of activations; give calibration")
+    if options.fine_tune is not None and arguments["fine_tune"] is None:
+        raise InputError("Auto(fine_tune=...) stands for fine_tune while pipelines are tried; give fine_tune, too")
+    for criterion in options.criteria:
+        for scope in options.scopes:
+            require_criterion(criterion, scope, calibrated=calibrated, loss=arguments["loss"])
+    extra("optuna", "auto", purpose='method="auto"')
 
 
 def _require_executor(executor: object, n_jobs: object) -> None:

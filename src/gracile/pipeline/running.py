@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -32,8 +32,6 @@ from gracile.train import Recovery, recover
 
 log = logging.getLogger(__name__)
 
-# How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
-_SPLITS = (0.25, 0.5, 0.75)
 # Tries to meet a bound on the bytes of integers, and how near is near enough.
 _ATTEMPTS, _NEAR = 4, 0.98
 
@@ -58,6 +56,12 @@ class Done:
     outcomes: tuple[Outcome, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def score(self) -> float:
+        """Of the model at the end, trained where it was."""
+        last = self.outcomes[-1].report
+        return last.score_after if last.score_fine_tuned is None else last.score_fine_tuned
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -68,6 +72,12 @@ class Job:
     original: nn.Module
     data: Calibration | None
     clock: Clock
+    # Called with the score behind a method, before training and other methods; may raise to end the job.
+    look: Callable[[float], None] | None = None
+
+    def looked(self, score: float) -> None:
+        if self.look is not None:
+            self.look(score)
 
     def stage(self, method: str, model: nn.Module, graph: Graph) -> Stage:
         """The method at work on a copy of ``model``.
@@ -155,8 +165,10 @@ def _best(shares: dict[float, int], bound: float) -> float | None:
 
 
 def _at_share(job: Job, model: nn.Module, graph: Graph, score_before: float, share: float, *, tune: bool) -> Done:
-    request = replace(job.request, target=Target(bytes=share), fine_tune=job.request.fine_tune if tune else None)
-    part = replace(job, request=request)
+    request = replace(job.request, target=Target(bytes=share))
+    if not tune:
+        request = replace(request, fine_tune=None, recover=None)
+    part = replace(job, request=request, look=job.look if tune else None)
     return _resized(part, part.stage(request.methods[0], model, graph), model, score_before)
 
 
@@ -176,6 +188,7 @@ def _as_integers(job: Job, done: Done, original: nn.Module, graph: Graph) -> Don
         score_after = score_of(request.evaluate, stage.model, "the quantized model")
     tuned = None
     if request.fine_tune is not None:
+        job.looked(score_after)
         with clock("fine-tune"):
             passes.append(stage.trained(request.fine_tune))
         with clock("evaluate"):
@@ -197,7 +210,7 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
     """All methods that change sizes."""
     request = job.request
     if len(request.methods) == 1:
-        outcome = _carried_out(job, request, first, model, score_before)
+        outcome = _carried_out(job, request, first, model, score_before, more=request.integers)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
     total = float(getattr(request.target, request.measure))
@@ -228,11 +241,14 @@ def _measured(job: Job, first: Stage, model: nn.Module, done: Done, total: float
 
 def _best_split(job: Job, first: Stage, model: nn.Module, score_before: float, total: float) -> float:
     """The split with the best score of the search before any fine-tuning."""
+    splits = job.request.splits
+    if len(splits) == 1:
+        return splits[0]
     scores: dict[float, float] = {}
     missed: TargetError | None = None
-    for split in _SPLITS:
+    for split in splits:
         try:
-            done = _chained(job, first, model, score_before, total, split, tune=False)
+            done = _chained(replace(job, look=None), first, model, score_before, total, split, tune=False)
         except TargetError as error:
             if not job.request.timed:
                 raise
@@ -264,13 +280,14 @@ def _chained(
             reached = price(graph)[request.metric] / start
         stage = job.stage(method, current, graph)
         share = min(1.0, total / reached if last else (total / reached) ** split)
+        trained = tune and (last or request.training == "each")
         part = replace(
             request,
             target=_at(request.target, share),
-            fine_tune=request.fine_tune if tune else None,
-            recover=request.recover if tune else None,
+            fine_tune=request.fine_tune if trained else None,
+            recover=request.recover if trained else None,
         )
-        outcome = _carried_out(job, part, stage, current, score)
+        outcome = _carried_out(job, part, stage, current, score, more=request.integers or not last)
         outcomes.append(outcome)
         current = outcome.stage.model
         if outcome.latency is not None:
@@ -287,8 +304,14 @@ def _at(target: Target, share: float) -> Target:
     return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 
-def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, score_before: float) -> Outcome:
-    """One stage from its selection to its score."""
+def _carried_out(
+    job: Job, request: Request, stage: Stage, original: nn.Module, score_before: float, *, more: bool
+) -> Outcome:
+    """One stage from its selection to its score.
+
+    Args:
+        more: whether another one follows.
+    """
     clock = job.clock
     before = price(stage.graph)
     timed = Timed(stage, request, original, clock) if request.timed else None
@@ -303,6 +326,8 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
         passes = () if request.fine_tune_layer else tuple(stage.repair(original, selection))
     with clock("evaluate"):
         score_after = score_of(request.evaluate, stage.model, "the compressed model")
+    if more or request.fine_tune is not None or request.recover is not None:
+        job.looked(score_after)
     tuned = None
     if request.recover is not None:
         found, tuned = _recovered(job, request, request.recover, stage, score_after)
@@ -331,18 +356,24 @@ def _carried_out(job: Job, request: Request, stage: Stage, original: nn.Module, 
 
 
 def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:
-    """Teach the stage's model what the original does; what lowers its score is undone."""
+    """Teach the stage's model what the original does; what lowers its score is undone.
+
+    That is for the search's function to say: the other one may look at data by which nothing is to be chosen.
+    """
     assert job.data is not None
     before = copy.deepcopy(stage.model.state_dict())
+    apart = request.evaluate_search is not request.evaluate
+    judged = score_of(request.evaluate_search, stage.model, "the compressed model") if apart else score_after
     with job.clock("recover"):
         record = recover(
             stage.model, job.original, job.data, example_inputs=stage.graph, options=options, seed=request.seed
         )
     with job.clock("evaluate"):
-        score = score_of(request.evaluate, stage.model, "the recovered model")
-    if score >= score_after:
+        found = score_of(request.evaluate_search, stage.model, "the recovered model")
+        score = score_of(request.evaluate, stage.model, "the recovered model") if apart else found
+    if found >= judged:
         return record, score
-    log.warning("recovery lowered the score from %.6g to %.6g and was undone", score_after, score)
+    log.warning("recovery lowered the score from %.6g to %.6g and was undone", judged, found)
     stage.model.load_state_dict(before)
-    undone = f"it lowered the score from {score_after:.6g} to {score:.6g}; more data or a lower rate may help"
+    undone = f"it lowered the score from {judged:.6g} to {found:.6g}; more data or a lower rate may help"
     return record.model_copy(update={"changed": (), "details": {**record.details, "undone": undone}}), score_after

@@ -13,17 +13,22 @@ from gracile.report.records import (
     StageReport,
     Totals,
 )
+from gracile.report.trials import AutoReport, Origin, Trial, TrialState
 
 __all__ = [
     "UNSEARCHED",
     "VERSION",
+    "AutoReport",
     "DictionaryReport",
     "Entry",
     "Environment",
     "Evidence",
     "LayerReport",
+    "Origin",
     "Record",
     "Report",
     "StageReport",
     "Totals",
+    "Trial",
+    "TrialState",
 ]

@@ -11,6 +11,7 @@ from torch import get_num_threads
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
 from gracile.inputs import require_path
+from gracile.report.trials import AutoReport
 from gracile.text import count, table
 from gracile.timings import LatencyReport
 
@@ -148,6 +149,8 @@ class Evidence(_Frozen):
     stages: tuple[StageReport, ...] = ()
     # Of a latency target, what was measured.
     latency: LatencyReport | None = None
+    # Of method="auto", what was tried; the rest is of the pipeline that was taken.
+    auto: AutoReport | None = None
     layers: tuple[LayerReport, ...]
     dictionary: tuple[Entry, ...] = ()
     # The score of the original in the units of the dictionary (`evaluate_search`).
@@ -207,6 +210,8 @@ class Evidence(_Frozen):
             parts.insert(2, self._stages())
         if self.latency is not None:
             parts.insert(2, str(self.latency))
+        if self.auto is not None:
+            parts.insert(2, str(self.auto))
         filled = [str(stage.dictionary) for stage in self.stages if stage.dictionary is not None]
         if filled:
             parts.append("\n".join(filled))

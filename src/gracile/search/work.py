@@ -1,10 +1,14 @@
 """What searches ask for: the scores of candidates, in any order, from whoever computes them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 from gracile.search.memo import Usage
+
+Asked_contra = TypeVar("Asked_contra", bound=Hashable, contravariant=True)
+Question = TypeVar("Question", bound=Hashable)
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,11 @@ class Scored:
     usage: Usage = field(default_factory=Usage)
 
 
-class Work(Protocol):
-    """Scores candidates of one model; sent to worker processes once."""
+class Task(Protocol[Asked_contra, Answer_co]):
+    """Answers questions; sent to worker processes once."""
 
-    def __call__(self, candidate: Candidate) -> Scored:
-        """The score.
+    def __call__(self, asked: Asked_contra, /) -> Answer_co:
+        """The answer.
 
         Raises:
             EvaluationError: the evaluation function failed.
@@ -54,13 +58,18 @@ class Work(Protocol):
         ...
 
 
-class Executor(Protocol):
-    """Where candidates are scored."""
+class Pool(Protocol[Question, Answer_co]):
+    """Where questions are answered."""
 
-    def scores(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Scored]]:
-        """Each candidate with its score, in whatever order they come.
+    def scores(self, candidates: Iterable[Question]) -> Iterator[tuple[Question, Answer_co]]:
+        """Each question with its answer, in whatever order they come.
 
         Raises:
             EvaluationError: the evaluation function failed, or its process died again and again.
         """
         ...
+
+
+# Scores candidates of one model, and where that is done.
+Work: TypeAlias = Task[Candidate, Scored]
+Executor: TypeAlias = Pool[Candidate, Scored]

@@ -15,6 +15,7 @@ from gracile.report.sections import (
     run,
     stages,
     summary,
+    trials,
 )
 
 Draw: TypeAlias = Callable[[Evidence], Section | None]
@@ -23,6 +24,7 @@ Draw: TypeAlias = Callable[[Evidence], Section | None]
 SECTIONS: tuple[Draw, ...] = (
     summary.draw,
     accuracy.draw,
+    trials.draw,
     stages.draw,
     ratios.draw,
     costs.draw,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from gracile.extras import extra
 from gracile.search.executors.in_process import InProcess
 from gracile.search.executors.processes import Processes
-from gracile.search.work import Executor, Work
+from gracile.search.work import Answer_co, Pool, Question, Task
 from gracile.search_options import ExecutorKind
 
 __all__ = ["InProcess", "Processes", "opened", "require_packages"]
@@ -24,7 +24,7 @@ def require_packages(kind: ExecutorKind) -> None:
 
 
 @contextmanager
-def opened(work: Work, kind: ExecutorKind, n_jobs: int) -> Iterator[Executor]:
+def opened(work: Task[Question, Answer_co], kind: ExecutorKind, n_jobs: int) -> Iterator[Pool[Question, Answer_co]]:
     """An executor for ``work`` inside the block.
 
     Args:

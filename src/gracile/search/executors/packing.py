@@ -14,13 +14,13 @@ import cloudpickle
 import torch
 
 from gracile.errors import InputError
-from gracile.search.work import Candidate, Scored, Work
+from gracile.search.work import Task
 
 # The work of this process, by what tells one piece of work from another.
-_CACHE: dict[str, Work] = {}
+_CACHE: dict[str, Task[Any, Any]] = {}
 
 
-def packed(work: Work) -> bytes:
+def packed(work: Task[Any, Any]) -> bytes:
     """The work with the model, the data and the evaluation function.
 
     Raises:
@@ -37,7 +37,7 @@ def packed(work: Work) -> bytes:
     return pickle.dumps((sys.path, buffer.getvalue()))
 
 
-def done(token: str, payload: bytes, candidate: Candidate) -> Scored:
+def done(token: str, payload: bytes, candidate: Any) -> Any:
     """Score a candidate in this process, on one thread; what was unpacked is kept for the next one."""
     work = _CACHE.get(token)
     if work is None:
@@ -47,11 +47,11 @@ def done(token: str, payload: bytes, candidate: Candidate) -> Scored:
     return work(candidate)
 
 
-def _unpacked(payload: bytes) -> Work:
+def _unpacked(payload: bytes) -> Task[Any, Any]:
     path, inner = pickle.loads(payload)
     # Functions and classes of the user's modules are sent by name.
     sys.path.extend(entry for entry in path if entry not in sys.path)
-    work: Work = pickle.loads(inner)
+    work: Task[Any, Any] = pickle.loads(inner)
     return work
 
 

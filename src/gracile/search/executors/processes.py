@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self
 
 from joblib.externals.loky import ProcessPoolExecutor
 
 from gracile.errors import EvaluationError
 from gracile.search.executors.packing import done, packed
 from gracile.search.executors.sending import Parcel, Sender
-from gracile.search.work import Candidate, Scored, Work
+from gracile.search.work import Answer_co, Question, Task
 
 # How often in a row workers may die without any candidate done between.
 _DEATHS = 3
@@ -20,14 +20,14 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 _payload: tuple[str, bytes] | None = None
 
 
-class Processes:
-    """See `gracile.search.work.Executor`; a context manager.
+class Processes(Generic[Question, Answer_co]):
+    """See `gracile.search.work.Pool`; a context manager.
 
     Each worker fetches the work once, when it has started.  Where a worker dies, what was not done is given to new
     ones; where that happens three times in a row without a candidate done, it is given up.
     """
 
-    def __init__(self, work: Work, n_jobs: int) -> None:
+    def __init__(self, work: Task[Question, Answer_co], n_jobs: int) -> None:
         self._n_jobs = n_jobs
         self._sender = Sender(packed(work))
         self._pool = self._started()
@@ -35,7 +35,7 @@ class Processes:
     def _started(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self._n_jobs, initializer=_start, initargs=(self._sender.parcel,), env=_ONE_THREAD)
 
-    def scores(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Scored]]:
+    def scores(self, candidates: Iterable[Question]) -> Iterator[tuple[Question, Answer_co]]:
         left = list(dict.fromkeys(candidates))
         deaths = 0
         while left:
@@ -56,10 +56,10 @@ class Processes:
                 self._pool.shutdown(wait=False, kill_workers=True)
                 self._pool = self._started()
 
-    def _round(self, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Scored]]:
+    def _round(self, candidates: list[Question]) -> Iterator[tuple[Question, Answer_co]]:
         """All candidates by the present pool, not many more than it can take at once waiting."""
         waiting = iter(candidates)
-        running: dict[Future[Scored], Candidate] = {}
+        running: dict[Future[Answer_co], Question] = {}
         try:
             while True:
                 while len(running) < 2 * self._n_jobs and (candidate := next(waiting, None)) is not None:
@@ -87,6 +87,6 @@ def _start(parcel: Parcel) -> None:
     _payload = parcel.digest, parcel.fetched()
 
 
-def _score(candidate: Candidate) -> Scored:
+def _score(candidate: Any) -> Any:
     assert _payload is not None
     return done(*_payload, candidate)

@@ -6,26 +6,26 @@ This module imports it at once; `gracile.search.executors` loads the module when
 import uuid
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import ray
 
 from gracile.errors import EvaluationError
 from gracile.search.executors.packing import done, packed
-from gracile.search.work import Candidate, Scored, Work
+from gracile.search.work import Answer_co, Question, Task
 
 # Of each task, where its worker or its machine goes away.
 _RETRIES = 3
 
 
-class RayTasks:
-    """See `gracile.search.work.Executor`; a context manager.
+class RayTasks(Generic[Question, Answer_co]):
+    """See `gracile.search.work.Pool`; a context manager.
 
     The work is put into Ray's object store once; tasks are plain ones, retried where their worker dies.  Uses the
     cluster that ``ray.init`` has connected to; without one it starts Ray on this machine, and ends it again.
     """
 
-    def __init__(self, work: Work, n_jobs: int) -> None:
+    def __init__(self, work: Task[Question, Answer_co], n_jobs: int) -> None:
         self._own = not ray.is_initialized()
         if self._own:
             ray.init(num_cpus=n_jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)
@@ -34,9 +34,9 @@ class RayTasks:
         self._work = ray.put(packed(work))
         self._score = ray.remote(num_cpus=1, max_retries=_RETRIES)(done)
 
-    def scores(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Scored]]:
+    def scores(self, candidates: Iterable[Question]) -> Iterator[tuple[Question, Answer_co]]:
         waiting = iter(dict.fromkeys(candidates))
-        running: dict[Any, Candidate] = {}
+        running: dict[Any, Question] = {}
         try:
             while True:
                 while len(running) < 2 * self._n_jobs and (candidate := next(waiting, None)) is not None:
@@ -61,9 +61,9 @@ class RayTasks:
             ray.shutdown()
 
 
-def _result(reference: Any, candidate: Candidate) -> Scored:
+def _result(reference: Any, candidate: object) -> Any:
     try:
-        found: Scored = ray.get(reference)
+        found = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, EvaluationError):

@@ -1,0 +1,149 @@
+"""Test accuracy of method="auto" against each single method, at the same target and with the same training.
+
+    python bench/auto.py [--trials 18] [resnet20/0.5/float/none ...]     # resumes; writes bench/auto.md
+
+Without cells, all that are missing are run.
+
+A cell is a network, a share of the MACs, "float" or "int8" (every pipeline then ends in int8), and the training:
+"none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 5,000 validation images, which
+are part of the training file and which no network was trained on; the 10,000 test images are looked at once a model, in
+the end.
+Each single method that the search could have tried is carried out by a call of its own.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from base import CACHE, SEED, dense
+from fashion import Images, accuracy, load
+from results import Rows, machine, markdown
+
+import gracile
+from gracile.report import Trial
+from gracile.train import Recovery
+
+HERE = Path(__file__).parent
+KEYS = ("network", "target", "integers", "training", "trials")
+NETWORKS, TARGETS = ("resnet20", "vgg", "mobilenetv2"), (0.5, 0.3, 0.1)
+CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
+RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=torch.bfloat16)
+TRIALS = 18
+# One evaluation in every other layer; the rest of a dictionary is predicted.
+SEARCH = gracile.Search(surrogate="auto")
+
+
+# Network, share of the MACs, whether int8 ends every pipeline, training, trials.
+Cell: TypeAlias = tuple[str, float, bool, str, int]
+
+
+def cells(trials: int) -> list[Cell]:
+    """What takes longest comes last."""
+    return [
+        (network, target, integers, training, trials)
+        for training in ("none", "recover")
+        for integers in (False, True)
+        for network in NETWORKS
+        for target in TARGETS
+    ]
+
+
+def compressed(cell: Cell, parts: dict[str, Images], **options: object) -> gracile.Result:
+    network, target, _, training, _ = cell
+    train, validation = parts["train"], parts["validation"]
+    images = RECOVERY_IMAGES if training == "recover" else CALIBRATION_IMAGES
+    batches = [x.contiguous(memory_format=torch.channels_last) for x, _ in train[:images].batches(125)]
+    return gracile.compress(
+        dense(network),
+        parts["test"].images[:1],
+        # The test images are for this script.
+        evaluate=lambda _: 0.0,
+        evaluate_search=lambda m: accuracy(m, validation, fast=True),
+        target=gracile.Target(macs=target),
+        calibration=batches,
+        recover=RECOVERY if training == "recover" else None,
+        search=SEARCH,
+        round_to=1,
+        store=CACHE / f"auto_{network}.db",
+        seed=SEED,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def single(cell: Cell, trial: Trial, parts: dict[str, Images]) -> dict[str, object]:
+    """What one method does alone, in a call of its own."""
+    options = {"criterion": trial.criterion or "elimination", "scope": trial.scope or "layer"}
+    result = compressed(cell, parts, method=trial.method, **options)
+    return {
+        "method": trial.recipe, "validation": trial.score, "test": accuracy(result.model, parts["test"], fast=True)
+    }  # fmt: skip
+
+
+def run_cell(cell: Cell, parts: dict[str, Images], rows: Rows) -> None:
+    auto = gracile.Auto(trials=cell[-1], batch=3, criteria=("elimination",), shares=(1.0,), int8=cell[2])
+    result = compressed(cell, parts, method="auto", auto=auto)
+    report = result.report.auto
+    assert report is not None
+    alone = [t for t in result.trials if t.origin == "single" and t.state == "finished"]
+    chosen = report.trial(report.chosen)
+    rows.add(
+        **dict(zip(KEYS, cell, strict=True)),
+        macs=result.report.ratio("macs"),
+        dense=accuracy(dense(cell[0]), parts["test"], fast=True),
+        chosen=chosen.recipe,
+        validation=chosen.score,
+        test=accuracy(result.model, parts["test"], fast=True),
+        singles=[single(cell, trial, parts) for trial in alone],
+        stopped=sum(trial.state == "stopped" for trial in report.trials),
+        # Each was timed where it was carried out, in this process or in one before it.
+        seconds=round(sum(trial.seconds for trial in report.trials)),
+    )
+    print(rows.rows[-1], flush=True)
+
+
+def table(rows: Rows) -> str:
+    drawn: list[tuple[object, ...]] = []
+    for row in rows.rows:
+        singles: list[dict[str, object]] = row["singles"]  # type: ignore[assignment]
+        best = max(singles, key=lambda one: float(str(one["test"])))
+        drawn.append(
+            (
+                row["network"], row["target"], "int8" if row["integers"] else "float", row["training"],
+                f"{row['dense']:.2f}", f"**{row['test']:.2f}**", row["chosen"], f"{row['macs']:.4f}",
+                f"{best['test']:.2f} ({best['method']})",
+                ", ".join(f"{one['method']} {one['test']:.2f}" for one in singles if one is not best),
+                f"{row['validation']:.2f} / {max(float(str(one['validation'])) for one in singles):.2f}",
+                f"{row['trials']} ({row['stopped']})", row["seconds"],
+            )
+        )  # fmt: skip
+    header = (
+        "network", "target", "numbers", "training", "dense", "auto", "pipeline", "MACs", "best single", "other singles",
+        "validation: auto / best single", "trials (stopped)", "seconds of all trials",
+    )  # fmt: skip
+    return markdown(header, drawn)
+
+
+def main(wanted: list[str], trials: int) -> None:
+    rows = Rows("auto", KEYS)
+    parts = {name: load(name) for name in ("train", "validation", "test")}
+    for cell in cells(trials):
+        name = f"{cell[0]}/{cell[1]:g}/{'int8' if cell[2] else 'float'}/{cell[3]}"
+        if (not wanted or name in wanted) and not rows.has(**dict(zip(KEYS, cell, strict=True))):
+            run_cell(cell, parts, rows)
+            write(rows)
+    write(rows)
+
+
+def write(rows: Rows) -> None:
+    text = (HERE / "auto.head.md").read_text()
+    (HERE / "auto.md").write_text(f"{text}\n{table(rows)}\n\nMachine: {machine()}; seed {SEED}.\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cells", nargs="*")
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    given = parser.parse_args()
+    main(given.cells, given.trials)

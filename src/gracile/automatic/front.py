@@ -1,0 +1,102 @@
+"""What the trials so far say: which are on the front, which one to take, which are hopeless."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gracile.report import Trial
+
+
+class HopelessError(Exception):
+    """Ends a trial that cannot become as good as another; no fault of anybody."""
+
+    def __init__(self, score: float, reason: str) -> None:
+        super().__init__(reason)
+        self.score = score
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """What finished trials have reached, and what training has won in them.
+
+    Frozen and hashable: what a trial is measured against is fixed when it is proposed, and does not depend on which of
+    its neighbours happens to end first.
+    """
+
+    # (cost, score) on the front.
+    front: tuple[tuple[float, float], ...]
+    # The most that training has won in one trial.
+    gain: float
+    margin: float
+
+    @classmethod
+    def of(cls, trials: Iterable[Trial], margin: float) -> "Rivals":
+        finished = [trial for trial in trials if trial.state == "finished"]
+        points = tuple((trial.cost, trial.score) for trial in front_of(finished))
+        return cls(points, max((trial.gain for trial in finished), default=0.0), margin)  # type: ignore[arg-type]
+
+    def require_hope(self, score: float, cost: float) -> None:
+        """Raises HopelessError where a trial cannot reach the front any more.
+
+        A trial with ``score`` behind a method, before training, is hoped to end with at most
+        score + margin * (the most that training has won so far).  It is hopeless where another trial has more than that
+        and costs no more than what this one goes for.
+        """
+        hoped = score + self.margin * max(self.gain, 0.0)
+        better = [found for found in self.front if found[0] <= cost and found[1] > hoped]
+        if not better:
+            return
+        best = max(better, key=lambda found: found[1])
+        raise HopelessError(
+            score,
+            f"{score:.6g} before training, {hoped:.6g} at best, where another trial has {best[1]:.6g} at "
+            f"{best[0]:.4f} of the cost",
+        )
+
+
+def front_of(trials: Iterable[Trial]) -> list[Trial]:
+    """The finished trials for which no other one is as cheap and better, or as good and cheaper; ascending in cost.
+
+    Of equal ones the first stands for all.
+    """
+    finished = [trial for trial in trials if trial.state == "finished"]
+    ordered = sorted(finished, key=lambda trial: (_cost(trial), -_score(trial), trial.place))
+    front: list[Trial] = []
+    for trial in ordered:
+        if not front or _score(trial) > _score(front[-1]):
+            front.append(trial)
+    return front
+
+
+def chosen_of(
+    trials: Iterable[Trial], target: float, baseline: float, tolerated_loss: float | None
+) -> tuple[Trial, str] | None:
+    """The trial to take, and what there is to say about it; None where no trial is within the target.
+
+    Without ``tolerated_loss`` the best score; else the cheapest that loses at most so much, or the best score where
+    none does.
+    """
+    # Costs are counts, and the target a number: a last bit makes no difference.
+    within = [trial for trial in front_of(trials) if _cost(trial) <= target * (1 + 1e-9)]
+    if not within:
+        return None
+    best = within[-1]
+    if tolerated_loss is None:
+        return best, ""
+    tolerable = [trial for trial in within if baseline - _score(trial) <= tolerated_loss]
+    if tolerable:
+        return tolerable[0], ""
+    return best, (
+        f"no pipeline within the target loses at most {tolerated_loss:.6g}: the best, which was taken, loses "
+        f"{baseline - _score(best):.6g}"
+    )
+
+
+def _cost(trial: Trial) -> float:
+    assert trial.cost is not None
+    return trial.cost
+
+
+def _score(trial: Trial) -> float:
+    assert trial.score is not None
+    return trial.score

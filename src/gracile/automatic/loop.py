@@ -1,0 +1,238 @@
+"""The search: trials are proposed in batches, carried out in any order, and kept when they end."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from gracile.auto_options import Auto
+from gracile.automatic.front import Rivals, front_of
+from gracile.automatic.space import Point, Space
+from gracile.progress import Bar, bar
+from gracile.report import Origin, Trial, TrialState
+from gracile.search.work import Pool
+
+log = logging.getLogger(__name__)
+
+EndedBy: TypeAlias = Literal["trials", "time", "exhausted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A pipeline to carry out, and what it is measured against; None lets it end in any case."""
+
+    point: Point
+    rivals: Rivals | None
+
+    def __str__(self) -> str:
+        return f"the trial of {self.point.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How a trial has ended; see `gracile.report.Trial`."""
+
+    state: TrialState
+    score: float | None = None
+    cost: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    bytes: int | None = None
+    gain: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Ledger(Protocol):
+    """Where trials are kept; see `gracile.automatic.study`."""
+
+    def placed(self) -> Sequence["Entry"]: ...
+
+    def add(self, point: Point, place: int, batch: int, owner: str) -> None: ...
+
+    def propose(self, place: int, batch: int, owner: str) -> bool: ...
+
+    def tell(self, placed: "Entry", ended: Trial) -> None: ...
+
+
+class Entry(Protocol):
+    """A trial in a Ledger."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def place(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def point(self) -> Point: ...
+    @property
+    def ended(self) -> Trial | None: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Course:
+    """A search from its first trial to its last.
+
+    The places of trials are fixed: first each method alone, then the pairs that these suggest, then what the sampler
+    proposes.  They are filled in batches, each from the results of the batches before.
+    """
+
+    space: Space
+    options: Auto
+    ledger: Ledger
+    # This process, among those that share the ledger.
+    owner: str
+    # The original's score, and the share of its cost that is asked for.
+    baseline: float
+    target: float
+
+    def run(self, pool: Pool[Asked, Measured]) -> tuple[list[Trial], EndedBy]:
+        """All trials that have ended, by their places, and what ended the search.
+
+        Raises:
+            EvaluationError: a function of the user failed; what has ended is kept.
+            StoreError: the ledger cannot be used any more.
+        """
+        clock = _Clock(self.options.minutes)
+        more = True
+        with bar("automatic compression", self.options.trials) as progress:
+            for _ in self._ended():
+                progress.advance()
+            while True:
+                more = self._filled() and more
+                mine = [entry for entry in self.ledger.placed() if self._is_open(entry)]
+                if not mine:
+                    return self._ended(), "trials" if more else "exhausted"
+                if clock.over and self._ended():
+                    return self._ended(), "time"
+                self._carried_out(mine, pool, clock, progress)
+
+    def _is_open(self, entry: Entry) -> bool:
+        """Whether this process has to carry it out; not what a search with more trials has left."""
+        return entry.ended is None and entry.owner == self.owner and entry.place < self.options.trials
+
+    def _filled(self) -> bool:
+        """Fill the first batch that has room; False where nothing new can be proposed for a place.
+
+        One that was begun is filled up; none is begun while a trial of this process is open.
+        """
+        placed = self.ledger.placed()
+        taken = {entry.place for entry in placed}
+        opened = any(self._is_open(entry) for entry in placed)
+        for number, places in enumerate(self._batches()):
+            free = [place for place in places if place not in taken]
+            if not free:
+                continue
+            if opened and len(free) == len(places):
+                return True
+            return all(self._asked(place, number) for place in free)
+        return True
+
+    def _batches(self) -> list[range]:
+        return batches(
+            (len(self.space.singles()), self.space.most_combined), self.options.trials, self.options.batch
+        )  # fmt: skip
+
+    def _asked(self, place: int, batch: int) -> bool:
+        singles = self.space.singles()
+        known = [entry.point for entry in self.ledger.placed()]
+        if place < len(singles):
+            fixed: Point | None = singles[place]
+        else:
+            pairs = self.space.combined(self._losses(singles))
+            at = place - len(singles)
+            fixed = pairs[at] if at < len(pairs) else None
+        if fixed is not None and fixed not in known:
+            self.ledger.add(fixed, place, batch, self.owner)
+            return True
+        return self.ledger.propose(place, batch, self.owner)
+
+    def _losses(self, singles: Sequence[Point]) -> dict[Point, float]:
+        """What each single method has lost, as far as it has ended well."""
+        ended = {entry.point: entry.ended for entry in self.ledger.placed()}
+        found = {}
+        for point in singles:
+            trial = ended.get(point)
+            if trial is not None and trial.state == "finished" and trial.score is not None:
+                found[point] = self.baseline - trial.score
+        return found
+
+    def _carried_out(
+        self, mine: Sequence[Entry], pool: Pool[Asked, Measured], clock: "_Clock", progress: Bar
+    ) -> None:  # fmt: skip
+        asked = {Asked(entry.point, self._rivals(entry)): entry for entry in mine}
+
+        def waiting() -> Iterator[Asked]:
+            for one in asked:
+                # Some trial has to end, however short the time.
+                if clock.over and self._ended():
+                    return
+                yield one
+
+        for one, measured in pool.scores(waiting()):
+            trial = self._recorded(asked[one], measured)
+            self.ledger.tell(asked[one], trial)
+            log.info("trial %d, %s: %s, score %s", trial.place, trial.recipe, trial.state, trial.score)
+            progress.advance(self._noted(clock))
+
+    def _rivals(self, entry: Entry) -> Rivals | None:
+        if entry.point.alone and entry.place < len(self.space.singles()):
+            return None
+        before = [e.ended for e in self.ledger.placed() if e.ended is not None and e.batch < entry.batch]
+        return Rivals.of(before, self.options.margin)
+
+    def _ended(self) -> list[Trial]:
+        return [entry.ended for entry in self.ledger.placed() if entry.ended is not None]
+
+    def _recorded(self, entry: Entry, measured: Measured) -> Trial:
+        point = entry.point
+        singles = len(self.space.singles())
+        origin: Origin = "search"
+        if entry.place < singles:
+            origin = "single"
+        elif point in self.space.combined(self._losses(self.space.singles())):
+            origin = "combined"
+        return Trial(
+            place=entry.place, origin=origin, method=point.name, asked=self.target * point.share, split=point.split,
+            criterion=point.criterion, scope=point.scope, round_to=point.round_to, training=point.training,
+            state=measured.state, score=measured.score, cost=measured.cost, macs=measured.macs, params=measured.params,
+            bytes=measured.bytes, gain=measured.gain, seconds=measured.seconds, reason=measured.reason,
+        )  # fmt: skip
+
+    def _noted(self, clock: "_Clock") -> str:
+        best = [trial for trial in front_of(self._ended()) if (trial.cost or 0) <= self.target * (1 + 1e-9)]
+        parts = [f"best {best[-1].score:.6g}"] if best else []
+        return ", ".join([*parts, *clock.left])
+
+
+def batches(waves: Sequence[int], trials: int, size: int) -> list[range]:
+    """The places of all trials in batches of ``size``; none reaches over the end of one of the first ``waves``."""
+    found, start = [], 0
+    ends = [min(trials, sum(waves[: index + 1])) for index in range(len(waves))]
+    for end in (*ends, trials):
+        while start < end:
+            found.append(range(start, min(start + size, end)))
+            start = found[-1].stop
+    return found
+
+
+class _Clock:
+    """The time that the user gave."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def over(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+    @property
+    def left(self) -> list[str]:
+        """In words, where there is a bound."""
+        if self._end is None:
+            return []
+        return [f"at most {max(0.0, self._end - time.monotonic()) / 60:.1f} min left"]

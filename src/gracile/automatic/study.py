@@ -1,0 +1,195 @@
+"""The trials of a search in a database that survives it and that others may join; optuna proposes new ones.
+
+Optuna is an optional package (extra "auto").  This module imports it at once; `gracile.pipeline` loads it when it is
+asked for.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from gracile.automatic.space import SPLIT_HIGH, SPLIT_LOW, SPLIT_STEP, Point, Space
+from gracile.errors import StoreError
+from gracile.report import Trial
+
+log = logging.getLogger(__name__)
+
+# Proposals for one trial until one is new: by what the others have reached, then at random.
+_GUIDED, _RANDOM = 6, 40
+_OPEN = (TrialState.WAITING, TrialState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A trial of the study."""
+
+    number: int
+    place: int
+    batch: int
+    # The process that carries it out.
+    owner: str
+    point: Point
+    # None until it has ended.
+    ended: Trial | None
+
+
+class Study:
+    """A context manager.
+
+    Args:
+        url: of the database, as SQLAlchemy takes it; None keeps the study in memory.
+        name: what tells it from studies of other jobs.
+        baseline: the original's score.
+        space: what may be proposed.
+        seed: of the proposals.
+
+    Raises:
+        StoreError: the database cannot be used, or the original had another score in it.
+    """
+
+    def __init__(self, url: str | None, name: str, baseline: float, space: Space, seed: int) -> None:
+        self._url, self._space, self._seed = url, space, seed
+        self._verbosity = optuna.logging.get_verbosity()
+        # Its messages are of its own words; ours come through our loggers.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage: Any = None
+        try:
+            with _named(url):
+                self._storage = optuna.storages.InMemoryStorage() if url is None else optuna.storages.RDBStorage(url)
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
+                )
+                known = self._study.user_attrs.get("baseline")
+                if known is None:
+                    self._study.set_user_attr("baseline", baseline)
+            self._require_same(known, baseline)
+        except BaseException:
+            self.close()
+            raise
+
+    def _require_same(self, known: float | None, baseline: float) -> None:
+        if known is not None and abs(known - baseline) > 1e-6 * max(1.0, abs(known)):
+            raise StoreError(
+                f"the evaluation function gives the original model {baseline:.6g}, where the study {self._url} has "
+                f"{known:.6g} for it: another evaluation function, other data, or one that is not deterministic. Give "
+                "another store, or make the function deterministic"
+            )
+
+    def placed(self) -> list[Placed]:
+        """All trials that have a place, by their places."""
+        with _named(self._url):
+            trials = self._study.get_trials(deepcopy=False)
+        found = [_placed(trial, self._space) for trial in trials if "place" in trial.user_attrs and trial.params]
+        return sorted(found, key=lambda trial: (trial.place, trial.number))
+
+    def add(self, point: Point, place: int, batch: int, owner: str) -> None:
+        """Begin a trial of this point."""
+        attributes = {"batch": batch, "owner": owner, "place": place}
+        with _named(self._url):
+            self._study.enqueue_trial(self._space.values(point), user_attrs=attributes)
+            self._begin_waiting()
+
+    def propose(self, place: int, batch: int, owner: str) -> bool:
+        """Begin a trial of a point that no other one has; False where none was found."""
+        with _named(self._url):
+            self._begin_waiting()
+            known = {
+                self._space.point(trial.params) for trial in self._study.get_trials(deepcopy=False) if trial.params
+            }
+            for attempt in range(_GUIDED + _RANDOM):
+                seed = _seed(self._seed, place, attempt)
+                # Made anew for each trial: what it proposes depends on the study alone, and not on how often the
+                # search was interrupted.
+                self._study.sampler = (
+                    optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False)
+                    if attempt < _GUIDED
+                    else optuna.samplers.RandomSampler(seed=seed)
+                )
+                trial = self._study.ask(self._distributions)
+                if self._space.point(trial.params) in known:
+                    self._study.tell(trial, state=TrialState.FAIL)
+                    continue
+                for name, value in (("batch", batch), ("owner", owner), ("place", place)):
+                    trial.set_user_attr(name, value)
+                return True
+        return False
+
+    def tell(self, placed: Placed, ended: Trial) -> None:
+        """Keep how a trial has ended; of a stopped one the sampler learns the score at which it stopped."""
+        with _named(self._url):
+            identity = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, placed.number)
+            self._storage.set_trial_user_attr(identity, "trial", ended.model_dump_json())
+            if ended.score is None:
+                self._study.tell(placed.number, state=TrialState.FAIL)
+            else:
+                cost = ended.asked if ended.cost is None else ended.cost
+                self._study.tell(placed.number, values=[ended.score, cost])
+
+    @property
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        choices = {name: CategoricalDistribution(values) for name, values in self._space.dimensions.items()}
+        return {**choices, "split": FloatDistribution(SPLIT_LOW, SPLIT_HIGH, step=SPLIT_STEP)}
+
+    def _begin_waiting(self) -> None:
+        """Queued trials get their values; one may be left from a process that was killed between the two."""
+        while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.ask(self._distributions)
+
+    def close(self) -> None:
+        optuna.logging.set_verbosity(self._verbosity)
+        if isinstance(self._storage, optuna.storages.RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _placed(trial: FrozenTrial, space: Space) -> Placed:
+    attributes = trial.user_attrs
+    text = None if trial.state in _OPEN else attributes.get("trial")
+    return Placed(
+        number=trial.number,
+        place=attributes["place"],
+        batch=attributes["batch"],
+        owner=attributes["owner"],
+        point=space.point(trial.params),
+        ended=None if text is None else Trial.model_validate_json(text),
+    )
+
+
+def _seed(*parts: int) -> int:
+    """32 bits that differ for every place and attempt."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def study_name(key: Sequence[tuple[str, str]]) -> str:
+    """The name of the study of a job."""
+    return f"gracile-{hashlib.sha256(repr(list(key)).encode()).hexdigest()[:32]}"
+
+
+@contextmanager
+def _named(url: str | None) -> Iterator[None]:
+    """Errors of the database as StoreErrors that name it."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ModuleNotFoundError) as error:
+        raise StoreError(
+            f"the study {url} cannot be used: {type(error).__name__}: {str(error).partition(chr(10))[0]}; give another "
+            "address or store"
+        ) from error

@@ -1,0 +1,273 @@
+"""`compress` with method="auto": pipelines are tried, and the request becomes the one that is taken."""
+
+import copy
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gracile.auto_options import Auto
+from gracile.automatic import Point, Space
+from gracile.automatic.front import HopelessError, Rivals, chosen_of, front_of
+from gracile.automatic.loop import Asked, Course, EndedBy, Measured
+from gracile.cost import Cost
+from gracile.errors import InputError, TargetError
+from gracile.extras import extra
+from gracile.graph import Graph, fingerprint
+from gracile.inputs import Calibration
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.request import Request
+from gracile.pipeline.running import Done, Job, run_stages
+from gracile.prune.scores import Criterion
+from gracile.report import AutoReport, Trial
+from gracile.scoring import score_of
+from gracile.search.executors import opened
+from gracile.surgery import applied_since
+
+_STUDY = "gracile.automatic.study"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What the search has taken: a request of a fixed pipeline, and how it was found."""
+
+    request: Request
+    report: AutoReport
+    notes: tuple[str, ...]
+
+
+def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
+    """Try pipelines for the target of ``job`` within the bounds of its `Auto`.
+
+    Args:
+        graph: the original's program.
+        before: its cost.
+
+    Raises:
+        TargetError: no pipeline reaches the target.
+        EvaluationError: a function of the user failed; trials that have ended are kept in the store.
+        StoreError: the store or the study is damaged or belongs to another job.
+    """
+    request, options = job.request, job.request.auto
+    assert options is not None
+    assert request.target is not None
+    target = min(1.0, request.target.bound(before) / before[request.metric])
+    space = space_of(request, options)
+    with job.clock("evaluate"):
+        # The user's function may change what it is given.
+        baseline = score_of(request.evaluate_search, copy.deepcopy(job.original), "the original model")
+    with job.clock("trials"), _shared_store(request) as shared:
+        trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target)
+        with (
+            _opened_study(job, graph, space, baseline) as study,
+            opened(trials, request.executor, request.n_jobs) as pool,
+        ):
+            course = Course(
+                space=space, options=options, ledger=study, owner=options.worker or socket.gethostname(),
+                baseline=baseline, target=target,
+            )  # fmt: skip
+            ended, ended_by = course.run(pool)
+    return _found(request, options, ended, ended_by, baseline, target)
+
+
+def _found(
+    request: Request, options: Auto, ended: list[Trial], ended_by: EndedBy, baseline: float, target: float
+) -> Found:
+    chosen = chosen_of(ended, target, baseline, options.tolerated_loss)
+    if chosen is None:
+        reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
+        raise TargetError(
+            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.metric}. "
+            + "; ".join(reasons)
+        )
+    trial, note = chosen
+    report = AutoReport(
+        metric=request.metric,
+        target=target,
+        baseline=baseline,
+        tolerated_loss=options.tolerated_loss,
+        trials=tuple(ended),
+        front=tuple(found.place for found in front_of(ended)),
+        chosen=trial.place,
+        ended_by=ended_by,
+    )
+    space = space_of(request, options)
+    singles = len(space.singles())
+    notes = [note] if note else []
+    if sum(found.place < singles for found in ended) < singles:
+        notes.append(
+            f"{singles} single methods could have been tried, and the search ended before all were: give it more "
+            "trials or minutes"
+        )
+    return Found(request=_fixed(request, _point_of(trial, space, target), target), report=report, notes=tuple(notes))
+
+
+def _point_of(trial: Trial, space: Space, target: float) -> Point:
+    """The point that a trial has tried."""
+    share = min(space.shares, key=lambda known: abs(target * known - trial.asked))
+    return space.point({**trial.model_dump(), "methods": trial.method, "share": share})
+
+
+def space_of(request: Request, options: Auto) -> Space:
+    """What may be tried for a request."""
+    integers: tuple[bool, ...] = (False,)
+    if options.int8 or (options.int8 is None and request.metric == "bytes" and request.calibrated):
+        integers = (True,) if options.int8 else (False, True)
+    return Space(
+        methods=options.methods,
+        criteria=tuple(criteria_of(request, options)),
+        scopes=options.scopes,
+        rounds=options.round_to or (request.round_to,),
+        shares=options.shares,
+        integers=integers,
+        integers_alone=True in integers and request.metric == "bytes",
+        trained=request.fine_tune is not None or request.recover is not None,
+    )
+
+
+def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
+    """Names of criteria, and the criteria that they stand for."""
+    if options.criteria:
+        return {name: name for name in options.criteria}
+    if request.criterion == "auto":
+        names = ("elimination", "l2") if request.calibrated else ("l2",)
+        return {name: name for name in names}
+    chosen = request.criterion
+    return {chosen if isinstance(chosen, str) else getattr(chosen, "__qualname__", type(chosen).__name__): chosen}
+
+
+def _fixed(request: Request, point: Point, target: float) -> Request:
+    """The request of one pipeline."""
+    assert request.auto is not None
+    assert request.target is not None
+    criteria = criteria_of(request, request.auto)
+    return replace(
+        request,
+        auto=None,
+        methods=point.sized,
+        integers=point.integers,
+        target=request.target.at(min(1.0, target * point.share)),
+        splits=request.splits if point.split is None else (point.split,),
+        criterion=criteria[point.criterion] if point.criterion is not None else next(iter(criteria.values())),
+        scope=point.scope or request.scope,
+        round_to=point.round_to or request.round_to,
+        training=point.training or "each",
+    )
+
+
+class Trials:
+    """Carries pipelines out; see `gracile.search.work.Task`.
+
+    Args:
+        job: of the search; its evaluation function is the one that scores candidates.
+        graph: the original's program.
+        before: the original's cost.
+        baseline: its score.
+        target: the share of its cost that is asked for.
+    """
+
+    def __init__(self, job: Job, graph: Graph, before: Cost, baseline: float, target: float) -> None:
+        request = job.request
+        assert request.auto is not None
+        if request.auto.fine_tune is not None:
+            request = replace(request, fine_tune=request.auto.fine_tune)
+        # What is reported in the end plays no part in what is chosen.
+        self._job = replace(job, request=replace(request, evaluate=request.evaluate_search))
+        self._graph, self._before, self._baseline, self._target = graph, before, baseline, target
+
+    def __call__(self, asked: Asked) -> Measured:
+        began = time.perf_counter()
+        request = _fixed(self._job.request, asked.point, self._target)
+        job = replace(self._job, request=request, look=_look(asked.rivals, self._target * asked.point.share))
+        try:
+            with same_randomness(request.seed):
+                done = carried_out(job, self._graph, self._baseline)
+        except HopelessError as stopped:
+            return Measured(
+                state="stopped", score=stopped.score, seconds=time.perf_counter() - began, reason=stopped.reason
+            )
+        except (InputError, TargetError) as error:
+            return Measured(state="failed", seconds=time.perf_counter() - began, reason=str(error))
+        return self._measured(done, request, time.perf_counter() - began)
+
+    def _measured(self, done: Done, request: Request, seconds: float) -> Measured:
+        cost = applied_since(done.model, self._job.original).cost(self._graph)
+        reports = [outcome.report for outcome in done.outcomes]
+        gains = [r.score_fine_tuned - r.score_after for r in reports if r.score_fine_tuned is not None]
+        return Measured(
+            state="finished", score=done.score, cost=cost[request.metric] / self._before[request.metric],
+            macs=cost.macs, params=cost.params, bytes=cost.bytes, gain=sum(gains), seconds=seconds,
+        )  # fmt: skip
+
+
+def carried_out(job: Job, graph: Graph, score_before: float) -> Done:
+    """The pipeline of ``job`` on its original."""
+    methods = job.request.methods
+    first = job.stage(methods[0], job.original, graph) if methods else None
+    return run_stages(job, first, job.original, graph, score_before)
+
+
+@contextmanager
+def same_randomness(seed: int) -> Iterator[None]:
+    """Torch's random numbers inside the block begin with ``seed``, so that the user's training repeats."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _look(rivals: Rivals | None, cost: float) -> Callable[[float], None] | None:
+    return None if rivals is None else lambda score: rivals.require_hope(score, cost)
+
+
+@contextmanager
+def _shared_store(request: Request) -> Iterator[Request]:
+    """The request of trials; workers that have no store of the user share one for the time of the search."""
+    alone = replace(request, n_jobs=1, executor="processes")
+    here = request.n_jobs == 1 and request.executor == "processes"
+    if here or request.store is not None:
+        yield alone
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield replace(alone, store=Path(folder) / "trials.db")
+
+
+def _opened_study(job: Job, graph: Graph, space: Space, baseline: float) -> Any:
+    request, options = job.request, job.request.auto
+    assert options is not None
+    module = extra(_STUDY, "auto", purpose='method="auto"')
+    url = options.study
+    if url is None and request.store is not None:
+        file = Path(request.store).resolve()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{file.with_name(f'{file.name}.study')}"
+    name = module.study_name(_key(request, options, fingerprint(graph, job.original), job.data, space))
+    return module.Study(url, name, baseline, space, request.seed)
+
+
+def _key(
+    request: Request, options: Auto, model: str, data: Calibration | None, space: Space
+) -> list[tuple[str, str]]:  # fmt: skip
+    """What the results of trials depend on, the evaluation function apart."""
+    tune = options.fine_tune or request.fine_tune
+    search = request.search
+    return [
+        ("model", model),
+        ("data", "none" if data is None else data.fingerprint),
+        ("target", repr(request.target)),
+        ("space", repr(space)),
+        ("search", f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate}"),
+        ("options", f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}"),
+        ("training", f"{request.recover!r} {_called(tune)} {_called(request.fine_tune_layer)}"),
+        ("loss", _called(request.loss)),
+        ("seed", str(request.seed)),
+    ]
+
+
+def _called(function: object) -> str:
+    return "none" if function is None else getattr(function, "__qualname__", type(function).__qualname__)

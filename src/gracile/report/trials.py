@@ -1,0 +1,92 @@
+"""The trials of an automatic search as plain records; they print as tables."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from gracile.text import table
+
+# "search": proposed from the results of those before.
+Origin = Literal["single", "combined", "search"]
+TrialState = Literal["finished", "stopped", "failed"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trial(_Frozen):
+    """One pipeline that was tried."""
+
+    place: int
+    origin: Origin
+    # Methods joined by "+", and the share of the original's cost that was asked for.
+    method: str
+    asked: float
+    # The first of two methods leaves asked^split of the cost.
+    split: float | None = None
+    criterion: str | None = None
+    scope: str | None = None
+    round_to: int | str | None = None
+    # Whether it was trained after each method, or after the last one alone.
+    training: str | None = None
+    state: TrialState
+    # Of the search's evaluation function; of a stopped trial where it stopped.  Cost / the original's cost.
+    score: float | None = None
+    cost: float | None = None
+    macs: int | None = None
+    params: int | None = None
+    bytes: int | None = None
+    # What training won, all stages together.
+    gain: float = 0.0
+    seconds: float = 0.0
+    # Why it was stopped, or failed.
+    reason: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """The pipeline in words."""
+        parts = [self.method]
+        if self.split is not None:
+            parts.append(f"split {self.split:g}")
+        parts += [str(part) for part in (self.criterion, self.scope) if part is not None]
+        if self.training == "last":
+            parts.append("trained once")
+        return ", ".join(parts)
+
+
+class AutoReport(_Frozen):
+    """What an automatic search has tried, and what it has taken; prints as a table of the front."""
+
+    # What costs are counted in, and the share of the original's cost that is allowed.
+    metric: str
+    target: float
+    # The original's score by the search's evaluation function.
+    baseline: float
+    tolerated_loss: float | None = None
+    trials: tuple[Trial, ...]
+    # Places of the trials that no other one beats in score and cost, ascending in cost; and of the one that was taken.
+    front: tuple[int, ...]
+    chosen: int
+    # What ended the search.
+    ended_by: Literal["trials", "time", "exhausted"]
+
+    def trial(self, place: int) -> Trial:
+        """The trial at ``place``."""
+        return next(trial for trial in self.trials if trial.place == place)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                "*" if place == self.chosen else "", str(place), self.trial(place).recipe,
+                f"{self.trial(place).cost:.4f}", f"{self.trial(place).score:.6g}",
+            )
+            for place in self.front
+        ]  # fmt: skip
+        states = [trial.state for trial in self.trials]
+        header = ("", "trial", "on the front", self.metric, "score")
+        return (
+            f"{table(header, rows, right=(1, 3, 4))}\n"
+            f"{len(states)} trials, {states.count('stopped')} of them stopped and {states.count('failed')} failed; "
+            f"ended by {self.ended_by}; the original has {self.baseline:.6g}"
+        )
