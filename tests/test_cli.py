@@ -11,8 +11,7 @@ import torch
 from test_demo import TINY
 
 import gracile
-from gracile import cli
-from gracile.cli import main
+from gracile.cli import jobs, main
 from gracile.demo import run_demo
 
 MODULE = """
@@ -73,7 +72,11 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--help") == 0
     text = capsys.readouterr().out
     assert all(
-        command in text for command in ("demo", "profile", "compress", "report", "watch", "inspect", "--version")
+        command in text
+        for command in (
+            "demo", "profile", "compress", "prune", "quantize", "export", "benchmark", "report", "watch", "inspect",
+            "schema", "completion", "--version", "Exit status",
+        )
     )
 
 
@@ -166,7 +169,7 @@ def test_compress_refuses_what_would_fail_in_the_end(
     def untouched(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing may be computed")
 
-    monkeypatch.setattr(cli, "compress", untouched)
+    monkeypatch.setattr(jobs, "compress", untouched)
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "thesis.tex").touch()
     assert _run("compress", "recipe.yaml") == 1
@@ -206,7 +209,7 @@ def test_warnings_of_the_library_reach_the_user(
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "run_demo", lambda console, **options: run_demo(console, settings=TINY, **options))
+    monkeypatch.setattr(jobs, "run_demo", lambda console, **options: run_demo(console, settings=TINY, **options))
     assert _run("demo", "--output", str(tmp_path / "small"), "--seed", "2") == 0
     assert "bit-equal on all test images" in capsys.readouterr().out
     assert json.loads((tmp_path / "small" / "report.json").read_text())["environment"]["seed"] == 2
