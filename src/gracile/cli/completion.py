@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.main import get_command
@@ -35,11 +35,12 @@ def completion_command(
 
 def _options(command: Any) -> list[_Option]:
     """The long options of a command."""
+    literals = _literals(command)
     return [
         _Option(
             name=name,
             help=getattr(parameter, "help", "") or "",
-            choices=tuple(map(str, getattr(parameter.type, "choices", ()))),
+            choices=literals.get(parameter.name, ()),
             is_flag=bool(getattr(parameter, "is_flag", False)),
         )
         for parameter in command.params
@@ -50,12 +51,18 @@ def _options(command: Any) -> list[_Option]:
 
 def _values(command: Any) -> tuple[str, ...]:
     """The values of a command's own argument."""
-    return tuple(
-        str(choice)
-        for parameter in command.params
-        if not parameter.opts[0].startswith("-")
-        for choice in getattr(parameter.type, "choices", ())
-    )
+    literals = _literals(command)
+    named = [parameter for parameter in command.params if not parameter.opts[0].startswith("-")]
+    return tuple(choice for parameter in named for choice in literals.get(parameter.name, ()))
+
+
+def _literals(command: Any) -> dict[str, tuple[str, ...]]:
+    """The values of each parameter of a command that takes but a few: how typer keeps them, its versions differ in."""
+    for registered in app.registered_commands:
+        if registered.name == command.name and registered.callback is not None:
+            hints = get_type_hints(registered.callback)
+            return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    return {}
 
 
 def _bash(group: Any) -> str:
