@@ -8,7 +8,7 @@ import typer
 from torch import Tensor, nn
 
 from gracile.export.checkpoint import load
-from gracile.recipe_file import Dtype, InputSection, examples
+from gracile.recipe_file import Dtype, InputSection, examples, require_size
 from gracile.references import make
 
 Model = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Returns the model: package.module:factory.")]
@@ -92,4 +92,6 @@ def _shape(text: str) -> list[int]:
         raise typer.BadParameter(
             f"{text!r} is no shape; give positive sizes with commas between, as in 1,3,224,224", param_hint="--input"
         )
-    return [int(size) for size in sizes]
+    shape = [int(size) for size in sizes]
+    require_size(shape)
+    return shape

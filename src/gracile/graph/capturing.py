@@ -122,6 +122,7 @@ def _refuse_uncapturable(model: nn.Module) -> None:
         "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
         "DataParallel": ("wrapped in DataParallel", "model.module"),
         "DistributedDataParallel": ("wrapped in DistributedDataParallel", "model.module"),
+        "FullyShardedDataParallel": ("wrapped in FullyShardedDataParallel", "model.module, with its full state_dict"),
     }
     if type(model).__name__ in inner:
         state, way_out = inner[type(model).__name__]
@@ -137,6 +138,12 @@ def _refuse_uncapturable(model: nn.Module) -> None:
             raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
         if tensor.is_meta:
             raise CaptureError(f"{name} is on the meta device and holds no values; load the weights first")
+        # By their names: torch.distributed takes long to import, and may be missing.
+        if type(tensor).__name__ in ("DTensor", "ShardedTensor") or type(tensor.data).__name__ == "DTensor":
+            raise CaptureError(
+                f"{name} is sharded over processes ({type(tensor.data).__name__}); gracile needs whole tensors: load "
+                "the full state_dict into a fresh model in one process, compress it there, and shard the result"
+            )
 
 
 def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
