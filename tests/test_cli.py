@@ -78,8 +78,20 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(
         command in text
         for command in (
-            "demo", "profile", "compress", "prune", "quantize", "export", "benchmark", "report", "watch", "inspect",
-            "schema", "completion", "--version", "Exit status",
+            "demo",
+            "profile",
+            "compress",
+            "prune",
+            "quantize",
+            "export",
+            "benchmark",
+            "report",
+            "watch",
+            "inspect",
+            "schema",
+            "completion",
+            "--version",
+            "Exit status",
         )
     )
 

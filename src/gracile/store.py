@@ -140,7 +140,10 @@ class Store:
         with _named(self.path):
             jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
             try:
-                return [(dict(json.loads(key)), Job(self._connection, number, base, self.path)) for number, key, base in jobs]
+                return [
+                    (dict(json.loads(key)), Job(self._connection, number, base, self.path))
+                    for number, key, base in jobs
+                ]
             except (ValueError, TypeError, RecursionError) as error:
                 raise StoreError(f"the store {self.path} is damaged: the key of a job is no JSON: {error}") from error
 

@@ -1,6 +1,7 @@
 """`capture`: a model as a Graph."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
 from gracile.inputs import ExampleInputs, Inputs, require_module
 
 log = logging.getLogger(__name__)
+
+# torch.export patches torch for the whole process, and fails where two threads are in it.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def capture(
@@ -168,16 +172,19 @@ def _export(
     model: nn.Module, inputs: Inputs, dynamic_shapes: Any, *, training: bool = False
 ) -> torch.export.ExportedProgram:
     # The fused fast path of transformer layers is one opaque operator; without it the layers are visible.
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with eval_mode(model, fresh=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if training:
-                model.train()
-            return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with _ONE_AT_A_TIME:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with eval_mode(model, fresh=True), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if training:
+                    model.train()
+                return torch.export.export(
+                    model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False
+                )
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inputs) -> Graph:
