@@ -387,7 +387,7 @@ def test_a_store_on_a_full_disk_goes_on_later(tmp_path):
     with Store(tmp_path / "runs.db") as store:
         job = store.job({"method": "svd"}, 1.0)
         job.put("conv", 1, 0.5)
-        with full_disk(4096), pytest.raises(StoreError, match=r"runs.db cannot be used: .*make room on the disk"):
+        with full_disk(4096), pytest.raises(StoreError, match=r"runs.db cannot be used: .*make room on the disk"):  # noqa: PT012
             for size in range(2, 1000):
                 job.put("conv" * 100, size, 0.5)
         job.put("conv", 2, 0.25)
