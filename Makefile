@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		accelerate hatchling hypothesis import-linter mypy onnx onnxruntime onnxscript pillow playwright pytest \
+		accelerate hatchling hypothesis import-linter jsonschema mypy onnx onnxruntime onnxscript pillow playwright pytest \
 		pytest-xdist ruff torch==2.13.0 -e ".[auto,report]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@

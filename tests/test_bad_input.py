@@ -1,22 +1,31 @@
 """Bad input, one case each: a named error with the value and a way out, before hours of work."""
 
+import contextlib
+import copy
 import json
+import sqlite3
 import warnings
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import gracile
+from gracile.cli import main
 from gracile.errors import (
     CaptureError,
     EvaluationError,
     FileError,
     InputError,
     PlanError,
+    RecipeError,
     StoreError,
     TargetError,
 )
+from gracile.export.checkpoint import require_free
+from gracile.html import write
+from gracile.recipe_file import Recipe
 from gracile.store import Store
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -260,3 +269,185 @@ def test_batches_of_changing_shape_and_small_floats_are_no_fault():
     small = X.bfloat16()
     half = compress(net().bfloat16(), small[:1], evaluate=lambda model: -float(model(small).square().mean()))
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
+
+
+class Whole(nn.Module):
+    """All of it whole numbers, as models come that another tool has quantized."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_integer_models_are_named():
+    x = torch.ones(1, 4, dtype=torch.int8)
+    with pytest.raises(InputError, match="no layer can be compressed by this method"):
+        compress(Whole(), x, evaluate=lambda model: 1.0)
+    with pytest.raises(InputError, match=r"Whole returns no tensor of floating-point numbers, .*quantize the part"):
+        gracile.quantize(Whole(), x, calibration=[x])
+
+
+def test_half_precision_keeps_its_type():
+    half = X.half()
+    small = compress(net().half(), half[:1], evaluate=lambda model: -float(model(half).square().mean())).model
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.float16}
+    assert gracile.quantize(net().half(), half[:1], calibration=[half])(half).dtype == torch.float16
+
+
+@pytest.mark.parametrize("wrap", ["spectral_norm", "weight_norm"])
+def test_parametrized_modules(wrap):
+    model = net()
+    getattr(torch.nn.utils.parametrizations, wrap)(model.conv2)
+    assert compress(model).report.ratio("macs") <= 0.7
+    with pytest.raises(InputError, match=r"conv2 has parametrized tensors; .*remove_parametrizations"):
+        gracile.quantize(model, X[:1], calibration=[X])
+    with pytest.raises(PlanError, match=r"conv2.*parametrized.*remove_parametrizations"):
+        prune(model)
+    torch.nn.utils.parametrize.remove_parametrizations(model.conv2, "weight")
+    assert prune(model).edits
+
+
+def test_hooks_take_part():
+    model = net()
+    model.conv2.register_forward_hook(lambda module, inputs, output: 2 * output)
+    small = gracile.apply(model, prune(model))
+    # The cut model was compared with the zeroed original: the hook ran in both.
+    assert small.conv.out_channels == 4
+    assert len(small.conv2._forward_hooks) == 1
+
+
+def test_sharded_parameters_are_named(tmp_path):
+    distributed = torch.distributed
+    if not distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh  # noqa: PLC0415
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        model = net()
+        whole = model.conv2.weight.data
+        mesh = init_device_mesh("cpu", (1,))
+        model.conv2.weight = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
+        with pytest.raises(CaptureError, match=r"conv2.weight is sharded over processes \(DTensor\).*full state_dict"):
+            compress(model)
+        model.conv2.weight = nn.Parameter(whole)
+        assert compress(model).report.ratio("macs") <= 0.7
+    finally:
+        distributed.destroy_process_group()
+
+
+def zeroing(model):
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    return 1.0
+
+
+def swapping(model):
+    model.fc = nn.Identity()
+    return 1.0
+
+
+@pytest.mark.parametrize(("evaluate", "what"), [(zeroing, "conv.weight"), (swapping, "fc.weight")])
+def test_evaluation_functions_that_change_the_model_are_named(evaluate, what):
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(EvaluationError, match=rf"changed {what}.* of the original model; .*Score a copy"):
+        compress(model, evaluate=evaluate)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@contextlib.contextmanager
+def full_disk(most):
+    """Files of this process end at so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits are those of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_and_the_old_folder_stays(tmp_path):
+    result = compress()
+    folder = result.save(tmp_path / "small")
+    with full_disk(1000), pytest.raises(FileError, match=r"small cannot be written: .*File too large"):
+        result.save(folder)
+    with full_disk(1000), pytest.raises(FileError, match=r"page.html cannot be written: .*File too large"):
+        write(tmp_path / "page.html", "x" * 5000)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["small"]
+    assert torch.equal(gracile.load(folder, net())(X), result.model(X))
+
+
+def test_a_store_on_a_full_disk_goes_on_later(tmp_path):
+    with Store(tmp_path / "runs.db") as store:
+        job = store.job({"method": "svd"}, 1.0)
+        job.put("conv", 1, 0.5)
+        with full_disk(4096), pytest.raises(StoreError, match=r"runs.db cannot be used: .*make room on the disk"):  # noqa: PT012
+            for size in range(2, 1000):
+                job.put("conv" * 100, size, 0.5)
+        job.put("conv", 2, 0.25)
+    with Store(tmp_path / "runs.db") as store:
+        scores = store.job({"method": "svd"}, 1.0).scores()
+    assert scores["conv", 1] == 0.5
+    assert scores["conv", 2] == 0.25
+
+
+def test_a_store_in_use_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("gracile.store._BUSY_SECONDS", 0.05)
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        job = store.job({"method": "svd"}, 1.0)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        for call in (lambda: job.put("conv", 1, 0.5), lambda: store.job({}, 1.0), lambda: Store(path)):
+            with pytest.raises(StoreError, match=r"runs.db cannot be used: .*locked; another process has kept it"):
+                call()
+        other.execute("ROLLBACK")
+        other.close()
+        job.put("conv", 1, 0.5)
+        assert job.scores() == {("conv", 1): 0.5}
+
+
+def test_a_read_only_folder_is_named_before_the_work(tmp_path, monkeypatch):
+    # The rights themselves do not bind root, under whom tests run in containers.
+    monkeypatch.setattr("gracile.export.checkpoint.os.access", lambda *_: False)
+    with pytest.raises(FileError, match=r"small cannot be made, as .* cannot be written; give another folder"):
+        require_free(tmp_path / "small")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/etc/passwd", "..\\escaped", "a/../../b"])
+def test_names_that_leave_the_folder_lead_nowhere(tmp_path, name):
+    hostile = {"edit": "factorize", "module": name, "scheme": "weight_svd", "rank": 1}
+    with pytest.raises(PlanError, match="no module"):
+        gracile.apply(net(), edits(hostile))
+    folder = compress().save(tmp_path / "small")
+    save_file({name: torch.zeros(2)}, folder / "model.safetensors")
+    with pytest.raises(FileError, match="does not fit this Net"):
+        gracile.load(folder, net())
+    assert [file.name for file in tmp_path.iterdir()] == ["small"]
+
+
+def test_files_of_another_version_are_named(tmp_path):
+    folder = compress().save(tmp_path / "small")
+    for name, read in (("plan.json", lambda: gracile.load(folder, net())),
+                       ("report.json", lambda: gracile.Report.read(folder / "report.json"))):  # fmt: skip
+        file = folder / name
+        file.write_text(file.read_text().replace('"version": 1', '"version": 2').replace('"version":1', '"version":2'))
+        with pytest.raises(FileError, match=rf"{name}.*format 1"):
+            read()
+
+
+def test_shapes_that_fill_any_memory_are_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "model: a:b\ninputs: [[1000000, 1000000, 1000000]]\nevaluate: a:c\ntarget: {macs: 0.5}\n"
+    )
+    with pytest.raises(RecipeError, match=r"recipe.yaml:2:\d+: .*has 1e\+18 elements; an example input has at most"):
+        Recipe.read(tmp_path / "recipe.yaml")
+    with pytest.raises(SystemExit) as caught:
+        main(["profile", "torch.nn:Identity", "--input", "1000000,1000000,1000000"])
+    assert caught.value.code == 1

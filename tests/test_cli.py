@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ import torch
 from test_demo import TINY
 
 import gracile
-from gracile import cli
-from gracile.cli import main
+from gracile.cli import app, jobs, main
 from gracile.demo import run_demo
 
 MODULE = """
@@ -25,6 +25,9 @@ def model():
     return nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), nn.Linear(576, 4))
 
 batches = [torch.ones(2, 3, 8, 8)]
+
+def largest(matrix):
+    return matrix.abs().amax(1)
 
 def embedding():
     return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
@@ -73,7 +76,23 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--help") == 0
     text = capsys.readouterr().out
     assert all(
-        command in text for command in ("demo", "profile", "compress", "report", "watch", "inspect", "--version")
+        command in text
+        for command in (
+            "demo",
+            "profile",
+            "compress",
+            "prune",
+            "quantize",
+            "export",
+            "benchmark",
+            "report",
+            "watch",
+            "inspect",
+            "schema",
+            "completion",
+            "--version",
+            "Exit status",
+        )
     )
 
 
@@ -166,7 +185,7 @@ def test_compress_refuses_what_would_fail_in_the_end(
     def untouched(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing may be computed")
 
-    monkeypatch.setattr(cli, "compress", untouched)
+    monkeypatch.setattr(jobs, "compress", untouched)
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "thesis.tex").touch()
     assert _run("compress", "recipe.yaml") == 1
@@ -206,7 +225,7 @@ def test_warnings_of_the_library_reach_the_user(
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "run_demo", lambda console, **options: run_demo(console, settings=TINY, **options))
+    monkeypatch.setattr(jobs, "run_demo", lambda console, **options: run_demo(console, settings=TINY, **options))
     assert _run("demo", "--output", str(tmp_path / "small"), "--seed", "2") == 0
     assert "bit-equal on all test images" in capsys.readouterr().out
     assert json.loads((tmp_path / "small" / "report.json").read_text())["environment"]["seed"] == 2
@@ -282,3 +301,102 @@ def test_compress_to_integers_and_an_onnx_file(module: str, tmp_path: Path) -> N
     loaded = gracile.load(tmp_path / "small", sys.modules[module].model())
     assert isinstance(loaded, gracile.quant.Simulation)
     assert gracile.Report.read(tmp_path / "small" / "report.json").method == "int8"
+
+
+def test_prune_quantize_export_and_benchmark(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, shape = f"{module}:model", ("--input", "1,3,8,8")
+    assert _run("prune", model, *shape, "--sparsity", "0.5", "--output", "pruned") == 0
+    assert "MACs 112.9 k -> 35.71 k" in capsys.readouterr().out
+    assert _run("profile", model, "--from", "pruned", *shape, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["macs"] == 8 * 27 * 64 + 8 * 72 * 36 + 288 * 4
+    pytest.importorskip("onnxruntime")
+    more = ("--calibration", f"{module}:batches", "--output", "int8", "--onnx", "int8.onnx", "--json")
+    assert _run("quantize", model, "--from", "pruned", *shape, *more) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["quantizers"]["weight"] == 3
+    assert data["onnx"]["bytes"] == (tmp_path / "int8.onnx").stat().st_size
+    assert _run("export", model, "--from", "pruned", *shape, "--output", "small.onnx", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["error"] < 1e-4
+    timed = ("--from", "pruned", "--onnx", "small.onnx", "--repeats", "2", "--json")
+    assert _run("benchmark", model, *shape, *timed) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]]
+    assert names == ["original", "pruned", "small.onnx"]
+    assert _run("benchmark", model, *shape, "--from", "pruned", "--from", "pruned") == 1
+    assert "pruned is given twice" in capsys.readouterr().err
+
+
+def test_prune_as_json_to_a_target(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--macs", "0.6", "--criterion", f"{module}:largest", "--output", "pruned", "--json")
+    assert _run("prune", f"{module}:model", "--input", "1,3,8,8", *more) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["before"]["macs"] == 112_896
+    assert data["after"]["macs"] <= 0.6 * 112_896
+    assert data["plan"]["edits"]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "message"),
+    [
+        ([], 2, "give one of --sparsity, --macs and --params, not none"),
+        (["--sparsity", "0.5", "--macs", "0.5"], 2, "not --sparsity and --macs"),
+        (["--sparsity", "1.0"], 1, "1.0"),
+        (["--macs", "2"], 1, "macs=2.0: a ratio is a number in (0, 1]"),
+        (["--sparsity", "0.5", "--criterion", "l3"], 1, "criterion is 'l3'; it is one of"),
+        (["--sparsity", "0.5", "--from", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_prune_refuses(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], status: int, message: str
+) -> None:
+    assert _run("prune", f"{module}:model", "--input", "1,3,8,8", "--output", "pruned", *more) == status
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_every_command_has_json_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [command.name for command in app.registered_commands]
+    assert len(names) == 12
+    for name in names:
+        assert _run(str(name), "--help") == 0
+        text = capsys.readouterr().out
+        assert "--json" in text, name
+        assert f"gracile {name}" in text.partition("Example")[2], name
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["gracile", "pr"], "profile prune"),
+        (["gracile", "demo", "--data", ""], "digits fashion-mnist"),
+        (["gracile", "export", "--op"], "--opset"),
+        (["gracile", "completion", "f"], "fish"),
+        (["gracile", "nothing", ""], ""),
+    ],
+)
+def test_bash_completes(capsys: pytest.CaptureFixture[str], words: list[str], expected: str) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    assert _run("completion", "bash") == 0
+    given = " ".join(f"'{word}'" for word in words)
+    asked = f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _gracile; echo ${{COMPREPLY[@]}}"
+    script = f"{capsys.readouterr().out}\n{asked}"
+    done = subprocess.run([bash, "--norc", "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
+
+
+def test_completion_for_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("completion", "fish") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("seen_subcommand_from prune'" in line and "-a 'layer global'" in line for line in lines)
+    assert _run("completion", "zsh", "--json") == 0
+    assert "bashcompinit" in json.loads(capsys.readouterr().out)["script"]
+
+
+def test_an_interrupt_has_a_status_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "run_demo", interrupted)
+    assert _run("demo") == 130
+    assert "Aborted" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -37,6 +38,10 @@ Dtype = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "
 Reference = Annotated[str, AfterValidator(require_reference)]
 
 
+# Elements: 4 GiB of float32.
+_LARGEST_INPUT = 2**30
+
+
 class _Section(BaseModel):
     # Strict, as "0.5" in quotes or a 1 for true is rather a mistake than a wish.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -49,6 +54,12 @@ class InputSection(_Section):
         Sequence[Annotated[int, Field(ge=1)]], Field(description="a list of positive sizes, as in [1, 3, 224, 224]")
     ]
     dtype: Annotated[Dtype, Field(description=f"one of {', '.join(get_args(Dtype))}")] = "float32"
+
+    @field_validator("shape")
+    @classmethod
+    def _of_a_size(cls, shape: Sequence[int]) -> Sequence[int]:
+        require_size(shape)
+        return shape
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +75,15 @@ class InputSection(_Section):
         if dtype.is_floating_point:
             return torch.randn(*self.shape, generator=generator).to(dtype)
         return torch.full(tuple(self.shape), dtype is torch.bool, dtype=dtype)
+
+
+def require_size(shape: Sequence[int]) -> None:
+    """Raises InputError where an example input would fill the memory of any machine."""
+    if prod(shape) > _LARGEST_INPUT:
+        raise InputError(
+            f"shape {list(shape)} has {prod(shape):.3g} elements; an example input has at most {_LARGEST_INPUT:.3g}, "
+            "and a single example with the sizes of your data will do"
+        )
 
 
 def _known_method(method: str) -> str:

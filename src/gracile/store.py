@@ -35,21 +35,31 @@ CREATE TABLE evaluations (
 class Job:
     """The evaluations of one model by one method on one data set: what a key stands for."""
 
-    def __init__(self, connection: sqlite3.Connection, identity: int, baseline: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, identity: int, baseline: float, path: Path | None) -> None:
         self._connection = connection
+        self._path = path
         self._identity = identity
         self.baseline = baseline
 
     def scores(self) -> dict[tuple[str, int], float]:
-        """(layer, size) -> score, for everything evaluated so far."""
-        rows = self._connection.execute(
-            "SELECT layer, size, score FROM evaluations WHERE job = ? ORDER BY rowid", (self._identity,)
-        )
-        return {(layer, size): score for layer, size, score in rows}
+        """(layer, size) -> score, for everything evaluated so far.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        with _named(self._path):
+            rows = self._connection.execute(
+                "SELECT layer, size, score FROM evaluations WHERE job = ? ORDER BY rowid", (self._identity,)
+            )
+            return {(layer, size): score for layer, size, score in rows}
 
     def put(self, layer: str, size: int, score: float) -> None:
-        """Keep a score; it is on the disk when this returns."""
-        with self._connection:
+        """Keep a score; it is on the disk when this returns.
+
+        Raises:
+            StoreError: the disk is full, or another process keeps the file to itself.
+        """
+        with _named(self._path), self._connection:
             self._connection.execute(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)", (self._identity, layer, size, score)
             )
@@ -119,7 +129,7 @@ class Store:
                 f"{stored:.6g} for it: another evaluation function, other data, or one that is not deterministic. "
                 "Give another store, or make the function deterministic"
             )
-        return Job(self._connection, identity, stored)
+        return Job(self._connection, identity, stored, self.path)
 
     def jobs(self) -> list[tuple[dict[str, str], Job]]:
         """All jobs and their keys, in the order in which they were begun.
@@ -130,7 +140,10 @@ class Store:
         with _named(self.path):
             jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
             try:
-                return [(dict(json.loads(key)), Job(self._connection, identity, base)) for identity, key, base in jobs]
+                return [
+                    (dict(json.loads(key)), Job(self._connection, number, base, self.path))
+                    for number, key, base in jobs
+                ]
             except (ValueError, TypeError, RecursionError) as error:
                 raise StoreError(f"the store {self.path} is damaged: the key of a job is no JSON: {error}") from error
 
@@ -214,4 +227,16 @@ def _named(path: Path | None) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"the store {path} cannot be used: {error}; give another path") from error
+        raise StoreError(f"the store {path} cannot be used: {error}; {_way_out(error)}") from error
+
+
+def _way_out(error: Exception) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to it
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return (
+            f"another process has kept it to itself for {_BUSY_SECONDS:g} s: end that one, or give another path "
+            "(what was evaluated before is kept)"
+        )
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return "make room on the disk and run the same again, which goes on from there, or give another path"
+    return "give another path"

@@ -267,7 +267,17 @@ class _Climb:
         names = [
             group.name for group in self._groups.groups if components & set(self._groups.component_of(group).tolist())
         ]
-        return names, f"the code of {path or 'the model'} does not follow: {problem}"
+        return names, f"the code of {path or 'the model'} does not follow: {problem}{self._computed(problem)}"
+
+    def _computed(self, problem: str) -> str:
+        """Where tensors are computed from others, which a cut cannot know: which modules, and the way out."""
+        paths = [path for path, module in self._modules.items() if nn.utils.parametrize.is_parametrized(module)]
+        if not paths or "parametrized" in problem:
+            return ""
+        return (
+            f"; {', '.join(paths[:3])} {'is' if len(paths) == 1 else 'are'} parametrized, as by weight_norm: make the "
+            "tensors plain with torch.nn.utils.parametrize.remove_parametrizations"
+        )
 
     def _stopped(self, bench: Bench, trial: Trial, plan: Plan) -> tuple[str, str]:
         """The module where the model stopped or went wrong, and what it said."""

@@ -1,6 +1,7 @@
 """`capture`: a model as a Graph."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
 from gracile.inputs import ExampleInputs, Inputs, require_module
 
 log = logging.getLogger(__name__)
+
+# torch.export patches torch for the whole process, and fails where two threads are in it.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def capture(
@@ -122,6 +126,7 @@ def _refuse_uncapturable(model: nn.Module) -> None:
         "OptimizedModule": ("compiled by torch.compile", "model._orig_mod; compile the result afterwards"),
         "DataParallel": ("wrapped in DataParallel", "model.module"),
         "DistributedDataParallel": ("wrapped in DistributedDataParallel", "model.module"),
+        "FullyShardedDataParallel": ("wrapped in FullyShardedDataParallel", "model.module, with its full state_dict"),
     }
     if type(model).__name__ in inner:
         state, way_out = inner[type(model).__name__]
@@ -137,6 +142,12 @@ def _refuse_uncapturable(model: nn.Module) -> None:
             raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
         if tensor.is_meta:
             raise CaptureError(f"{name} is on the meta device and holds no values; load the weights first")
+        # By their names: torch.distributed takes long to import, and may be missing.
+        if type(tensor).__name__ in ("DTensor", "ShardedTensor") or type(tensor.data).__name__ == "DTensor":
+            raise CaptureError(
+                f"{name} is sharded over processes ({type(tensor.data).__name__}); gracile needs whole tensors: load "
+                "the full state_dict into a fresh model in one process, compress it there, and shard the result"
+            )
 
 
 def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
@@ -161,16 +172,19 @@ def _export(
     model: nn.Module, inputs: Inputs, dynamic_shapes: Any, *, training: bool = False
 ) -> torch.export.ExportedProgram:
     # The fused fast path of transformer layers is one opaque operator; without it the layers are visible.
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with eval_mode(model, fresh=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if training:
-                model.train()
-            return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with _ONE_AT_A_TIME:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with eval_mode(model, fresh=True), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if training:
+                    model.train()
+                return torch.export.export(
+                    model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic_shapes, strict=False
+                )
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inputs) -> Graph:

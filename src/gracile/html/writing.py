@@ -76,11 +76,10 @@ def write(path: str | PathLike[str], text: str) -> Path:
     """
     file = Path(path)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="replace", dir=file.parent, prefix=f".{file.name}.", delete=False
-        ) as beside:
-            beside.write(text)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as beside:
+            pass
         try:
+            Path(beside.name).write_text(text, encoding="utf-8", errors="replace")
             Path(beside.name).chmod(0o644)
             Path(beside.name).replace(file)
         finally:

@@ -38,9 +38,14 @@ class Ranking:
 
     @classmethod
     def by_scores(cls, scores: Floats) -> "Ranking":
-        """The lowest of ``scores`` [channels] first."""
-        removed = np.argsort(scores, kind="stable").astype(np.intp)
-        return cls(removed, np.asarray(scores, dtype=np.float64)[removed])
+        """The lowest of ``scores`` [channels] first, of equal ones the first.
+
+        Scores count to six digits: sums come out a little different with another number of threads, and the order
+        is to be the same.
+        """
+        counted = np.array([float(f"{score:.5e}") for score in np.asarray(scores, dtype=np.float64)])
+        removed = np.argsort(counted, kind="stable").astype(np.intp)
+        return cls(removed, counted[removed])
 
 
 def first_to_go(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> dict[str, list[int]]:

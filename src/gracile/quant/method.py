@@ -158,6 +158,11 @@ def _require_same(model: nn.Module, simulation: Simulation, inputs: Inputs) -> N
     """Raises CaptureError where the program, its quantizers off, computes something else than the model."""
     with eval_mode(model), eval_mode(simulation), simulation.only(weights=False, activations=False):
         wanted, found = outputs_of(inputs.call(model)), outputs_of(inputs.call(simulation))
+    if not wanted:
+        raise InputError(
+            f"{type(model).__name__} returns no tensor of floating-point numbers, so there is nothing to compare a "
+            "simulation with; quantize the part of it that returns the scores"
+        )
     error = largest_difference(found, wanted) / largest(wanted)
     limit = 1e-3 if min(item.dtype.itemsize for item in wanted) > 2 else 0.1
     if not error <= limit:

@@ -191,7 +191,10 @@ class Evidence(_Frozen):
             text = Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"{file}: {error}") from error
-        return cls.from_json(text)
+        try:
+            return cls.from_json(text)
+        except FileError as error:
+            raise FileError(f"{file}: {error}") from error
 
     @property
     def score(self) -> float:
