@@ -166,3 +166,12 @@ def test_operators_without_rule_are_listed() -> None:
     assert placement.left == {"erfinv": "no rule for aten.erfinv.default"}
     # A product needs its factors as integers, wherever they come from.
     assert {"erfinv"} in sites(placement, "activation")
+
+
+def test_silu_is_written_out_as_two_operators() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(inplace=True), nn.Conv2d(4, 2, 1), nn.SiLU())
+    placement = placed(model, torch.randn(2, 3, 4, 4))
+    assert sites(placement, "activation") == [
+        {"input"}, {"conv2d"}, {"silu__sigmoid"}, {"silu_"}, {"conv2d_1"}, {"silu_sigmoid"}, {"silu"},
+    ]  # fmt: skip
+    assert not placement.left
