@@ -70,9 +70,11 @@ def test_attention_is_written_out_and_tied_weights_are_quantized_once() -> None:
         attention,
         "gelu",
         "layer_norm",
-        "add",
-        "add_1",
     } <= activations
+    # What a layer norm or GELU alone reads is not rounded, nor are the linear layers in front.
+    assert not activations & {"add", "add_1", "add_2", "linear_3", "linear_4", "linear_5"}
+    assert placement.left["add_1"] == "only a layer norm or GELU reads it, which runs on reals"
+    assert "linear_3" not in placement.left
     assert placement.left[f"{attention}_masked"] == "it stands between scores and softmax"
     assert f"{attention}_scaled" in placement.left
     # The mask is made of integers: nothing of it is quantized.

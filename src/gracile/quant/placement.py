@@ -4,8 +4,8 @@ A product (convolution, linear layer, matrix product) runs as integers if its fa
 its bias added in 32 bits and a ReLU or clamp behind it folded into the bounds of the result: so the quantizer stands
 behind the activation.  What only moves values (views, max pooling, dropout) keeps their scale, and what joins them
 (concatenation) makes them share one.  The other operators that runtimes know get a quantizer at their result.
-Normalisations that are written out, sums that only a layer norm or GELU reads, and what stands between the scores of attention
-and its softmax, stay in floating point, and so does whatever is unknown.
+Normalisations that are written out, sums that only a layer norm or GELU reads, and what stands between the scores of
+attention and its softmax, stay in floating point, and so does whatever is unknown.
 """
 
 import re
