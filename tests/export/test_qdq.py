@@ -283,3 +283,14 @@ def test_means_over_other_axes_stay_means(tmp_path):
     to_onnx(Means(), images(2), tmp_path / "m.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
     assert (kinds.count("ReduceMean"), kinds.count("GlobalAveragePool")) == (3, 1)
+
+
+def test_linear_layers_in_front_of_norms_and_gelu_run_on_integers(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True)
+    model, data = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval(), torch.randn(2, 8, 32)
+    simulation = gracile.quantize(model, data, calibration=[data])
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    kernels = inspect_onnx(written.path)
+    assert kernels.integer == len(kernels.kernels) == 6, str(kernels)
+    assert written.steps <= 1
