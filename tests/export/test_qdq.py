@@ -246,3 +246,51 @@ def test_what_gracile_quantizes_runs_on_integers_after_pruning(tmp_path):
     kernels = inspect_onnx(written.path)
     assert written.steps <= 1
     assert kernels.integer == len(kernels.kernels) == 7, str(kernels)
+
+
+class Gated(nn.Module):
+    """SiLU in place, and a gate from the means over all positions, as EfficientNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        x = F.silu(self.first(x), inplace=True)
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return F.adaptive_avg_pool2d(self.last(x), 1).flatten(1)
+
+
+def test_no_float_is_left_between_the_convolutions_of_a_gated_network(tmp_path):
+    torch.manual_seed(0)
+    model = Gated().eval()
+    simulation = gracile.quantize(model, images(8), calibration=batches())
+    written = to_onnx(simulation, images(8), tmp_path / "m.onnx", dynamic_batch=True)
+    assert written.steps <= 1
+    session(written.path, optimized=tmp_path / "optimized.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QLinearSigmoid") == kinds.count("QLinearMul") == 2
+    assert kinds.count("QLinearGlobalAveragePool") == 2
+    assert not {"Sigmoid", "Mul", "ReduceMean", "GlobalAveragePool"} & set(kinds)
+    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
+
+
+def test_means_over_other_axes_stay_means(tmp_path):
+    class Means(nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2), keepdim=True), x.mean((2, 3)), x.mean(3, keepdim=True), x.mean((-1, -2), keepdim=True)
+
+    to_onnx(Means(), images(2), tmp_path / "m.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert (kinds.count("ReduceMean"), kinds.count("GlobalAveragePool")) == (3, 1)
+
+
+def test_linear_layers_in_front_of_norms_and_gelu_run_on_integers(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True)
+    model, data = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval(), torch.randn(2, 8, 32)
+    simulation = gracile.quantize(model, data, calibration=[data])
+    written = to_onnx(simulation, data, tmp_path / "m.onnx")
+    kernels = inspect_onnx(written.path)
+    assert kernels.integer == len(kernels.kernels) == 6, str(kernels)
+    assert written.steps <= 1

@@ -70,9 +70,11 @@ def test_attention_is_written_out_and_tied_weights_are_quantized_once() -> None:
         attention,
         "gelu",
         "layer_norm",
-        "add",
-        "add_1",
     } <= activations
+    # What a layer norm or GELU alone reads is not rounded, nor are the linear layers in front.
+    assert not activations & {"add", "add_1", "add_2", "linear_3", "linear_4", "linear_5"}
+    assert placement.left["add_1"] == "only a layer norm or GELU reads it, which runs on reals"
+    assert "linear_3" not in placement.left
     assert placement.left[f"{attention}_masked"] == "it stands between scores and softmax"
     assert f"{attention}_scaled" in placement.left
     # The mask is made of integers: nothing of it is quantized.
@@ -184,3 +186,12 @@ def test_recurrent_layers_stay_and_are_named(caplog: pytest.LogCaptureFixture) -
     assert sites(placement, "weight") == [{"embed.weight"}, {"head.weight"}]
     [said] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said.startswith("memory: stays in floating point: recurrent, weights and all")
+
+
+def test_silu_is_written_out_as_two_operators() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(inplace=True), nn.Conv2d(4, 2, 1), nn.SiLU())
+    placement = placed(model, torch.randn(2, 3, 4, 4))
+    assert sites(placement, "activation") == [
+        {"input"}, {"conv2d"}, {"silu__sigmoid"}, {"silu_"}, {"conv2d_1"}, {"silu_sigmoid"}, {"silu"},
+    ]  # fmt: skip
+    assert not placement.left

@@ -27,7 +27,7 @@ def test_moving_ranges_resume_where_they_were():
     """Averages, which the rounded range does not tell, travel in the state_dict."""
     whole, halves = simulation_of(), simulation_of()
     for simulation in (whole, halves):
-        QuantizedTraining(simulation, "qat")
+        QuantizedTraining("qat").prepare(simulation)
         simulation.train()
     batches = [3 * X[start : start + 16] + 0.3 for start in (0, 16, 32)]
     for batch in batches[:2]:
@@ -37,7 +37,7 @@ def test_moving_ranges_resume_where_they_were():
     torch.save(halves.state_dict(), file)
     file.seek(0)
     resumed = simulation_of()
-    QuantizedTraining(resumed, "qat")
+    QuantizedTraining("qat").prepare(resumed)
     resumed.train().load_state_dict(torch.load(file, weights_only=True))
     for simulation in (whole, resumed):
         simulation(batches[2])
@@ -48,7 +48,7 @@ def test_moving_ranges_resume_where_they_were():
 
 def test_moving_ranges_stay_exact_in_half_precision():
     simulation = simulation_of()
-    QuantizedTraining(simulation, "qat")
+    QuantizedTraining("qat").prepare(simulation)
     simulation.to(torch.bfloat16).train()(X.bfloat16())
     for item in simulation.named_quantizers().values():
         assert isinstance(item, MovingRange)
@@ -59,7 +59,7 @@ def test_moving_ranges_stay_exact_in_half_precision():
 def test_a_step_that_is_thrown_below_zero_comes_back(method):
     """Without the bound it would stay: values on one level leave no gradient."""
     simulation = simulation_of("int2", "uint4")
-    QuantizedTraining(simulation, method)
+    QuantizedTraining(method).prepare(simulation)
     simulation.train()(X)
     item = simulation.named_quantizers()["input"]
     assert isinstance(item, LearnedStep | LearnedOffset)
@@ -101,7 +101,7 @@ def test_training_at_a_high_rate_does_not_lose_a_layer():
 
     descend(model, torch.optim.Adam(model.parameters(), 0.02), 100)
     simulation = gracile.quantize(model, X, calibration=[X], weights="int2", activations="uint4")
-    run = QuantizedTraining(simulation, "lsq")
+    run = QuantizedTraining("lsq").prepare(simulation)
     simulation.train()
     descend(simulation, torch.optim.SGD(simulation.parameters(), 0.3, momentum=0.9), 80)
     run.finish()
@@ -111,7 +111,7 @@ def test_training_at_a_high_rate_does_not_lose_a_layer():
 
 def test_zero_stays_a_level_of_learned_offsets():
     simulation = simulation_of("int4", "uint4")
-    run = QuantizedTraining(simulation, "lsq+")
+    run = QuantizedTraining("lsq+").prepare(simulation)
     item = simulation.named_quantizers()["1_relu"]
     assert isinstance(item, LearnedOffset)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_zero_stays_a_level_of_learned_offsets():
 def test_symmetric_formats_keep_their_zero_point():
     symmetric = QuantSpec(bits=4, signed=False, symmetric=True)
     simulation = simulation_of("int4", symmetric)
-    run = QuantizedTraining(simulation, "lsq+")
+    run = QuantizedTraining("lsq+").prepare(simulation)
     item = simulation.named_quantizers()["input"]
     assert isinstance(item, LearnedOffset)
     assert item.offset is None
@@ -144,7 +144,7 @@ DOREFA = quant_spec("int3", granularity=PerTensor(), narrow=True)
 
 def first_bias_gradient(bits, seed, example=X[:1], skip=0):
     simulation = simulation_of(DOREFA, "uint4")
-    QuantizedTraining(simulation, "dorefa")
+    QuantizedTraining("dorefa").prepare(simulation)
     if bits is not None:
         record = quantize_gradients(simulation, bits, seed=seed)
         assert record.details == {"bits": bits, "seed": seed}
@@ -177,7 +177,7 @@ def test_drawing_goes_on_where_a_state_dict_stood():
     _, trained = first_bias_gradient(3, 7)
     second, _ = first_bias_gradient(3, 7, skip=1)
     resumed = simulation_of(DOREFA, "uint4")
-    QuantizedTraining(resumed, "dorefa")
+    QuantizedTraining("dorefa").prepare(resumed)
     quantize_gradients(resumed, 3, seed=7)
     resumed.load_state_dict(trained.state_dict())
     (resumed.train()(X[:1]) * torch.tensor([1.0, 0.37, -0.61])).sum().backward()
@@ -187,7 +187,7 @@ def test_drawing_goes_on_where_a_state_dict_stood():
 def test_signs_are_drawn_in_training_alone():
     def outputs(seed):
         simulation = simulation_of("int2", "int2")
-        QuantizedTraining(simulation, "bnn")
+        QuantizedTraining("bnn").prepare(simulation)
         if seed is not None:
             assert len(draw_signs(simulation, seed=seed).changed) == len(simulation.named_quantizers())
         drawn = [simulation.train()(X) for _ in range(2)]
@@ -206,7 +206,7 @@ def test_binary_weights_per_channel_are_scaled_as_xnor_nets_are():
     plain = quant_spec("int2", granularity=PerTensor(), narrow=True)
     for weights in ("int2", plain):
         simulation = simulation_of(weights, None)
-        QuantizedTraining(simulation, "bnn")
+        QuantizedTraining("bnn").prepare(simulation)
         weight = simulation.get_parameter("0.weight").detach()
         item = simulation.named_quantizers()["0_weight"]
         assert isinstance(item, Binary)
@@ -217,12 +217,12 @@ def test_binary_weights_per_channel_are_scaled_as_xnor_nets_are():
 def test_signs_of_activations_belong_to_training(caplog):
     """No affine format has the levels -1 and 1 alone, so that finishing says what is lost."""
     simulation = simulation_of("int2", "int2")
-    run = QuantizedTraining(simulation, "bnn")
+    run = QuantizedTraining("bnn").prepare(simulation)
     run.finish()
     assert "activations' signs" in caplog.text
     caplog.clear()
     simulation = simulation_of("int2", None)
-    run = QuantizedTraining(simulation, "bnn")
+    run = QuantizedTraining("bnn").prepare(simulation)
     draw_signs(simulation)
     fixed = simulation.eval()(X)
     run.finish()
@@ -234,7 +234,7 @@ def test_wrong_noise():
     simulation = simulation_of(DOREFA, None)
     with pytest.raises(InputError, match="QuantizedTraining"):
         draw_signs(simulation)
-    QuantizedTraining(simulation, "dorefa")
+    QuantizedTraining("dorefa").prepare(simulation)
     assert all(isinstance(item, DoReFa) for item in simulation.named_quantizers().values())
     with pytest.raises(InputError, match="has none in training"):
         quantize_gradients(simulation, 4)
@@ -261,7 +261,7 @@ def test_batch_norms_that_are_left_keep_their_statistics_in_training():
     torch.manual_seed(0)
     simulation = gracile.quantize(Kept(), X, calibration=[X])
     assert any(step.op and "batch_norm" in step.op for step in simulation.program.steps)
-    run = QuantizedTraining(simulation, "qat")
+    run = QuantizedTraining("qat").prepare(simulation)
     before = simulation.get_buffer("norm.running_mean").clone()
     simulation.train()(X + 3).square().sum().backward()
     assert torch.equal(simulation.get_buffer("norm.running_mean"), before)
@@ -272,7 +272,7 @@ def test_batch_norms_that_are_left_keep_their_statistics_in_training():
 
 def test_ranges_stay_after_freezing():
     simulation = simulation_of()
-    run = QuantizedTraining(simulation, "qat", start=1, freeze=2)
+    run = QuantizedTraining("qat", start=1, freeze=2).prepare(simulation)
     simulation.train()
     scales = []
     for _ in range(4):

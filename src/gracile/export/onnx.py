@@ -16,6 +16,7 @@ from gracile.errors import ExportError, FileError, InputError
 from gracile.export.agreement import operator_steps
 from gracile.export.marks import marked
 from gracile.export.onnx_graph import rename_inputs
+from gracile.export.pooling import pool_globally
 from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
 from gracile.export.simulations import encodings_of, input_names
@@ -190,6 +191,7 @@ def _exported(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, 
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     if versions.get("", opset) != opset:
         raise ExportError(f"torch.onnx wrote opset {versions['']} where {opset} was asked for; ask for that one")
+    pool_globally(proto)
     return stripped(proto, dynamic_batch=dynamic_batch)
 
 

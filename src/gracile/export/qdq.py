@@ -189,26 +189,35 @@ class Pairs:
     def _biases(self) -> None:
         for node in list(self._graph.nodes):
             if node.op_type in _BIASED and len(node.input) > 2:
-                self._bias(node)
+                self._bias(node, node.input[0], node.input[1], 2)
+            elif node.op_type == "Add":
+                # onnxruntime fuses a product and an addition into a Gemm, whose integer kernel wants an integer bias.
+                for place, name in enumerate(node.input):
+                    [maker] = [other for other in self._graph.nodes if name in other.output] or [None]
+                    if maker is not None and maker.op_type == "MatMul" and len(self._graph.readers(name)) == 1:
+                        self._bias(node, maker.input[0], maker.input[1], 1 - place)
 
-    def _bias(self, node: Any) -> None:
-        data, weight = (self._known.get(name) for name in node.input[:2])
-        bias = self._graph.initializers.get(node.input[2])
+    def _bias(self, node: Any, left: str, right: str, place: int) -> None:
+        """The bias at a place of a node's inputs, of the product of two values."""
+        data, weight = self._known.get(left), self._known.get(right)
+        bias = self._graph.initializers.get(node.input[place])
         if data is None or weight is None or bias is None or weight.block is not None or data.axis is not None:
             return
         if max(data.spec.bits, weight.spec.bits) > 8:
             return
         scale = (data.scale.double().reshape(()) * weight.scale.double().reshape(-1)).cpu()
+        if bias.ndim != 1 or len(scale) not in (1, len(bias)):
+            return
         integers = torch.round(torch.from_numpy(np.array(bias)).double() / scale)
         if integers.abs().max() > _INT32:
             self.notes.append(
-                f"the bias {node.input[2]} stays float: it needs more than 32 bits in steps of {scale.min():.3g}"
+                f"the bias {node.input[place]} stays float: it needs more than 32 bits in steps of {scale.min():.3g}"
             )
             return
-        name = f"{node.input[2]}_of_{node.output[0]}"
+        name = f"{node.input[place]}_of_{node.output[0]}"
         stored = self._graph.constant(f"{name}_q", integers.to(torch.int32).numpy())
         per_channel = weight.axis is not None
         shaped = scale.float().numpy() if per_channel else scale.float().reshape(()).numpy()
         inputs = [stored, self._graph.constant(f"{name}_scale", shaped)]
         options = {"axis": 0} if per_channel else {}
-        node.input[2] = self._graph.insert_before(node, "DequantizeLinear", inputs, f"{name}_dq", **options)
+        node.input[place] = self._graph.insert_before(node, "DequantizeLinear", inputs, f"{name}_dq", **options)

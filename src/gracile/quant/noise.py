@@ -31,7 +31,7 @@ def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> R
     if not found:
         raise InputError(
             "gradients are quantized where DoReFa's activations are, and this simulation has none in training: "
-            "quantize with activations='uint4' or so, and make QuantizedTraining(simulation, 'dorefa') first"
+            "quantize with activations='uint4' or so, and prepare QuantizedTraining('dorefa') first"
         )
     for place, item in enumerate(found.values()):
         item.gradient_bits, item.noise = bits, _noise(item, seed, place)
@@ -52,7 +52,7 @@ def draw_signs(simulation: Simulation, *, seed: int = 0) -> Record:
     """
     found = _trained(simulation, Binary, seed)
     if not found:
-        raise InputError("nothing is binary here: make QuantizedTraining(simulation, 'bnn') first")
+        raise InputError("nothing is binary here: prepare QuantizedTraining('bnn') first")
     for place, item in enumerate(found.values()):
         item.noise = _noise(item, seed, place)
     return Record(name="drawn_signs", changed=tuple(found), details={"seed": float(seed)})

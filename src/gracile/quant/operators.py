@@ -14,6 +14,10 @@ PRODUCTS = CONVOLUTIONS | TRANSPOSED | _MATRICES | _ADDED | {"convolution", "lin
 
 # Element-wise on several tensors.
 ELEMENTWISE = frozenset({"add", "sub", "rsub", "mul", "multiply", "div", "divide", "subtract"})
+# They run on reals in runtimes.
+ON_REALS = frozenset({"layer_norm", "rms_norm", "gelu"})
+# What may stay real in front of them.
+SUMMED = frozenset({"add", "linear", "addmm"})
 _NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 _AVERAGES = frozenset(
     {"avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}

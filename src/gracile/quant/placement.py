@@ -4,8 +4,8 @@ A product (convolution, linear layer, matrix product) runs as integers if its fa
 its bias added in 32 bits and a ReLU or clamp behind it folded into the bounds of the result: so the quantizer stands
 behind the activation.  What only moves values (views, max pooling, dropout) keeps their scale, and what joins them
 (concatenation) makes them share one.  The other operators that runtimes know get a quantizer at their result.
-Normalisations that are written out, and what stands between the scores of attention and its softmax, stay in floating
-point, and so does whatever is unknown.
+Normalisations that are written out, sums that only a layer norm or GELU reads, and what stands between the scores of
+attention and its softmax, stay in floating point, and so does whatever is unknown.
 """
 
 import re
@@ -74,11 +74,14 @@ class _Placer:
     left: dict[str, str] = field(default_factory=dict)
     # Values that depend on floating-point inputs or parameters.
     live: set[str] = field(default_factory=set)
+    # Results that only a layer norm or GELU reads in the end.
+    real: set[str] = field(default_factory=set)
     # Union-find over values that share levels.
     parents: dict[str, str] = field(default_factory=dict)
 
     def placed(self) -> Placement:
         self._find_live()
+        self._find_real()
         floating = self._before_softmax()
         for node in self.graph.calls:
             if node.name not in self.live:
@@ -103,6 +106,28 @@ class _Placer:
                 alive = False
             if alive:
                 self.live.add(node.name)
+
+    def _find_real(self) -> None:
+        """Sums, and the linear layers in front of them, that nothing but a layer norm or GELU reads.
+
+        Runtimes run these on reals, and have integer kernels of linear layers with real results, so that rounding
+        here would save nothing; and it is here that transformers have outliers a hundred times as large as the rest.
+        """
+        for node in reversed([*self.graph.calls]):
+            users = [self.graph.nodes.get(name) for name in self.graph.users[node.name]]
+            if (
+                users
+                and (ops.passes(node) or bare_name(node.op) in ops.SUMMED)
+                and all(
+                    user is not None
+                    and (
+                        (bare_name(user.op) in ops.ON_REALS and user.args[0] == Ref(node.name))
+                        or (user.name in self.real and bare_name(user.op) not in ops.PRODUCTS)
+                    )
+                    for user in users
+                )
+            ):
+                self.real.add(node.name)
 
     def _before_softmax(self) -> set[str]:
         """Nodes between the scores of attention and the softmax."""
@@ -170,9 +195,10 @@ class _Placer:
 
     def _elementwise(self, node: Node) -> None:
         refs = [ref for ref in ops.tensors_in(node.args) if ref.name in self.live]
-        for ref in refs:
+        real = node.name in self.real
+        for ref in refs if not real else ():
             self._need_input(ref)
-        if not any(self._on_levels(ref.name) for ref in refs):
+        if not real and not any(self._on_levels(ref.name) for ref in refs):
             self.left[node.name] = "none of its operands is quantized"
             return
         for ref in refs:
@@ -198,6 +224,10 @@ class _Placer:
         """A quantizer at a node's value, unless a rectifier takes it all."""
         spec = self.formats.activations(node)
         if spec is None or not isinstance(node.output, Spec):
+            return
+        if node.name in self.real:
+            if bare_name(node.op) not in ops.PRODUCTS:
+                self.left[node.name] = "only a layer norm or GELU reads it, which runs on reals"
             return
         users = self.graph.users[node.name]
         following = self.graph.nodes.get(users[0]) if len(users) == 1 else None

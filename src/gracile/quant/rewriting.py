@@ -1,4 +1,4 @@
-"""A captured program in the form that quantizers are placed in: attention written out, nothing written in place."""
+"""A captured program in the form that quantizers are placed in: attention and SiLU written out, nothing in place."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,8 +15,8 @@ _CHECKS = {"aten._assert_tensor_metadata.default"}
 
 
 def rewritten(graph: Graph) -> Graph:
-    """The same program with scaled_dot_product_attention as its products and softmax, and with the plain forms of
-    operators that write in place where nobody sees the difference.
+    """The same program with scaled_dot_product_attention as its products and softmax, SiLU as x times sigmoid(x), and
+    the plain forms of operators that write in place where nobody sees the difference.
     """
     nodes: dict[str, Node] = {}
     for node in graph.nodes.values():
@@ -25,7 +25,11 @@ def rewritten(graph: Graph) -> Graph:
         if bare_name(node.op) == "scaled_dot_product_attention":
             nodes.update((made.name, made) for made in _Attention(graph, node).nodes())
         else:
-            nodes[node.name] = plain(graph, node)
+            made = plain(graph, node)
+            if bare_name(made.op) == "silu" and not made.op.startswith("aten.silu_"):
+                nodes.update((part.name, part) for part in _silu(made))
+            else:
+                nodes[made.name] = made
     return replace(graph, nodes=MappingProxyType(nodes), users=users_of(nodes, graph.result))
 
 
@@ -44,6 +48,15 @@ def plain(graph: Graph, node: Node) -> Node:
     if found is None:
         return node
     return replace(node, op=str(found), target=found)
+
+
+def _silu(node: Node) -> tuple[Node, Node]:
+    """Two operators for x sigmoid(x): integer runtimes have a kernel for each of them, and none for SiLU."""
+    target = _aten.sigmoid.default
+    gate = replace(node, name=f"{node.name}_sigmoid", op=str(target), target=target, args=node.args[:1], kwargs={})
+    product = _aten.mul.Tensor
+    args = (node.args[0], Ref(gate.name))
+    return gate, replace(node, op=str(product), target=product, args=args, kwargs={})
 
 
 def _is_view(node: Node) -> bool:
