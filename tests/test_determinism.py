@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 
 import gracile
 from gracile.prune.ranking import Ranking
@@ -27,8 +28,8 @@ def network(seed=0, width=16):
         ).eval()  # fmt: skip
 
 
-def compressed(seed=0, method="channel_pruning"):
-    model = network(seed)
+def compressed(seed=0, method="channel_pruning", model=None):
+    model = network(seed) if model is None else model
     wanted = model(X).detach()
     return gracile.compress(
         model, X[:1], evaluate=lambda small: -float((small(X) - wanted).square().mean()), calibration=[X],
@@ -88,29 +89,35 @@ def test_scores_count_to_six_digits_and_ties_go_by_index():
     assert Ranking.by_scores(np.array([3.00002e-9, 3.00001e-9])).removed.tolist() == [1, 0]
 
 
-@pytest.mark.xfail(reason="known: in threads the second result may differ from that alone", strict=False)
 @pytest.mark.parametrize("methods", [("channel_pruning", "channel_pruning"), ("spatial_svd", "prune")])
 def test_two_compressions_at_once_do_not_disturb_each_other(methods):
     alone = [compressed(seed, method) for seed, method in enumerate(methods)]
+    # Made one after the other: they draw from torch's own random numbers, which all threads share.
+    models = [network(seed) for seed in range(2)]
     together = Barrier(2)
 
     def job(seed):
         together.wait()
-        return compressed(seed, methods[seed])
+        return compressed(seed, methods[seed], models[seed])
 
     with ThreadPoolExecutor(2) as pool:
         beside = list(pool.map(job, range(2)))
-    assert all(same(one, other) for one, other in zip(alone, beside, strict=True))
+    for one, other in zip(alone, beside, strict=True):
+        # Products of matrices round by where their memory happens to lie, which two threads share; no more than that.
+        assert one.plan == other.plan
+        assert other.report.score_after == pytest.approx(one.report.score_after, rel=1e-5, abs=1e-9)
+        torch.testing.assert_close(other.model(X), one.model(X), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xfail(reason="known: two tensors or modules a turn stay, found by nobody yet", strict=False)
 def test_memory_does_not_grow():
     def once():
         gracile.apply(model, gracile.prune.plan(model, X[:1], sparsity=0.5))
 
     def held():
         gc.collect()
-        return sum(issubclass(type(item), torch.Tensor | nn.Module) for item in gc.get_objects())
+        # torch.export itself keeps tensors without storage of each program that it captures.
+        kinds = (type(item) for item in gc.get_objects())
+        return sum(issubclass(kind, torch.Tensor | nn.Module) and kind is not FakeTensor for kind in kinds)
 
     model = network(width=8)
     for _ in range(3):
@@ -118,8 +125,8 @@ def test_memory_does_not_grow():
     before = held()
     for _ in range(20):
         once()
-    # Caches of torch may keep a few; a leak would keep some ten a turn.
-    assert held() - before < 20
+    # One turn's model alone holds more.
+    assert held() - before < 10
 
 
 PEAK = """
