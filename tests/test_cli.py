@@ -393,10 +393,9 @@ def test_completion_for_other_shells(capsys: pytest.CaptureFixture[str]) -> None
     assert "bashcompinit" in json.loads(capsys.readouterr().out)["script"]
 
 
-def test_an_interrupt_has_a_status_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_an_interrupt_has_a_status_of_its_own(monkeypatch: Any) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "run_demo", interrupted)
     assert _run("demo") == 130
-    assert "Aborted" in capsys.readouterr().err

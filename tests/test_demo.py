@@ -1,3 +1,4 @@
+import copy
 import gzip
 import re
 import struct
@@ -13,10 +14,9 @@ from rich.console import Console
 import gracile
 from gracile.demo import DATASETS, Settings, SmallNet, digits, fashion_mnist, run_demo
 from gracile.demo.data import read_idx
-from gracile.demo.job import SETTINGS, check, trained
-from gracile.demo.timing import compare
+from gracile.demo.job import METHOD, ONNX, SETTINGS, check, trained, verdict
 from gracile.demo.training import accuracy, log_likelihood
-from gracile.errors import FileError, InputError
+from gracile.errors import FileError, InputError, MissingExtraError
 
 TINY = Settings(
     width=4, epochs=1, rate=0.1, fine_tune_epochs=1, fine_tune_rate=0.02, batch=32, training=256, calibration=64,
@@ -30,34 +30,53 @@ def _demo(output: Path | None, seed: int = 0) -> tuple[gracile.Result, str]:
     return result, console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_demo_tells_saves_and_repeats(tmp_path: Path) -> None:
-    first, text = _demo(tmp_path / "first")
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, gracile.Result, str]:
+    folder = tmp_path_factory.mktemp("demo") / "small"
+    return folder, *_demo(folder)
+
+
+def test_demo_tells_and_saves(told: tuple[Path, gracile.Result, str]) -> None:
+    folder, result, text = told
     assert "digits: 256 images to train, 300 held out for the search, 360 to test" in text
-    assert str(first.report) in text, "the table must not be wrapped"
+    assert str(result.report) in text, "the table must not be wrapped"
     assert "bit-equal" in text
     assert re.search(r"0\.\d{3} of the MACs, accuracy \d+\.\d\d % -> \d+\.\d\d % -> \d+\.\d\d % fine-tuned", text)
-    assert first.report.ratio("macs") <= 0.5
-    assert first.report.search == "exact"
-    assert len({entry.score for entry in first.report.dictionary}) > 10, "the candidates are told apart"
-    loaded = gracile.load(tmp_path / "first", SmallNet(TINY.width)).eval()
+    assert re.search(r"in onnxruntime \d\.\d\d of the time .*, 0\.\d\d of the file", text)
+    assert "every operator within 1 step" in text
+    assert result.report.ratio("macs") <= 0.5
+    assert result.report.method == METHOD
+    assert result.report.search == "exact"
+    assert len({entry.score for entry in result.report.dictionary}) > 5, "the candidates are told apart"
+    assert {entry.name for entry in folder.iterdir()} == {"plan.json", "model.safetensors", "report.json", ONNX}
+    loaded = gracile.load(folder, SmallNet(TINY.width)).eval()
     images = torch.randn(3, 1, 8, 8)
-    assert torch.equal(loaded(images), first.model(images))
+    assert torch.equal(loaded(images), result.model(images))
 
+
+def test_demo_repeats(told: tuple[Path, gracile.Result, str], tmp_path: Path) -> None:
+    _, first, _ = told
     again, _ = _demo(tmp_path / "again")
     assert again.report.model_copy(update={"seconds": {}}) == first.report.model_copy(update={"seconds": {}})
     values, expected = again.model.state_dict(), first.model.state_dict()
     assert all(torch.equal(values[name], expected[name]) for name in expected)
 
-    other, _ = _demo(tmp_path / "other", seed=1)
-    assert other.report.score_fine_tuned != first.report.score_fine_tuned or other.plan != first.plan
 
+def test_another_seed_into_a_new_folder_without_a_runtime(
+    told: tuple[Path, gracile.Result, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise MissingExtraError("onnx is not installed: pip install 'gracile[export]'")
 
-def test_the_default_folder_is_a_new_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gracile.Result, "to_onnx", missing)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    _, text = _demo(None)
+    other, text = _demo(None, seed=1)
     (folder,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith("gracile-demo-"))
     assert f"saved in {folder};" in text
-    assert {entry.name for entry in folder.iterdir()} == {"plan.json", "model.safetensors", "report.json"}
+    assert "no ONNX file and no times: onnx is not installed" in text
+    assert "onnxruntime" not in verdict(other, None, 1.0)
+    _, first, _ = told
+    assert other.report.score_fine_tuned != first.report.score_fine_tuned or other.plan != first.plan
 
 
 def test_unknown_data() -> None:
@@ -91,21 +110,15 @@ def test_training_learns_and_leaves_the_random_stream_alone() -> None:
     assert -1.5 < log_likelihood(model, splits.held_out) < 0
 
 
-def test_check_sees_another_model(tmp_path: Path) -> None:
-    result, _ = _demo(tmp_path / "small")
+def test_check_sees_another_model(told: tuple[Path, gracile.Result, str]) -> None:
+    folder, result, _ = told
     data = digits().test[:10]
-    check(tmp_path / "small", SmallNet(TINY.width), result.model, data)
+    model = copy.deepcopy(result.model)
+    check(folder, SmallNet(TINY.width), model, data)
     with torch.no_grad():
-        result.model.get_parameter("classifier.bias")[0] += 1e-6
+        model.get_parameter("classifier.bias")[0] += 1e-2
     with pytest.raises(FileError, match="read back as another model"):
-        check(tmp_path / "small", SmallNet(TINY.width), result.model, data)
-
-
-def test_timing_is_a_ratio_of_seconds() -> None:
-    small, large = SmallNet(2).eval(), SmallNet(32).eval()
-    timing = compare(small, large, torch.randn(8, 1, 8, 8), runs=5)
-    assert timing.ratio > 1
-    assert timing.low <= timing.ratio <= timing.high
+        check(folder, SmallNet(TINY.width), model, data)
 
 
 def _write_idx(file: Path, values: np.ndarray) -> None:

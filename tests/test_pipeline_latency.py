@@ -12,7 +12,7 @@ from gracile.errors import InputError, TargetError
 from gracile.latency import LayerTimes
 from gracile.pipeline import timed
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.request import checked
+from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Job
 from gracile.pipeline.timed import _next
 from gracile.report import Report
@@ -104,7 +104,7 @@ def test_several_methods_share_a_latency(machine):
 
 
 def test_splits_that_a_method_cannot_reach_are_left_out(machine, monkeypatch):
-    monkeypatch.setattr("gracile.pipeline.running._SPLITS", (0.05, 0.99))
+    monkeypatch.setitem(Request.__init__.__kwdefaults__, "splits", (0.05, 0.99))
     model, data = network(), images()
     result = gracile.compress(
         model, data, evaluate=agreement(model, data), target=target(0.7), method="prune+spatial_svd",
@@ -189,7 +189,7 @@ def request(model, data):
         evaluate=agreement(model, data), evaluate_search=None, target=gracile.Target(latency=0.5), method="prune",
         search="exact", criterion="l2", scope="layer", ratios=None, ratios_metric="macs", round_to="auto",
         max_sparsity=0.9, exclude=(), fine_tune=None, fine_tune_layer=None, store=None, seed=0, calibrated=False,
-        loss=None, recover=None, n_jobs=1, executor="processes",
+        loss=None, recover=None, n_jobs=1, executor="processes", auto=None,
     )  # fmt: skip
 
 
@@ -212,7 +212,3 @@ def test_where_a_latency_has_no_meaning():
     model, data = network(), images()
     with pytest.raises(InputError, match=r"gracile\.compress"):
         gracile.prune.plan(model, data, target=target())
-    with pytest.raises(InputError, match="cannot split"):
-        gracile.compress(
-            model, data, evaluate=agreement(model, data), target=target(), method="spatial_svd+channel_pruning"
-        )

@@ -1,4 +1,4 @@
-"""The demo's job: train, compress, fine-tune, save, load back, check."""
+"""The demo's job: train, compress, fine-tune, save, load back, check, write an ONNX file of integers, time it."""
 
 import tempfile
 import time
@@ -14,12 +14,13 @@ from torch import nn
 
 from gracile.demo.data import DATASETS, Dataset, Images, Splits
 from gracile.demo.network import SmallNet
-from gracile.demo.timing import Timing, compare
 from gracile.demo.training import accuracy, log_likelihood, train
-from gracile.errors import FileError, InputError
+from gracile.errors import FileError, InputError, MissingExtraError
 from gracile.export.checkpoint import load
+from gracile.latency import benchmark
 from gracile.pipeline import Result, compress
 from gracile.recipe import Target
+from gracile.timings import Timings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,11 @@ SETTINGS: Mapping[Dataset, Settings] = MappingProxyType(
         ),
     }
 )  # fmt: skip
+
+
+# Low-rank factors, then fewer channels, then integers.
+METHOD = "spatial_svd+channel_pruning+int8"
+ONNX = "model.onnx"
 
 
 def run_demo(
@@ -106,15 +112,22 @@ def _run(console: Console, data: Dataset, output: str | Path | None, seed: int, 
         f"{len(splits.test)} to test",
     )
     model = trained(splits.train, settings, seed)
-    _say(console, f"trained in {time.perf_counter() - start:.1f} s; compressing to half of the MACs by spatial SVD")
+    _say(console, f"trained in {time.perf_counter() - start:.1f} s; compressing to half of the MACs by {METHOD}")
     result = compressed(model, splits, settings, seed)
     taken = time.perf_counter() - start
     _say(console, f"\n{result.report}\n")
     folder = result.save(output or Path(tempfile.mkdtemp(prefix="gracile-demo-")))
     check(folder, SmallNet(settings.width), result.model, splits.test)
     _say(console, f"saved in {folder}; loaded back into a fresh network: bit-equal on all test images")
-    timing = compare(model, result.model, splits.test.images[: settings.timing])
-    _say(console, verdict(result, timing, taken))
+    timings = None
+    try:
+        _say(console, str(result.to_onnx(folder / ONNX, dynamic_batch=True)))
+        files: dict[str, nn.Module | Path] = {"original": model, "compressed": folder / ONNX}
+        timings = benchmark(files, splits.test.images[: settings.timing], threads=settings.threads or 1)
+        _say(console, f"\n{timings}\n")
+    except MissingExtraError as error:
+        _say(console, f"no ONNX file and no times: {error}")
+    _say(console, verdict(result, timings, taken))
     return result
 
 
@@ -146,7 +159,7 @@ def compressed(model: SmallNet, splits: Splits, settings: Settings, seed: int) -
         evaluate=lambda candidate: accuracy(candidate, splits.test),
         evaluate_search=lambda candidate: log_likelihood(candidate, scoring),
         target=Target(macs=0.5),
-        method="spatial_svd",
+        method=METHOD,
         search="exact",
         calibration=list(splits.train[: settings.calibration].batches(128)),
         fine_tune=fine_tune,
@@ -168,15 +181,19 @@ def check(folder: Path, fresh: nn.Module, saved: nn.Module, data: Images) -> Non
         raise FileError(f"{folder} was read back as another model than was saved; please report this as a bug")
 
 
-def verdict(result: Result, timing: Timing, seconds: float) -> str:
+def verdict(result: Result, timings: Timings | None, seconds: float) -> str:
     """All in one line."""
     report = result.report
     scores = f"accuracy {report.score_before:.2f} % -> {report.score_after:.2f} %"
     if report.score_fine_tuned is not None:
         scores += f" -> {report.score_fine_tuned:.2f} % fine-tuned"
+    line = f"{report.ratio('macs'):.3f} of the MACs, {scores}, in {seconds:.1f} s"
+    if timings is None:
+        return line
+    small = timings["compressed"]
     return (
-        f"{report.ratio('macs'):.3f} of the MACs, {scores}, in {seconds:.1f} s; eager forward pass in "
-        f"{timing.ratio:.2f} of the time ({timing.low:.2f} to {timing.high:.2f} in half of {timing.runs} pairs of runs)"
+        f"{line}; in {timings.runtime} {small.ratio:.2f} of the time ({small.ratio_low:.2f} to {small.ratio_high:.2f} "
+        f"in half of {timings.repeats} rounds), {small.bytes / timings['original'].bytes:.2f} of the file"
     )
 
 
