@@ -9,8 +9,9 @@ from torch import nn
 
 import gracile
 from gracile.errors import InputError, PlanError
+from gracile.layer_kinds import shape_of, unfit
 from gracile.plan import AddBias, Factorize, Plan
-from gracile.surgery import shape_of, swapped, unfit
+from gracile.surgery import swapped
 
 
 def plan(*edits):

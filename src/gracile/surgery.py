@@ -17,9 +17,9 @@ from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, require_copyable
 from gracile.inputs import require_module
+from gracile.layer_kinds import CONVOLUTIONS, TRANSPOSED, shape_of, unfit, unfoldable
 from gracile.maths.factorize import (
     LayerShape,
-    Scheme,
     decompose,
     factor_shapes,
     factor_weights,
@@ -31,14 +31,11 @@ from gracile.program import Program, ProgramModule
 from gracile.quant_edits import FoldBatchNorm, Quantize
 from gracile.simulation import Simulation
 
-_CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # The same layers, without initial values.
 _BARE: dict[type[nn.Module], type[nn.Module]] = {
     kind: type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
-    for kind in (*_CONVOLUTIONS.values(), nn.Linear)
+    for kind in (*CONVOLUTIONS.values(), nn.Linear)
 }
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ATTRIBUTE = "_gracile_plan"
 
 # Values for tensors that an Edit creates, by their new names; without one the Edit computes its default.
@@ -100,51 +97,6 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
         yield surgeon.root
     finally:
         surgeon.undo()
-
-
-def unfit(module: nn.Module, scheme: Scheme) -> str | None:
-    """Why ``scheme`` cannot factorize ``module``; None where it can.
-
-    The module must compute exactly what torch's own layer does with a weight of its own, or replacing it would
-    change more than the weight.
-    """
-    convolution = isinstance(module, tuple(_CONVOLUTIONS.values()))
-    if isinstance(module, _TRANSPOSED):
-        return "transposed convolution"
-    if not convolution and not isinstance(module, nn.Linear):
-        return f"{type(module).__name__} is neither a convolution nor a linear layer"
-    if nn.utils.parametrize.is_parametrized(module):
-        return "its weight is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
-    if not computes_as(module, (*_CONVOLUTIONS.values(), nn.Linear)):
-        return f"{type(module).__name__} has a forward of its own"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return "it carries hooks, which a replacement would lose; remove them first"
-    if convolution and module.groups != 1:
-        return f"grouped convolution ({module.groups} groups)"
-    if scheme == "spatial_svd" and not isinstance(module, nn.Conv2d):
-        return "spatial SVD needs a two-dimensional convolution"
-    if not module.weight.is_floating_point():  # type: ignore[operator]
-        return f"its weight is {module.weight.dtype}, not floating point"
-    return None
-
-
-def shape_of(module: nn.Module) -> LayerShape:
-    """The shape of a convolution (not transposed) or linear layer."""
-    if isinstance(module, nn.Linear):
-        return LayerShape(inputs=module.in_features, outputs=module.out_features)
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    # torch keeps the amounts last axis first, two an axis, string paddings worked out.
-    amounts = module._reversed_padding_repeated_twice
-    pairs = tuple(zip(amounts[::2], amounts[1::2], strict=True))[::-1]
-    return LayerShape(
-        inputs=module.in_channels,
-        outputs=module.out_channels,
-        kernel=module.kernel_size,
-        stride=module.stride,
-        dilation=module.dilation,
-        padding=pairs,
-        groups=module.groups,
-    )
 
 
 class _Surgeon:
@@ -300,7 +252,7 @@ def _layer_like(layer: Any, shape: LayerShape, weight: Tensor, bias: nn.Paramete
         if not isinstance(padding, str):
             padding = tuple(before for before, _ in shape.padding)
         made = _without_values(
-            _CONVOLUTIONS[len(shape.kernel)],
+            CONVOLUTIONS[len(shape.kernel)],
             shape.inputs,
             shape.outputs,
             shape.kernel,
@@ -385,33 +337,6 @@ def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:
     surgeon.replace(module, CuttableAttention(module))
 
 
-def unfoldable(layer: nn.Module, batch_norm: nn.Module, *, rest: bool = False) -> str | None:
-    """Why the modules cannot be folded into one, wherever they stand; None where they can.
-
-    Args:
-        rest: the batch-norm's class may have a forward of its own, of which the rest stays.
-    """
-    if not (isinstance(batch_norm, BATCH_NORMS) if rest else computes_as(batch_norm, BATCH_NORMS)):
-        return f"{type(batch_norm).__name__} is no batch-norm of torch's own"
-    if batch_norm.running_mean is None:
-        return "the batch-norm keeps no running statistics"
-    if not computes_as(layer, (*_CONVOLUTIONS.values(), *_TRANSPOSED, nn.Linear)):
-        return f"{type(layer).__name__} is no convolution or linear layer of torch's own"
-    if nn.utils.parametrize.is_parametrized(layer):
-        return "its weight is parametrized; make it plain with torch.nn.utils.parametrize.remove_parametrizations"
-    return None
-
-
-def computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether the module's forward is that of one of these layers of torch."""
-    inherited = ("forward", "_conv_forward")
-    return any(
-        isinstance(module, kind)
-        and all(getattr(type(module), name, None) is getattr(kind, name, None) for name in inherited)
-        for kind in kinds
-    )
-
-
 def _fold_batch_norm(surgeon: _Surgeon, edit: FoldBatchNorm) -> None:
     batch_norm = surgeon.layer(edit)
     try:
@@ -422,7 +347,7 @@ def _fold_batch_norm(surgeon: _Surgeon, edit: FoldBatchNorm) -> None:
     if reason is not None:
         raise PlanError(f"{edit}: {reason}")
     fold = after_layer if edit.place == "after" else before_layer
-    transposed = isinstance(layer, _TRANSPOSED)
+    transposed = isinstance(layer, TRANSPOSED)
     groups = getattr(layer, "groups", 1)
     statistics = (batch_norm.running_mean, batch_norm.running_var, batch_norm.weight, batch_norm.bias, batch_norm.eps)
     try:

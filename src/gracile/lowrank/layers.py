@@ -11,10 +11,11 @@ from torch import nn
 from gracile.cost import Cost, Metric, Operation, price
 from gracile.errors import InputError
 from gracile.graph import Graph, Node, eval_mode
+from gracile.layer_kinds import unfit
 from gracile.maths.factorize import SCHEMES, LayerShape, Scheme, factor_shapes, max_rank
 from gracile.patterns import matching
 from gracile.plan import Factorize, child
-from gracile.surgery import swapped, unfit
+from gracile.surgery import swapped
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

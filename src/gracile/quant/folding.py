@@ -3,10 +3,10 @@
 from torch import nn
 
 from gracile.graph import Graph, Node, Ref, bare_name
+from gracile.layer_kinds import BATCH_NORMS, computes_as, unfoldable
 from gracile.plan import Plan, child
 from gracile.quant.norm_rests import rest_of
 from gracile.quant_edits import FoldBatchNorm
-from gracile.surgery import BATCH_NORMS, computes_as, unfoldable
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _LAYERS = _CONVOLUTIONS | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
