@@ -116,3 +116,14 @@ def test_the_table_says_all_that_it_depends_on(runtime, tmp_path):
 def test_refusals(models, arguments, error, words):
     with pytest.raises(error, match=words):
         gracile.benchmark(models, torch.randn(1, 2), **arguments)
+
+
+def test_an_onnx_file_of_another_batch_is_refused(tmp_path):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        optional(package)
+    model = trained_like(SmallNet())
+    fixed = to_onnx(model, images(), tmp_path / "fixed.onnx").path
+    with pytest.raises(InputError, match=r"takes .* of the shape \[2, 3, 10, 10\].*dynamic_batch=True"):
+        gracile.benchmark({"file": fixed}, images()[:1], repeats=1)
+    free = to_onnx(model, images(), tmp_path / "free.onnx", dynamic_batch=True).path
+    assert gracile.benchmark({"file": free}, images()[:1], repeats=1).entries

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import gracile
 from gracile.errors import InputError
 from gracile.maths.quant_spec import PerTensor, QuantSpec, quant_spec
-from gracile.quant import draw_signs, quantize_gradients
+from gracile.quant.noise import draw_signs, quantize_gradients
 from gracile.quant.trained import Binary, DoReFa, LearnedOffset, LearnedStep, MovingRange
 from gracile.quant.training import QuantizedTraining
 

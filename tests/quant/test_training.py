@@ -102,3 +102,22 @@ def test_wrong_arguments():
     QuantizedTraining().prepare(simulation)
     with pytest.raises(InputError, match="already"):
         QuantizedTraining().prepare(simulation)
+
+
+def test_what_the_papers_draw_is_an_option():
+    simulation = quantize(trained_float(0), X, calibration=[X], weights=SIGNED, activations="uint3")
+    part = QuantizedTraining("dorefa", gradient_bits=4, seed=3).prepare(simulation)
+    assert {item.gradient_bits for item in simulation.named_quantizers("activation").values()} == {4}
+    part.withdraw()
+    with pytest.raises(InputError, match="activations='uint4'"):
+        QuantizedTraining("dorefa", gradient_bits=4).prepare(
+            quantize(trained_float(0), X, calibration=[X], weights=SIGNED, activations=None)
+        )
+    binary = quantize(trained_float(0), X, calibration=[X], weights="int2", activations=None)
+    before = dict(binary.quantizers.items())
+    QuantizedTraining("bnn", draw_signs=True).prepare(binary).withdraw()
+    assert dict(binary.quantizers.items()) == before
+    with pytest.raises(InputError, match="draw_signs is of method='bnn'"):
+        QuantizedTraining("lsq", draw_signs=True)
+    with pytest.raises(InputError, match="gradient_bits is of method='dorefa'"):
+        QuantizedTraining("qat", gradient_bits=4)

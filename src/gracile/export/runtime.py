@@ -53,7 +53,7 @@ def feeds(opened: Any, inputs: Inputs, *, without: str | None = None) -> dict[st
         without: the ending of the names of inputs that come from elsewhere.
 
     Raises:
-        InputError: another number of tensors than the file takes.
+        InputError: another number of tensors than the file takes, or other sizes than it has fixed.
     """
     names = [value.name for value in opened.get_inputs() if without is None or not value.name.endswith(without)]
     tensors = {name: value for name, value in inputs.kwargs.items() if isinstance(value, Tensor)}
@@ -62,7 +62,22 @@ def feeds(opened: Any, inputs: Inputs, *, without: str | None = None) -> dict[st
         raise InputError(
             f"the file takes {len(names)} inputs ({', '.join(names)}), the example inputs hold {len(chosen)} tensors"
         )
+    declared = {value.name: value.shape for value in opened.get_inputs()}
+    for name, tensor in zip(names, chosen, strict=True):
+        _require_shape(name, declared[name], tensor)
     return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, chosen, strict=True)}
+
+
+def _require_shape(name: str, declared: list[Any], tensor: Tensor) -> None:
+    """Raises InputError where the tensor has another size than the file has fixed; named axes take any."""
+    fits = len(declared) == tensor.ndim
+    pairs = zip(declared, tensor.shape, strict=False)
+    if not fits or any(isinstance(size, int) and size != given for size, given in pairs):
+        sizes = ", ".join(str(size) if isinstance(size, int) else "any" for size in declared)
+        raise InputError(
+            f"the file takes {name} of the shape [{sizes}], and is given {list(tensor.shape)}; give inputs of that "
+            "shape, or write the file with dynamic_batch=True"
+        )
 
 
 def outputs_of(opened: Any, inputs: Inputs) -> list[Tensor]:

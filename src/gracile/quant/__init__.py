@@ -16,7 +16,6 @@ from gracile.quant.formats import Formats
 from gracile.quant.gptq import fit_weights_to_outputs, round_sequentially
 from gracile.quant.guided import Guided, quantize_within
 from gracile.quant.method import simulate
-from gracile.quant.noise import draw_signs, quantize_gradients
 from gracile.quant.observers import OBSERVERS
 from gracile.quant.placement import Bias, Placement, place
 from gracile.quant.precision import MixedPrecision, mixed_precision
@@ -50,7 +49,6 @@ __all__ = [
     "correct_bias",
     "correct_bias_analytically",
     "distributions",
-    "draw_signs",
     "equalize",
     "fit_weights",
     "fit_weights_to_outputs",
@@ -59,7 +57,6 @@ __all__ = [
     "mixed_precision",
     "place",
     "quant_spec",
-    "quantize_gradients",
     "quantize_within",
     "round_sequentially",
     "simulate",

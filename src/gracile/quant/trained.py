@@ -260,7 +260,7 @@ class DoReFa(TrainedQuantizer):
     """DoReFa: weights through tanh to [-1, 1], activations clipped to [0, 1] (Zhou et al. 2016, arXiv:1606.06160).
 
     The paper's 2^k levels of a weight are odd multiples of 1 / (2^k - 1), which a signed format of k + 1 bits holds;
-    those of an activation are an unsigned format of k bits.  With `quantize_gradients`, the gradient that comes to an
+    those of an activation are an unsigned format of k bits.  With ``gradient_bits``, the gradient that comes to an
     activation through its clipping has few bits, too.
     """
 
@@ -292,7 +292,7 @@ class Binary(TrainedQuantizer):
     """BNN: weights, or activations, of the two levels -1 and 1 (Hubara et al. 2016, arXiv:1602.02830).
 
     Weights per channel are scaled by their mean magnitude, as XNOR-Net's are (Rastegari et al. 2016,
-    arXiv:1603.05279); weights per tensor are not scaled.  A signed format of two bits holds them.  With `draw_signs`,
+    arXiv:1603.05279); weights per tensor are not scaled.  A signed format of two bits holds them.  With ``draw_signs``,
     the signs are drawn in training.
     """
 

@@ -11,6 +11,7 @@ from gracile.graph import Graph, tensors_of
 from gracile.maths import binary
 from gracile.plan import Plan
 from gracile.prune.gates import gates_of
+from gracile.quant.noise import draw_signs, quantize_gradients
 from gracile.quant.trained import (
     Binary,
     DoReFa,
@@ -68,6 +69,12 @@ class QuantizedTraining:
     start: int = 0
     # After so many steps all ranges stay as they are; None: never.
     freeze: int | None = None
+    # Of "dorefa": gradients of so many bits where activations are quantized, see `gracile.quant.noise`.
+    gradient_bits: int | None = None
+    # Of "bnn": signs are drawn at random in training.
+    draw_signs: bool = False
+    # Of what these two draw.
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Training):
@@ -79,6 +86,10 @@ class QuantizedTraining:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"{name} is {value!r}; give a number of steps from 0")
+        if self.gradient_bits is not None and self.method != "dorefa":
+            raise InputError(f"gradient_bits is of method='dorefa', and the method is {self.method!r}; leave it out")
+        if self.draw_signs and self.method != "bnn":
+            raise InputError(f"draw_signs is of method='bnn', and the method is {self.method!r}; leave it out")
 
     def prepare(self, model: nn.Module, graph: Graph | None = None) -> "QuantizedTrainingPart":  # noqa: ARG002
         """Put trainable quantizers in the place of the plain ones.
@@ -122,6 +133,14 @@ class QuantizedTrainingPart:
         }
         self._enabled = {name: item.enabled for name, item in self._trained.items()}
         self._put(self._trained)
+        try:
+            if spec.gradient_bits is not None:
+                quantize_gradients(simulation, spec.gradient_bits, seed=spec.seed)
+            if spec.draw_signs:
+                draw_signs(simulation, seed=spec.seed)
+        except InputError:
+            self.withdraw()
+            raise
         self._switch()
 
     def meet(self) -> None:
