@@ -47,10 +47,15 @@ def require_copyable(model: nn.Module) -> None:
                 )
 
 
+def finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; no memory is taken, as both ends are NaN where a value is."""
+    return not values.numel() or all(bool(end.isfinite()) for end in values.detach().aminmax())
+
+
 def require_finite(model: nn.Module) -> None:
     """Raises InputError where a parameter holds NaN or an infinity."""
     for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+        if parameter.is_floating_point() and not finite(parameter):
             raise InputError(
                 f"{plain_name(name)} holds NaN or infinite values; train again with a lower rate or clipped gradients, "
                 "or load an earlier checkpoint"

@@ -1,7 +1,7 @@
 """Criteria on models: what each channel of each group is worth, over all tensors that the group cuts."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from gracile.channels import ChannelGroup, ChannelGroups
 from gracile.errors import InputError
-from gracile.graph import Graph, bare_name, tensors_of
+from gracile.graph import Graph, bare_name, finite, tensors_of
 from gracile.maths import criteria
 from gracile.prune.units import Channels, Units
 
@@ -183,12 +183,13 @@ def scores_of_units(
     source = _Source(tensors_of(model), graph, statistics or {})
     found, without = {}, []
     for item in units:
-        used, parts = chosen, source.parts(item, chosen)
-        if not parts and chosen.sees not in ("weights", "nothing"):
+        used = chosen
+        if chosen.sees not in ("weights", "nothing") and next(source.matrices(item, chosen), None) is None:
             without.append(item.name)
             used = CRITERIA["l2"]
-            parts = source.parts(item, used)
-        found[item.name] = _joined(used, [_scored(used, name, matrix, generator) for name, matrix in parts], item.count)
+        # One after the other: in float64 each takes twice the memory of the tensor.
+        scores = [_scored(used, name, matrix, generator) for name, matrix in source.parts(item, used)]
+        found[item.name] = _joined(used, scores, item.count)
     if without:
         log.warning("nothing for %s to look at in %s: scored by l2", criterion, ", ".join(without))
     return found
@@ -226,21 +227,25 @@ class _Source:
         self._scales = frozenset() if graph is None else _batch_norm_scales(graph)
         self._statistics = statistics
 
-    def parts(self, units: Units, criterion: Named) -> list[tuple[str, Tensor]]:
-        """The tensors that ``criterion`` looks at, each with a matrix [units, elements] in float64; empty where it
+    def parts(self, units: Units, criterion: Named) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that ``criterion`` looks at, each with a matrix [units, elements] in float64; none where it
         finds nothing of its kind.
 
         Raises:
             InputError: a value is NaN or infinite.
         """
         if criterion.sees == "nothing":
-            return [(units.name, torch.empty(units.count, 0, dtype=torch.float64))]
+            yield units.name, torch.empty(units.count, 0, dtype=torch.float64)
+            return
+        for name, matrix in self.matrices(units, criterion):
+            yield name, _finite(name, matrix).double()
+
+    def matrices(self, units: Units, criterion: Named) -> Iterator[tuple[str, Tensor]]:
+        """The same in the tensors' own precision, unchecked, of criteria that look at something."""
         values = self._statistics if criterion.needs_data else self._tensors
-        return [
-            (name, _finite(name, matrix.double()))
-            for name in self._seen(units, criterion)
-            for matrix in units.matrices(name, values[name].detach())
-        ]
+        for name in self._seen(units, criterion):
+            for matrix in units.matrices(name, values[name].detach()):
+                yield name, matrix
 
     def _seen(self, units: Units, criterion: Named) -> list[str]:
         names = list(units.tensors)
@@ -256,7 +261,7 @@ class _Source:
 
 
 def _finite(name: str, matrix: Tensor) -> Tensor:
-    if not bool(matrix.isfinite().all()):
+    if not finite(matrix):
         raise InputError(
             f"{name} holds NaN or infinite values, so that its channels cannot be compared; train again with "
             "a lower rate or clipped gradients, or load an earlier checkpoint"
