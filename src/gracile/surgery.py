@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
-from gracile.graph import eval_mode, require_copyable
+from gracile.graph import eval_mode, finite, require_copyable
 from gracile.inputs import require_module
 from gracile.layer_kinds import CONVOLUTIONS, TRANSPOSED, shape_of, unfit, unfoldable
 from gracile.maths.factorize import (
@@ -219,7 +219,7 @@ def _factorize(surgeon: _Surgeon, edit: Factorize) -> None:
     names = [child(edit.module, name) for name in ("0.weight", "1.weight", "1.bias")]
 
     def plain() -> tuple[Tensor, Tensor]:
-        if not bool(layer.weight.isfinite().all()):
+        if not finite(layer.weight):
             raise PlanError(f"{edit}: the weight of {edit.module or '(model)'} holds NaN or infinite values")
         left, right = decompose(matrix(edit.scheme, layer.weight)).truncated(edit.rank)
         return factor_weights(edit.scheme, shape.weight, left, right)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from gracile.auto_options import Auto
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """How a trial has ended; see `gracile.report.Trial`."""
+    """How a trial has ended: fields of `gracile.report.Trial`."""
 
     state: TrialState
     score: float | None = None
@@ -190,17 +190,16 @@ class Course:
 
     def _recorded(self, entry: Entry, measured: Measured) -> Trial:
         point = entry.point
-        singles = len(self.space.singles())
+        singles = self.space.singles()
         origin: Origin = "search"
-        if entry.place < singles:
+        if entry.place < len(singles):
             origin = "single"
-        elif point in self.space.combined(self._losses(self.space.singles())):
+        elif point in self.space.combined(self._losses(singles)):
             origin = "combined"
         return Trial(
             place=entry.place, origin=origin, method=point.name, asked=self.target * point.share, split=point.split,
             criterion=point.criterion, scope=point.scope, round_to=point.round_to, training=point.training,
-            state=measured.state, score=measured.score, cost=measured.cost, macs=measured.macs, params=measured.params,
-            bytes=measured.bytes, gain=measured.gain, seconds=measured.seconds, reason=measured.reason,
+            **asdict(measured),
         )  # fmt: skip
 
     def _noted(self, clock: "_Clock") -> str:

@@ -27,7 +27,7 @@ def demo_command(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a small network, halve its MACs, fine-tune, save it, load it back and check it."""
+    """Train a small network, halve its MACs, quantize and fine-tune it, save it, check it, and time its ONNX file."""
     if output is not None:
         require_free(output)
     # As JSON the report goes to standard output, and the story beside it.

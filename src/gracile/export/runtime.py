@@ -55,14 +55,15 @@ def feeds(opened: Any, inputs: Inputs, *, without: str | None = None) -> dict[st
     Raises:
         InputError: another number of tensors than the file takes, or other sizes than it has fixed.
     """
-    names = [value.name for value in opened.get_inputs() if without is None or not value.name.endswith(without)]
+    taken = opened.get_inputs()
+    declared = {value.name: value.shape for value in taken if without is None or not value.name.endswith(without)}
+    names = list(declared)
     tensors = {name: value for name, value in inputs.kwargs.items() if isinstance(value, Tensor)}
     chosen = [tensors[name] for name in names] if set(names) <= tensors.keys() else inputs.tensors
     if len(chosen) != len(names):
         raise InputError(
             f"the file takes {len(names)} inputs ({', '.join(names)}), the example inputs hold {len(chosen)} tensors"
         )
-    declared = {value.name: value.shape for value in opened.get_inputs()}
     for name, tensor in zip(names, chosen, strict=True):
         _require_shape(name, declared[name], tensor)
     return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, chosen, strict=True)}

@@ -73,13 +73,15 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
                 baseline=baseline, target=target,
             )  # fmt: skip
             ended, ended_by = course.run(pool)
-    return _found(request, options, ended, ended_by, baseline, target)
+    return _found(request, space, ended, ended_by, baseline, target)
 
 
 def _found(
-    request: Request, options: Auto, ended: list[Trial], ended_by: EndedBy, baseline: float, target: float
+    request: Request, space: Space, ended: list[Trial], ended_by: EndedBy, baseline: float, target: float
 ) -> Found:
-    chosen = chosen_of(ended, target, baseline, options.tolerated_loss)
+    assert request.auto is not None
+    tolerated_loss = request.auto.tolerated_loss
+    chosen = chosen_of(ended, target, baseline, tolerated_loss)
     if chosen is None:
         reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
         raise TargetError(
@@ -91,13 +93,12 @@ def _found(
         metric=request.metric,
         target=target,
         baseline=baseline,
-        tolerated_loss=options.tolerated_loss,
+        tolerated_loss=tolerated_loss,
         trials=tuple(ended),
         front=tuple(found.place for found in front_of(ended)),
         chosen=trial.place,
         ended_by=ended_by,
     )
-    space = space_of(request, options)
     singles = len(space.singles())
     notes = [note] if note else []
     if sum(found.place < singles for found in ended) < singles:

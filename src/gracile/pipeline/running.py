@@ -59,8 +59,7 @@ class Done:
     @property
     def score(self) -> float:
         """Of the model at the end, trained where it was."""
-        last = self.outcomes[-1].report
-        return last.score_after if last.score_fine_tuned is None else last.score_fine_tuned
+        return self.outcomes[-1].report.score
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,8 +292,7 @@ def _chained(
         if outcome.latency is not None:
             # Of what the method before has left.
             reached *= outcome.latency.reached
-        report = outcome.report
-        score = report.score_after if report.score_fine_tuned is None else report.score_fine_tuned
+        score = outcome.report.score
         with job.clock("capture"):
             graph = capture(current, graph.example)
     return Done(current, tuple(outcomes))

@@ -131,7 +131,6 @@ class QuantizedTrainingPart:
             name: _trained(name, item, tensors[sites[name][0]].detach() if item.role == "weight" else None, spec)
             for name, item in self._plain.items()
         }
-        self._enabled = {name: item.enabled for name, item in self._trained.items()}
         self._put(self._trained)
         try:
             if spec.gradient_bits is not None:
@@ -175,7 +174,7 @@ class QuantizedTrainingPart:
             return
         tensors = tensors_of(self._simulation)
         for name, item in self._trained.items():
-            item.enabled = self._enabled[name]
+            item.enabled = self._plain[name].enabled
             if isinstance(item, Binary | DoReFa) and item.role == "weight":
                 weight = tensors[self._simulation.sites[name][0]]
                 weight.copy_(item.eval().trained(weight))
@@ -205,7 +204,7 @@ class QuantizedTrainingPart:
 
     def _switch(self) -> None:
         for name, item in self._trained.items():
-            item.enabled = self._enabled[name] and self._steps >= self.spec.start
+            item.enabled = self._plain[name].enabled and self._steps >= self.spec.start
             if self.spec.freeze is not None and self._steps >= self.spec.freeze and not item.frozen:
                 item.hold()
 

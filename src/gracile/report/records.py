@@ -117,6 +117,11 @@ class StageReport(_Frozen):
     equivalence: float | None = None
     dictionary: DictionaryReport | None = None
 
+    @property
+    def score(self) -> float:
+        """The score of what this stage hands on: trained where it was."""
+        return self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
+
 
 class Environment(_Frozen):
     """Where and with what the numbers were measured."""
