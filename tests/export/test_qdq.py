@@ -294,3 +294,19 @@ def test_linear_layers_in_front_of_norms_and_gelu_run_on_integers(tmp_path):
     kernels = inspect_onnx(written.path)
     assert kernels.integer == len(kernels.kernels) == 6, str(kernels)
     assert written.steps <= 1
+
+
+def test_sums_in_front_of_norms_are_not_joined_with_them(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True)
+    model, data = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval(), torch.randn(2, 8, 32)
+
+    def operators(content):
+        session(content, optimized=tmp_path / "run.onnx")
+        return {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+
+    simulation = gracile.quantize(model, data, calibration=[data])
+    assert "SkipLayerNormalization" in operators(onnx_model(model, data).SerializeToString())
+    ours = operators(onnx_model(simulation, data).SerializeToString())
+    assert {"Sum", "LayerNormalization"} <= ours
+    assert "SkipLayerNormalization" not in ours
