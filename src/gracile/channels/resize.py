@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from gracile.channels.engine import channel_groups, modes_of
 from gracile.channels.fields import Value
 from gracile.channels.groups import Axis, ChannelGroups
-from gracile.channels.walk import operator
+from gracile.channels.walk import needed, operator
 from gracile.errors import PlanError
 from gracile.graph import Graph, Node, Ref, Spec
 
@@ -255,12 +255,15 @@ def same_program(expected: Graph, found: Graph) -> Difference | None:
 
     Module calls that run other operators are not compared: code may keep what it computed in an earlier call.
     """
-    other = _by_call(found)
+    # What nothing uses has no say.
+    used, other = needed(expected), _by_call(found)
     for call, nodes in _by_call(expected).items():
         pairs = list(zip(nodes, other.get(call, []), strict=False))
         if len(nodes) != len(other.get(call, [])) or any(left.op != right.op for left, right in pairs):
             continue
         for left, right in pairs:
+            if left.name not in used:
+                continue
             if left.output != right.output and _shapes(left.output) != _shapes(right.output):
                 return Difference(left.module, f"{left.op} gives {_shapes(right.output)}, not {_shapes(left.output)}")
             if operator(left) == "slice" and _numbers(left) != _numbers(right):

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch import nn
 
 from gracile.attributes import knows
@@ -304,7 +305,8 @@ class _Climb:
                 edits.append(ReplaceModule(module=path, by="multihead_attention"))
                 keep = self._kept.get((child(path, "out_proj.weight"), 1))
                 if keep is not None:
-                    edits.append(SetAttribute(module=path, name="num_heads", value=len(keep) // module.head_dim))
+                    heads = np.isin(np.arange(module.embed_dim), keep).reshape(module.num_heads, -1).any(1)
+                    edits.append(SetAttribute(module=path, name="num_heads", value=int(heads.sum())))
         return edits
 
 
