@@ -142,7 +142,11 @@ def _narrow(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _split(walk: Walk, node: Node, arguments: Arguments) -> Result:
     value, dim = walk.value(arguments["self"]), arguments["dim"]
     dim %= value.rank
-    stops = np.cumsum([spec.shape[dim] for spec in node.output]).tolist()
+    sizes = [spec.shape[dim] for spec in node.output]
+    by_number = operator(node) != "split_with_sizes" and not isinstance(node.args[1], list | tuple)
+    if by_number and len(set(sizes)) > 1:
+        value = forbid_axes(value, [dim], f"its parts differ in {place(node)}", walk.ties)
+    stops = np.cumsum(sizes).tolist()
     return _parts(walk, node, value, dim, list(zip([0, *stops[:-1]], stops, strict=True)))
 
 
