@@ -53,9 +53,10 @@ def test_equals_the_zeroed_original(name: str) -> None:
     assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["unpacked", "packed", "transformer_layer"])
+@pytest.mark.parametrize("name", ["unpacked", "packed", "transformer_layer", "of_torch", "of_torch_with_own_keys"])
 def test_dimensions_of_heads(name: str) -> None:
     model, inputs, _, found = halved(name, heads="dimension")
+    assert not found.dropped
     assert_equivalent(model, found.plan, inputs)
 
 

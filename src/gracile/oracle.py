@@ -1,13 +1,14 @@
 """The oracle of pruning: the original model with every removed slice set to zero.
 
-Normalisation parameters and buffers are zeroed too, and layer, group and RMS norms are computed over the kept
-channels only.  A pruned model must equal it.
+Normalisation parameters and buffers are zeroed too, layer, group and RMS norms are computed over the kept channels
+only, and zero divided by zero counts as zero.  A pruned model must equal it.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from gracile.channels import ChannelGroups, NormSite, fitting, kept_groups, operator
+from gracile.channels import ChannelGroups, NormSite, Value, fitting, kept_groups, operator
 from gracile.errors import InputError
-from gracile.graph import Graph, Node, Substitute, eval_mode, run, tensors_of
+from gracile.graph import Graph, Node, Ref, Substitute, eval_mode, run, tensors_of
 from gracile.inputs import Inputs
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 
@@ -40,7 +41,8 @@ def oracle(
     kept = kept_by(plan, graph)
     groups = fitting(graph, kept) if groups is None else groups
     with _zeroed(model, kept), eval_mode(model, fresh=True):
-        return run(graph, model, inputs or graph.example, substitutes=_norms(graph, groups, kept))
+        substitutes = _quotients(graph, groups) | _norms(graph, groups, kept)
+        return run(graph, model, inputs or graph.example, substitutes=substitutes)
 
 
 @contextmanager
@@ -76,6 +78,32 @@ def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
         elif not isinstance(edit, SetAttribute | ReplaceModule):
             raise InputError(f"{edit}: the zeroed original stands for slices only, and not for this Edit")
     return kept
+
+
+def _quotients(graph: Graph, groups: ChannelGroups) -> dict[str, Substitute]:
+    """Divisions by what is zero where channels are removed, as weights are divided by their norms."""
+    found: dict[str, Substitute] = {}
+    for node in graph.calls:
+        kind = operator(node)
+        if kind == "_weight_norm":
+            found[node.name] = partial(_weight_norm, node)
+        elif kind == "div" and isinstance(node.args[1], Ref):
+            divisor = groups.values.get(node.args[1].name)
+            if isinstance(divisor, Value) and any(field.zero for field in divisor.fields):
+                found[node.name] = partial(_quotient, node)
+    return found
+
+
+def _quotient(node: Node, dividend: Any, divisor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    assert node.target is not None
+    undefined = (divisor == 0) & (dividend == 0)
+    return cast(Tensor, node.target(dividend, divisor, *args, **kwargs)).masked_fill(undefined, 0)
+
+
+def _weight_norm(node: Node, direction: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    assert node.target is not None
+    made = cast(Tensor, node.target(direction, *args, **kwargs))
+    return made.masked_fill(made.isnan() & (direction == 0), 0)
 
 
 def _norms(

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch import nn
 
 from gracile.attributes import knows
@@ -102,7 +103,7 @@ def cut(
 
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
-        PlanError: the cut model does not run or is wrong, and no group can be blamed.
+        PlanError: the cut model does not run or is wrong, and no group alone is to blame.
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}
@@ -121,11 +122,30 @@ def cut(
         blamed, reason = climb.blamed(bench, trial, plan)
         stubborn = [name for name in blamed if left.get(name)]
         if not stubborn:
+            wrong = clock.timed("verify", partial(_wrong_alone, partial(_Climb, model, graph, groups), left, bench))
+            stubborn = list(wrong)
+        if not stubborn:
             raise PlanError(f"the cut model does not equal the zeroed original: {reason}")
         for name in stubborn:
             dropped[name] = reason
             del left[name]
     return Cut(Plan(), 0.0, dropped, (), clock.seconds)
+
+
+def _wrong_alone(
+    climbing: Callable[..., "_Climb"], removed: Mapping[str, Iterable[int]], bench: Bench
+) -> Iterator[str]:
+    """The groups whose cut is wrong without the others, by halves: where no literal says whose fault it is."""
+    climb = climbing(removed, _Clock())
+    if bench.fits(climb.to_the_top(bench)[1]):
+        return
+    if len(removed) == 1:
+        yield from removed
+        return
+    names = [name for name, channels in removed.items() if channels]
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        if half:
+            yield from _wrong_alone(climbing, {name: removed[name] for name in half}, bench)
 
 
 class _Climb:
@@ -304,7 +324,8 @@ class _Climb:
                 edits.append(ReplaceModule(module=path, by="multihead_attention"))
                 keep = self._kept.get((child(path, "out_proj.weight"), 1))
                 if keep is not None:
-                    edits.append(SetAttribute(module=path, name="num_heads", value=len(keep) // module.head_dim))
+                    heads = np.isin(np.arange(module.embed_dim), keep).reshape(module.num_heads, -1).any(1)
+                    edits.append(SetAttribute(module=path, name="num_heads", value=int(heads.sum())))
         return edits
 
 
