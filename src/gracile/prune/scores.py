@@ -41,7 +41,8 @@ class Named:
     # "mean" take them as they are, for scores that mean the same everywhere.
     joined: Literal["relative", "sum", "mean"] = "relative"
     # What a mini-batch says, averaged over them before the formula takes it: of inputs and their products, [channels,
-    # examples, positions], a number for each channel; of products of weights one for each weight.
+    # examples, positions], a number for each channel, by the examples of each; of products of weights one for each
+    # weight.
     of_batch: Criterion | None = None
 
     @property
@@ -105,9 +106,10 @@ def register_criterion(
         name: none of gracile's own; one given before is replaced.
         formula: of "weights" and "batch_norm" (the scales) from a matrix [channels, elements] of one tensor to scores
             [channels].  Of "inputs", what a layer reads, and "input_products", that times the gradient of the loss,
-            from [channels, examples, positions] of a mini-batch to [channels]; it is averaged over mini-batches.  Of
-            "weight_products", weight times gradient, from one mini-batch's to as many numbers in the same shape, which
-            are averaged over mini-batches and added up over the weights of a channel.  Larger means keep.
+            from [channels, examples, positions] of a mini-batch to [channels]; it is averaged over mini-batches, each
+            weighed by its examples.  Of "weight_products", weight times gradient, from one mini-batch's to as many
+            numbers in the same shape, which are averaged over mini-batches and added up over the weights of a channel.
+            Larger means keep.
 
     Raises:
         InputError: the name is taken, or an argument is of the wrong kind.
