@@ -21,6 +21,7 @@ from gracile.graph import Graph, capture
 from gracile.oracle import EXACT
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
+from gracile.wide import hollow
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +310,7 @@ class _Climb:
     def _difference(self, bench: Bench, plan: Plan) -> Difference | None:
         """Where the cut model's program is not what it should be."""
         try:
-            with swapped(bench.model, plan.edits) as model:
+            with swapped(bench.model, plan.edits) as model, hollow(model):
                 small = capture(model, bench.inputs, training=False)
         except GracileError:
             return None
