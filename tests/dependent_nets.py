@@ -228,6 +228,13 @@ def weight_norm() -> nn.Module:
     return nn.Sequential(made[0], nn.LeakyReLU(), made[1], nn.ReLU())
 
 
+class MeanByHand(nn.Module):
+    """Divides by a size that its code reads: the number in the program is that of the original."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True) / x.shape[1]
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
         super().__init__()
@@ -273,6 +280,22 @@ TOPOLOGIES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         Head(nn.Sequential(nn.Conv2d(3, 12, 3), nn.InstanceNorm2d(12, affine=True), conv(12, 6)), 6), images(),
     ),
     "shuffle": lambda: (Head(Shuffle(), 8), images()),
+    "norms_without_tensors": lambda: (
+        Head(nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12, affine=False),
+            nn.Conv2d(12, 8, 1), nn.GroupNorm(2, 8, affine=False), nn.Flatten(2), nn.Linear(16, 6),
+            nn.RMSNorm(6, elementwise_affine=False), nn.Linear(6, 10), nn.LayerNorm(10, elementwise_affine=False),
+            nn.Linear(10, 4), nn.Unflatten(2, (2, 2)),
+        ), 8), images(),
+    ),
+    "shuffle_of_torch": lambda: (
+        Head(nn.Sequential(
+            conv(3, 8), nn.Conv2d(8, 8, 1, groups=2), nn.ChannelShuffle(2), nn.PReLU(8), conv(8, 6),
+        ), 6), images(),
+    ),
+    "mean_by_hand": lambda: (
+        Head(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), MeanByHand(), nn.Conv2d(1, 8, 1), conv(8, 6)), 6), images(),
+    ),
     "squeeze_excite": lambda: (Head(SqueezeExcite(), 8), images()),
     "upsample": lambda: (Head(Upsample(), 6), images()),
     "flatten_linear": lambda: (FlattenLinear(), images()),

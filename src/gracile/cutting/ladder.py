@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from torch import nn
 
-from gracile.attributes import knows
-from gracile.channels import ChannelGroups, Demand, Difference, after_cutting, demands, same_program
+from gracile.attributes import knows, sizes_without_tensors
+from gracile.channels import ChannelGroups, Demand, Difference, after_cutting, demands, operator, same_program
 from gracile.cutting.patches import Patch, Patches, attributes_read, fewest, patches_of, with_patches
 from gracile.cutting.programs import Programs
 from gracile.cutting.trials import Bench, Trial
 from gracile.errors import GracileError, PlanError
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, Spec, capture
 from gracile.oracle import EXACT
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
@@ -166,7 +166,7 @@ class _Climb:
         self._demands = demands(graph, groups, self._kept, self._smaller)
         self._modules = dict(model.named_modules(remove_duplicate=False))
         slices: list[Edit] = [Slice(tensor=name, axis=axis, keep=keep) for (name, axis), keep in self._kept.items()]
-        attention = self._replacements()
+        attention = [*self._replacements(), *self._norms()]
         replaced = {edit.module for edit in attention if isinstance(edit, ReplaceModule)}
         # Modules whose own code wrote literals that must change, and which nobody looks after.
         self._open = {
@@ -267,12 +267,11 @@ class _Climb:
     @cached_property
     def _touched(self) -> set[str]:
         """Modules whose own code runs operators on what is cut, torch's own apart."""
-        paths = {
-            node.module
-            for node in self._graph.calls
-            if node.output != self._smaller.nodes[node.name].output and node.module in self._modules
-        }
-        return {path for path in (paths | self._open) - {""} if not knows(self._modules[path])}
+        nodes = self._graph.nodes.values()
+        cut = {node.name for node in nodes if node.output != self._smaller.nodes[node.name].output}
+        paths = {node.module for node in self._graph.calls if cut.intersection((node.name, *node.refs))}
+        paths = (paths | self._open) & self._modules.keys()
+        return {path for path in paths - {""} if not knows(self._modules[path])}
 
     def blamed(self, bench: Bench, trial: Trial, plan: Plan) -> tuple[list[str], str]:
         """The groups whose removal changes literals in the code that stopped the model, and what it said."""
@@ -328,6 +327,19 @@ class _Climb:
                     heads = np.isin(np.arange(module.embed_dim), keep).reshape(module.num_heads, -1).any(1)
                     edits.append(SetAttribute(module=path, name="num_heads", value=int(heads.sum())))
         return edits
+
+    def _norms(self) -> list[Edit]:
+        """The sizes that normalisations without tensors note, which no slice brings along."""
+        edits: dict[tuple[str, str], Edit] = {}
+        for node in self._graph.calls:
+            smaller, module = self._smaller.nodes[node.name], self._modules.get(node.module)
+            if node.output == smaller.output or not isinstance(smaller.output, Spec) or module is None:
+                continue
+            sizes = sizes_without_tensors(module, operator(node), smaller.args, smaller.output.shape)
+            for name, value in sizes.items():
+                if getattr(module, name) != value:
+                    edits[node.module, name] = SetAttribute(module=node.module, name=name, value=value)
+        return list(edits.values())
 
 
 def _outwards(path: str) -> list[str]:
