@@ -59,17 +59,30 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
     require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
-    before = applied_plan(model)
     if inplace:
         surgeon = _Surgeon(model, values or {})
-        surgeon.operate(plan.edits)
-    else:
-        require_copyable(model)
-        # What is replaced need not be copied first.
-        shared = _replaced_by(plan, model)
-        surgeon = _Surgeon(copy.deepcopy(model, dict(shared)), values or {}, throwaway=True)
-        surgeon.operate(plan.edits)
-        surgeon.copy_tensors(shared)
+        return _operated(surgeon, plan)
+    require_copyable(model)
+    # What is replaced need not be copied first.
+    shared = _replaced_by(plan, model)
+    surgeon = _Surgeon(copy.deepcopy(model, dict(shared)), values or {}, throwaway=True)
+    edited = _operated(surgeon, plan)
+    surgeon.copy_tensors(shared)
+    return edited
+
+
+def consume(model: nn.Module, plan: Plan) -> nn.Module:
+    """`apply` in place on a model that nobody needs as it was, which takes the least memory.
+
+    Raises:
+        PlanError: an Edit does not fit the model, which is half edited then.
+    """
+    return _operated(_Surgeon(model, {}, throwaway=True), plan)
+
+
+def _operated(surgeon: "_Surgeon", plan: Plan) -> nn.Module:
+    before = applied_plan(surgeon.root)
+    surgeon.operate(plan.edits)
     setattr(surgeon.root, _ATTRIBUTE, before.then(plan))
     return surgeon.root
 

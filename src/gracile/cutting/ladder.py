@@ -136,12 +136,17 @@ def cut(
 def _wrong_alone(
     climbing: Callable[..., "_Climb"], removed: Mapping[str, Iterable[int]], bench: Bench
 ) -> Iterator[str]:
-    """The groups whose cut is wrong without the others, by halves: where no literal says whose fault it is."""
+    """The groups that code does not follow even without the others, by halves: where no literal says whose fault it is.
+
+    A group whose cut is wrong although the code follows is none of them: that is a fault of ours, and must be seen.
+    """
     climb = climbing(removed, _Clock())
-    if bench.fits(climb.to_the_top(bench)[1]):
+    plan, trial = climb.to_the_top(bench)
+    if bench.fits(trial):
         return
     if len(removed) == 1:
-        yield from removed
+        if not climb.followed(bench, trial, plan):
+            yield from removed
         return
     names = [name for name, channels in removed.items() if channels]
     for half in (names[: len(names) // 2], names[len(names) // 2 :]):
@@ -298,6 +303,10 @@ class _Climb:
             f"; {', '.join(paths[:3])} {'is' if len(paths) == 1 else 'are'} parametrized, as by weight_norm: make the "
             "tensors plain with torch.nn.utils.parametrize.remove_parametrizations"
         )
+
+    def followed(self, bench: Bench, trial: Trial, plan: Plan) -> bool:
+        """Whether the model ran to its end as the program that it should be."""
+        return not trial.problem and self._difference(bench, plan) is None
 
     def _stopped(self, bench: Bench, trial: Trial, plan: Plan) -> tuple[str, str]:
         """The module where the model stopped or went wrong, and what it said."""
