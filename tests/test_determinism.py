@@ -58,7 +58,11 @@ def test_the_same_seed_gives_the_same_bits(method):
 def rounded(seed):
     simulation = gracile.quantize(network(), X[:1], calibration=[X], weights="int4", seed=seed)
     gracile.quant.adaround(
-        simulation, [X], Inputs.of(X[:1]), settings=gracile.quant.Rounding(iterations=40, batch=32), seed=seed
+        simulation,
+        [X],
+        Inputs.of(X[:1]),
+        settings=gracile.quant.Rounding(iterations=40, batch=2, learning_rate=0.2),
+        seed=seed,
     )
     return simulation.state_dict()
 
