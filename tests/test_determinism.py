@@ -198,7 +198,7 @@ def test_memory_does_not_grow():
         gracile.compress(
             model, X[:1], evaluate=lambda small: -float(small(X).square().mean()), calibration=[inputs], method=method,
             target=None if method == "int8" else gracile.Target(macs=0.7),
-            search=gracile.Search(kind="exact", candidates=1),
+            search=gracile.Search(kind="exact", candidates=2),
         )  # fmt: skip
 
     with torch.no_grad():
