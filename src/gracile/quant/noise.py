@@ -4,13 +4,12 @@ from typing import TypeVar
 
 from gracile.errors import InputError
 from gracile.quant.trained import Binary, DoReFa, Noise, TrainedQuantizer
-from gracile.report import Record
 from gracile.simulation import Simulation
 
 _Kind = TypeVar("_Kind", bound=TrainedQuantizer)
 
 
-def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> Record:
+def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> None:
     """Let the gradients of a simulation that `QuantizedTraining` trains by "dorefa" have ``bits`` bits, in place.
 
     The gradient that reaches a layer through the activation behind it is rounded, at random so that it is right in the
@@ -35,10 +34,9 @@ def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> R
         )
     for place, item in enumerate(found.values()):
         item.gradient_bits, item.noise = bits, _noise(item, seed, place)
-    return Record(name="quantized_gradients", changed=tuple(found), details={"bits": float(bits), "seed": float(seed)})
 
 
-def draw_signs(simulation: Simulation, *, seed: int = 0) -> Record:
+def draw_signs(simulation: Simulation, *, seed: int = 0) -> None:
     """Draw the signs of a simulation that `QuantizedTraining` trains by "bnn" at random in training, in place.
 
     1 is drawn with the probability clip((x + 1) / 2, 0, 1) (Hubara et al. 2016, arXiv:1602.02830); in evaluation, and
@@ -55,7 +53,6 @@ def draw_signs(simulation: Simulation, *, seed: int = 0) -> Record:
         raise InputError("nothing is binary here: prepare QuantizedTraining('bnn') first")
     for place, item in enumerate(found.values()):
         item.noise = _noise(item, seed, place)
-    return Record(name="drawn_signs", changed=tuple(found), details={"seed": float(seed)})
 
 
 def _trained(simulation: Simulation, kind: type[_Kind], seed: int) -> dict[str, _Kind]:
