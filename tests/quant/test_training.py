@@ -99,9 +99,10 @@ def test_wrong_arguments():
         QuantizedTraining(initial="mean")
     with pytest.raises(InputError, match="DoReFa"):
         QuantizedTraining("dorefa").prepare(simulation)
-    QuantizedTraining().prepare(simulation)
+    run = QuantizedTraining().prepare(simulation)
     with pytest.raises(InputError, match="already"):
         QuantizedTraining().prepare(simulation)
+    run.finish()
 
 
 def test_what_the_papers_draw_is_an_option():

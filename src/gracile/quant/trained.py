@@ -5,6 +5,7 @@ Each takes the place of a `Quantizer` in a simulation, and leaves a plain one be
 
 import logging
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,19 +27,52 @@ _STRIDE = 1.25
 
 
 class TrainedQuantizer(Quantizer, ABC):
-    """What all have in common: the place of a plain quantizer."""
+    """What all have in common: the place of a plain quantizer, and the steps of training that it has seen."""
+
+    # Steps taken so far, as a buffer: a state_dict in the midst of training holds them.
+    steps: Tensor
 
     def __init__(self, plain: Quantizer) -> None:
         super().__init__(plain.spec, tuple(plain.scale.shape), plain.role)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.to(plain.scale.device)
         self.scale.copy_(plain.scale)
         self.zero_point.copy_(plain.zero_point)
         self.enabled, self.training = plain.enabled, plain.training
+        # Values pass as they are before step ``start``, and the range stays from step ``freezing`` on; None: never.
+        self.start, self.freezing = 0, None  # type: tuple[int, int | None]
         # Ranges stay as they are from then on.
         self.frozen = False
+        # The buffer's value, without waiting for another device.
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """Steps of training taken so far."""
+        return self._taken
+
+    def follow(self, start: int, freezing: int | None) -> None:
+        """Let values pass until step ``start``, and keep the range from step ``freezing`` on."""
+        self.start, self.freezing = start, freezing
+        self._switch()
+
+    def advance(self) -> None:
+        """Count a step of training."""
+        self._taken += 1
+        self.steps.fill_(self._taken)
+        self._switch()
+
+    def _switch(self) -> None:
+        if self.freezing is not None and self.frozen != (self._taken >= self.freezing):
+            self._hold(not self.frozen)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._taken = int(self.steps)
+        self._switch()
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.enabled:
+        if not self.enabled or self._taken < self.start:
             return values
         return self.trained(values)
 
@@ -52,9 +86,14 @@ class TrainedQuantizer(Quantizer, ABC):
 
     def hold(self) -> None:
         """Freeze the range."""
-        self.frozen = True
+        self._hold(True)
+
+    def _hold(self, frozen: bool) -> None:
+        self.frozen = frozen
         for parameter in self.parameters(recurse=False):
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(not frozen)
+            # An optimizer goes on with the momentum of a parameter that has a gradient, of zeros too.
+            parameter.grad = None
 
     def plain(self) -> Quantizer:
         """A plain quantizer with the scale and zero point that were found."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ Training: TypeAlias = Literal["qat", "range", "lsq", "lsq+", "dorefa", "bnn"]
 # Methods whose levels of a weight do not contain zero.
 _WITHOUT_ZERO = ("dorefa", "bnn")
 
+# The part that trains a simulation, while someone holds it.
+_OPEN: "WeakKeyDictionary[Simulation, ref[QuantizedTrainingPart]]" = WeakKeyDictionary()
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTraining:
@@ -50,6 +54,10 @@ class QuantizedTraining:
     The simulation has its ranges already (`gracile.quantize`).  Make the optimizer afterwards: steps, offsets and
     ranges that are learned are parameters of ``simulation.quantizers``.  Batch-norms were folded, and those that could
     not be keep their statistics.
+
+    A simulation is saved and loaded in the midst of its training, too (`gracile.export.checkpoint.save` and
+    `gracile.load`, or its state_dict, which holds the number of steps), and the same spec prepared for what was loaded
+    goes on where it stood.
 
     With a `gracile.Pruning` beside it, weights are masked first and the masked ones quantized: zero is a level, so that
     what is removed stays nothing.  The order of the two in the recipe makes no difference.
@@ -99,13 +107,17 @@ class QuantizedTraining:
             graph: not looked at.
 
         Raises:
-            InputError: ``model`` is no simulation, ranges are missing, or a format does not fit the method.
+            InputError: ``model`` is no simulation, ranges are missing, a format does not fit the method, or it is in
+                training already, by a run that is there still or by another spec.
         """
         if not isinstance(model, Simulation):
             raise InputError(
                 f"quantized training is of a simulation, and the model is a {type(model).__name__}; make one with "
                 "gracile.quantize and prepare that, with the other parts of the recipe too"
             )
+        if (stands := training_of(model)) is not None:
+            _require_resumable(model, stands, self)
+            return QuantizedTrainingPart(model, self, resumed=True)
         for name, item in model.named_quantizers().items():
             if isinstance(item, TrainedQuantizer):
                 raise InputError(f"quantizer {name} is being trained already; finish that run first")
@@ -119,19 +131,30 @@ class QuantizedTraining:
 class QuantizedTrainingPart:
     """See `gracile.session.Part`."""
 
-    def __init__(self, simulation: Simulation, spec: QuantizedTraining) -> None:
+    def __init__(self, simulation: Simulation, spec: QuantizedTraining, *, resumed: bool = False) -> None:
+        """With ``resumed`` the simulation's quantizers are those of such a training already."""
         self.spec = spec
         # What was done, once it is.
         self.record: Record | None = None
         self._simulation = simulation
-        self._steps = 0
-        self._plain = simulation.named_quantizers()
+        self._before = simulation.named_quantizers()
+        self._trained: dict[str, TrainedQuantizer] = {}
+        if resumed:
+            self._trained = {name: item for name, item in self._before.items() if isinstance(item, TrainedQuantizer)}
+        else:
+            self._begin()
+        _OPEN[simulation] = ref(self)
+
+    def _begin(self) -> None:
+        """Put trainable quantizers in the place of the plain ones."""
+        simulation, spec = self._simulation, self.spec
         tensors, sites = tensors_of(simulation), simulation.sites
         self._trained = {
             name: _trained(name, item, tensors[sites[name][0]].detach() if item.role == "weight" else None, spec)
-            for name, item in self._plain.items()
+            for name, item in self._before.items()
         }
         self._put(self._trained)
+        simulation.quantized_training = spec
         try:
             if spec.gradient_bits is not None:
                 quantize_gradients(simulation, spec.gradient_bits, seed=spec.seed)
@@ -140,7 +163,8 @@ class QuantizedTrainingPart:
         except InputError:
             self.withdraw()
             raise
-        self._switch()
+        for item in self._trained.values():
+            item.follow(spec.start, spec.freeze)
 
     def meet(self) -> None:
         """Raises InputError where weights are masked that have no level for zero."""
@@ -156,13 +180,13 @@ class QuantizedTrainingPart:
 
     def step(self) -> None:
         """To be called after each step of the optimizer."""
-        self._steps += 1
         if self.spec.method == "bnn":
             tensors = tensors_of(self._simulation)
             for name, item in self._trained.items():
                 if isinstance(item, Binary) and item.role == "weight":
                     binary.clip_(tensors[self._simulation.sites[name][0]])
-        self._switch()
+        for item in self._trained.values():
+            item.advance()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -174,13 +198,14 @@ class QuantizedTrainingPart:
             return
         tensors = tensors_of(self._simulation)
         for name, item in self._trained.items():
-            item.enabled = self._plain[name].enabled
             if isinstance(item, Binary | DoReFa) and item.role == "weight":
                 weight = tensors[self._simulation.sites[name][0]]
                 weight.copy_(item.eval().trained(weight))
                 item.train(self._simulation.training)
         self._put({name: item.plain() for name, item in self._trained.items()})
-        details: dict[str, float | str] = {"method": self.spec.method, "steps": float(self._steps)}
+        self._close()
+        steps = max((item.taken for item in self._trained.values()), default=0)
+        details: dict[str, float | str] = {"method": self.spec.method, "steps": float(steps)}
         self.record = Record(name="quantized_training", changed=tuple(self._trained), details=details)
 
     def finalize(self) -> Plan:
@@ -189,8 +214,11 @@ class QuantizedTrainingPart:
         return Plan()
 
     def withdraw(self) -> None:
-        """The quantizers of before again."""
-        self._put(self._plain)
+        """The quantizers of before again: of a training that was resumed, those in training."""
+        self._put(self._before)
+        if not any(isinstance(item, TrainedQuantizer) for item in self._before.values()):
+            self._simulation.quantized_training = None
+        _OPEN.pop(self._simulation, None)
 
     def finish(self) -> Record:
         """`settle`, for a part that is used alone."""
@@ -202,11 +230,35 @@ class QuantizedTrainingPart:
         for name, item in quantizers.items():
             self._simulation.quantizers[name] = item
 
-    def _switch(self) -> None:
-        for name, item in self._trained.items():
-            item.enabled = self._plain[name].enabled and self._steps >= self.spec.start
-            if self.spec.freeze is not None and self._steps >= self.spec.freeze and not item.frozen:
-                item.hold()
+    def _close(self) -> None:
+        self._simulation.quantized_training = None
+        _OPEN.pop(self._simulation, None)
+
+
+def training_of(simulation: Simulation) -> QuantizedTraining | None:
+    """What trains a simulation's quantizers, in a run or in a file that was saved in the midst of one; else None."""
+    spec = simulation.quantized_training
+    trained = any(isinstance(item, TrainedQuantizer) for item in simulation.named_quantizers().values())
+    return spec if trained and isinstance(spec, QuantizedTraining) else None
+
+
+def _require_resumable(simulation: Simulation, stands: QuantizedTraining, wanted: QuantizedTraining) -> None:
+    """Raises InputError where the training under way cannot be taken over."""
+    holder = _OPEN.get(simulation, _nobody)()
+    if holder is not None:
+        raise InputError(
+            "the simulation is being trained already; go on with that run, or finalize it, or let go of it (del run) "
+            "to take its training over"
+        )
+    if stands != wanted:
+        raise InputError(
+            f"the simulation is in the midst of {stands}, and the recipe says {wanted}; go on with the same, or "
+            "prepare that, finalize it, and begin anew"
+        )
+
+
+def _nobody() -> None:
+    """Of simulations that no part holds."""
 
 
 def _trained(name: str, item: Quantizer, weight: Tensor | None, spec: QuantizedTraining) -> TrainedQuantizer:
