@@ -29,7 +29,7 @@ RECIPES = {
     "lsq": (QuantizedTraining("lsq"), "int2", "uint4"),
     "lsq+": (QuantizedTraining("lsq+"), "int2", "uint4"),
     "dorefa": (QuantizedTraining("dorefa", gradient_bits=4, seed=3), DOREFA, "uint3"),
-    "bnn": (QuantizedTraining("bnn", draw_signs=True, seed=5), "int2", "uint8"),
+    "bnn": (QuantizedTraining("bnn", draw_signs=True, seed=5), "int1", "int1"),
     # What is stopped before its start, and before and behind its freezing.
     "start": (QuantizedTraining("lsq", start=6), "int2", "uint4"),
     "freeze": (QuantizedTraining("lsq", start=1, freeze=6), "int2", "uint4"),

@@ -3,7 +3,6 @@
 Each takes the place of a `Quantizer` in a simulation, and leaves a plain one behind that computes the same.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,8 +16,6 @@ from gracile.maths import learned_step as learned
 from gracile.maths.fake_quant import axis_of, fake_quantize, rows_of
 from gracile.maths.quant_spec import PerBlock
 from gracile.quantizer import Quantizer
-
-log = logging.getLogger(__name__)
 
 # Steps stay positive.
 _TINY = 2.0**-100
@@ -331,16 +328,14 @@ class Binary(TrainedQuantizer):
     """BNN: weights, or activations, of the two levels -1 and 1 (Hubara et al. 2016, arXiv:1602.02830).
 
     Weights per channel are scaled by their mean magnitude, as XNOR-Net's are (Rastegari et al. 2016,
-    arXiv:1603.05279); weights per tensor are not scaled.  A signed format of two bits holds them.  With ``draw_signs``,
-    the signs are drawn in training.
+    arXiv:1603.05279); weights per tensor are not scaled.  The format is "int1"; of weights, which are put on their
+    levels in the end, any signed symmetric one.  With ``draw_signs``, the signs are drawn in training.
     """
 
     def __init__(self, plain: Quantizer) -> None:
         super().__init__(plain)
-        if not (self.spec.signed and self.spec.symmetric and self.spec.bits > 1):
-            raise InputError(
-                f"{self.spec}: binary values are held by signed symmetric formats from 2 bits, such as int2"
-            )
+        if not (self.spec.signed and self.spec.symmetric and (self.spec.binary or self.role == "weight")):
+            raise InputError(f"{self.spec}: binary values are held by int1, weights by any signed symmetric format")
         self.noise: Noise | None = None
         self.zero_point.fill_(0)
         self.scale.fill_(1.0)
@@ -348,18 +343,9 @@ class Binary(TrainedQuantizer):
     def trained(self, values: Tensor) -> Tensor:
         signs = binary.binary(values, self.noise.generator() if self.training and self.noise is not None else None)
         if self.scale.ndim and self.role == "weight":
-            self.scale.copy_(binary.weight_scale(rows_of(values.detach(), self.spec)))
+            # Channels of nothing but zeros have a scale, too.
+            self.scale.copy_(binary.weight_scale(rows_of(values.detach(), self.spec)).clamp_min(_TINY))
         return signs * self.along(self.scale, values).to(values.dtype)
-
-    def plain(self) -> Quantizer:
-        """A plain quantizer with the levels -1, 0 and 1: of weights on their levels it changes nothing."""
-        if self.role == "activation":
-            log.warning(
-                "activations' signs belong to training: the levels of %s are -1, 0 and 1, so that values nearer to "
-                "zero than a half become zero in the finished simulation",
-                self.spec.name,
-            )
-        return super().plain()
 
 
 def _within(quantizer: TrainedQuantizer, parameter: nn.Parameter, low: Tensor, high: Tensor) -> Tensor:

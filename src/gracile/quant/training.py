@@ -68,7 +68,7 @@ class QuantizedTraining:
 
     # "qat": straight-through, weights' ranges follow the weights and activations' are moving averages; "range": both
     # ends of each range are learned; "lsq", "lsq+", "dorefa", "bnn": see `gracile.quant.trained`.  "bnn" makes weights
-    # binary, and activations where their format is signed; others move as with "qat".
+    # binary, and activations where their format is "int1"; others move as with "qat".
     method: Training = "qat"
     # "paper": the steps of weights start as LSQ's and LSQ+'s authors set them; "range": where they are, as after
     # AdaRound.  Activations start at their calibrated ranges.
@@ -168,10 +168,12 @@ class QuantizedTrainingPart:
 
     def meet(self) -> None:
         """Raises InputError where weights are masked that have no level for zero."""
-        if self.spec.method in _WITHOUT_ZERO and (masked := sorted(gates_of(self._simulation))):
+        binary_weights = any(item.spec.binary and item.role == "weight" for item in self._trained.values())
+        without = f"method={self.spec.method!r}" if self.spec.method in _WITHOUT_ZERO else "the format int1"
+        if (self.spec.method in _WITHOUT_ZERO or binary_weights) and (masked := sorted(gates_of(self._simulation))):
             raise InputError(
-                f"method={self.spec.method!r} has no level for zero, and {masked[0]} is masked: what is removed would "
-                "not be nothing; prune first and quantize the small model, or take another method"
+                f"{without} has no level for zero, and {masked[0]} is masked: what is removed would not be nothing; "
+                "prune first and quantize the small model, or take another method or format"
             )
 
     def penalty(self) -> float:
@@ -263,9 +265,13 @@ def _nobody() -> None:
 
 def _trained(name: str, item: Quantizer, weight: Tensor | None, spec: QuantizedTraining) -> TrainedQuantizer:
     method = spec.method
-    if method == "qat" or (method == "bnn" and weight is None and not item.spec.signed):
+    if method == "qat" or (method == "bnn" and weight is None and not item.spec.binary):
         return MovingRange(item)
     require_no_blocks(name, item)
+    if item.spec.binary and method != "bnn":
+        raise InputError(
+            f"quantizer {name}: {item.spec}; its levels are -1 and 1, which method={method!r} does not know; take 'bnn'"
+        )
     start = weight if spec.initial == "paper" else None
     match method:
         case "lsq":
