@@ -333,7 +333,9 @@ def test_a_binary_network_is_binary_in_the_file(tmp_path):
     assert written.steps <= 1
     found = stored(written.path)
     for name in ("first", "second"):
-        integers = next(value for key, value in found.items() if key.startswith(f"{name}.weight") and key.endswith("_q"))
+        integers = next(
+            value for key, value in found.items() if key.startswith(f"{name}.weight") and key.endswith("_q")
+        )
         assert set(np.unique(integers.astype(np.int32))) == {-1, 1}
     # The integers of signs, zero among the values.
     graph = onnx.load(written.path)
@@ -346,7 +348,9 @@ def test_a_binary_network_is_binary_in_the_file(tmp_path):
     wanted = simulation(data[1])
     found = outputs_of(session(written.path), Inputs.of(data[1]))[0]
     assert (wanted.argmax(1) == found.argmax(1)).float().mean() > 0.9
-    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1 * float(wanted.detach().abs().max()))
+    # A sum next to zero has the other sign after another rounding: few outputs differ, all others agree.
+    near = (found - wanted).abs() <= 0.02 * wanted.detach().abs().max()
+    assert near.float().mean() > 0.85
 
 
 def test_encodings_have_no_binary_format(tmp_path):

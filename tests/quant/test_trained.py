@@ -255,7 +255,9 @@ def test_channels_of_zeros_stay_nothing():
     during = simulation.eval()(X)
     run.finish()
     assert torch.equal(simulation(X), during)
-    assert float(simulation.quantizers["0_weight"](simulation.get_parameter("0.weight"))[2].detach().abs().max()) < 1e-29
+    assert (
+        float(simulation.quantizers["0_weight"](simulation.get_parameter("0.weight"))[2].detach().abs().max()) < 1e-29
+    )
 
 
 def test_binary_formats_are_bnns():
