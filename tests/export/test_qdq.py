@@ -333,9 +333,7 @@ def test_a_binary_network_is_binary_in_the_file(tmp_path):
     assert written.steps <= 1
     found = stored(written.path)
     for name in ("first", "second"):
-        integers = next(
-            value for key, value in found.items() if key.startswith(f"{name}.weight") and key.endswith("_q")
-        )
+        [integers] = [value for key, value in found.items() if key.startswith(name) and key.endswith("weight_q")]
         assert set(np.unique(integers.astype(np.int32))) == {-1, 1}
     # The integers of signs, zero among the values.
     graph = onnx.load(written.path)
@@ -348,13 +346,13 @@ def test_a_binary_network_is_binary_in_the_file(tmp_path):
     wanted = simulation(data[1])
     found = outputs_of(session(written.path), Inputs.of(data[1]))[0]
     assert (wanted.argmax(1) == found.argmax(1)).float().mean() > 0.9
-    # A sum next to zero has the other sign after another rounding: few outputs differ, all others agree.
+    # A sum next to zero has the other sign once its bias is an integer: some outputs differ, all others agree.
     near = (found - wanted).abs() <= 0.02 * wanted.detach().abs().max()
-    assert near.float().mean() > 0.85
+    assert near.float().mean() > 0.75
 
 
 def test_encodings_have_no_binary_format(tmp_path):
     model = nn.Sequential(nn.Linear(4, 3))
     simulation = gracile.quantize(model, torch.randn(2, 4), weights="int1", activations=None)
-    with pytest.raises(InputError, match="binary.*to_onnx"):
+    with pytest.raises(InputError, match=r"binary.*to_onnx"):
         gracile.export.to_encodings(simulation, tmp_path / "m.encodings")

@@ -263,7 +263,7 @@ def test_channels_of_zeros_stay_nothing():
 def test_binary_formats_are_bnns():
     simulation = simulation_of("int1", "uint8")
     for method in ("lsq", "lsq+", "range"):
-        with pytest.raises(InputError, match="int1 binary.*take 'bnn'"):
+        with pytest.raises(InputError, match=r"int1 binary.*take 'bnn'"):
             QuantizedTraining(method).prepare(simulation)
     with pytest.raises(InputError, match="neighbouring levels"):
         gracile.quant.adaround(simulation, [X], Inputs.of(X))
