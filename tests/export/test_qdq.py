@@ -297,7 +297,7 @@ def test_linear_layers_in_front_of_norms_and_gelu_run_on_integers(tmp_path):
 
 
 class BinaryNet(nn.Module):
-    """A batch-norm before each sign, as BNN has it; the padding of the second convolution is zero, which no level is."""
+    """A batch-norm before each sign, as BNN has it; the padding of the second convolution is zero: no level."""
 
     def __init__(self) -> None:
         super().__init__()
