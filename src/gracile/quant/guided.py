@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from gracile.quant.calibration import calibrate
 from gracile.quant.equalization import equalize
 from gracile.quant.formats import Format
 from gracile.quant.method import quantize
+from gracile.quant.observers import ObserverMaker
 from gracile.quant.rounding import adaround
 from gracile.quant.training import QuantizedTraining
 from gracile.report import Record
@@ -81,6 +82,7 @@ def quantize_within(
     tolerance: float = 0.01,
     weights: Format = "int8",
     activations: Format = "uint8",
+    observer: str | ObserverMaker | Mapping[str, str | ObserverMaker] = "mse",
     exclude: Sequence[str] = (),
     rounding: Rounding | None = None,
     fine_tune: Callable[[nn.Module], object] | None = None,
@@ -101,6 +103,7 @@ def quantize_within(
         tolerance: how far the score may fall, in its own unit.
         weights: as in `gracile.quantize`.
         activations: as in `gracile.quantize`; not None.
+        observer: of the ranges that the path starts with, as in `gracile.quantize`.
         exclude: patterns of modules that stay in floating point.
         rounding: how AdaRound optimises each layer.
         fine_tune: trains the simulation that it is given, in place.
@@ -124,8 +127,8 @@ def quantize_within(
 
     def quantized(start: nn.Module) -> Simulation:
         return quantize(
-            start, example_inputs, calibration=data, weights=weights, activations=activations, exclude=exclude,
-            seed=seed,
+            start, example_inputs, calibration=data, weights=weights, activations=activations,
+            observer=observer, exclude=exclude, seed=seed,
         )  # fmt: skip
 
     def equalized() -> tuple[Simulation, Record]:

@@ -1,5 +1,6 @@
 """What the papers of few bits draw in training: gradients of few bits (DoReFa), and signs at random (BNN)."""
 
+from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
 from gracile.errors import InputError
@@ -34,6 +35,7 @@ def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> N
         )
     for place, item in enumerate(found.values()):
         item.gradient_bits, item.noise = bits, _noise(item, seed, place)
+    _note(simulation, gradient_bits=bits, seed=seed)
 
 
 def draw_signs(simulation: Simulation, *, seed: int = 0) -> None:
@@ -53,6 +55,7 @@ def draw_signs(simulation: Simulation, *, seed: int = 0) -> None:
         raise InputError("nothing is binary here: prepare QuantizedTraining('bnn') first")
     for place, item in enumerate(found.values()):
         item.noise = _noise(item, seed, place)
+    _note(simulation, draw_signs=True, seed=seed)
 
 
 def _trained(simulation: Simulation, kind: type[_Kind], seed: int) -> dict[str, _Kind]:
@@ -61,6 +64,13 @@ def _trained(simulation: Simulation, kind: type[_Kind], seed: int) -> dict[str, 
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is {seed!r}; give a whole number from 0")
     return {name: item for name, item in simulation.named_quantizers().items() if isinstance(item, kind)}
+
+
+def _note(simulation: Simulation, **options: object) -> None:
+    """Let what trains the simulation say so: it is saved with it."""
+    spec = simulation.quantized_training
+    if is_dataclass(spec) and not isinstance(spec, type):
+        simulation.quantized_training = replace(spec, **options)
 
 
 def _noise(item: TrainedQuantizer, seed: int, place: int) -> Noise:

@@ -38,9 +38,15 @@ def adaround(
         seed: for the mini-batches, and the order of a shuffling data loader.
 
     Raises:
-        InputError: no batch, one that does not fit, or no quantized layer.
+        InputError: no batch, one that does not fit, no quantized layer, or binary weights, which have no level between.
     """
     layers, left = weighted_layers(simulation)
+    for layer in layers:
+        if (spec := quantizer_of(simulation, layer).spec).binary:
+            raise InputError(
+                f"{layer.weight}: {spec}; AdaRound rounds to one of two neighbouring levels, and signs are not: train "
+                "with gracile.quant.QuantizedTraining('bnn')"
+            )
     if not layers:
         raise InputError(f"no layer of the simulation has a quantized weight of its own ({left})")
     settings = settings or Rounding()
