@@ -136,9 +136,7 @@ def quantize_within(
         equal, record = equalize(model, example_inputs)
         return quantized(equal, path.observers), record
 
-    path.attempt(
-        "ptq", "batch-norms folded, ranges by least squared error", lambda: (quantized(model, path.observers), None)
-    )
+    path.attempt("ptq", "batch-norms folded, ranges set", lambda: (quantized(model, path.observers), None))
     if not path.met:
         path.diagnose()
         _ranges(path, data, inputs, seed)

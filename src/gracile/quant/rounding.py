@@ -28,8 +28,9 @@ def adaround(
 
     A layer's inputs are those that the simulation gives with the layers before rounded already, and its wanted outputs
     those of the original, both behind the activation (Nagel et al. 2020, arXiv:2004.10568, equation 25).  The weights
-    become values on their levels: do not fit their ranges anew afterwards.  Biases are best not corrected, neither before,
-    which would be taken for the original's, nor afterwards: what a ReLU hides of an output is free to have another mean.
+    become values on their levels: do not fit their ranges anew afterwards.  Biases are best not corrected, neither
+    before, as they would be taken for the original's, nor afterwards: what a ReLU hides of an output is free to have
+    another mean.
 
     Args:
         simulation: with the ranges that it will keep.
