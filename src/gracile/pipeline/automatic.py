@@ -21,10 +21,12 @@ from gracile.errors import InputError, TargetError
 from gracile.extras import extra
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
+from gracile.own_metric import fingerprint_of
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Done, Job, run_stages
 from gracile.prune.scores import Criterion
+from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
@@ -57,7 +59,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
     request, options = job.request, job.request.auto
     assert options is not None
     assert request.target is not None
-    target = min(1.0, request.target.bound(before) / before[request.metric])
+    target = min(1.0, request.target.bound(before) / request.amount(before))
     space = space_of(request, options)
     with job.clock("evaluate"):
         # The user's function may change what it is given.
@@ -65,7 +67,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
     with job.clock("trials"), _shared_store(request) as shared:
         trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target)
         with (
-            _opened_study(job, graph, space, baseline) as study,
+            _opened_study(job, graph, before, space, baseline) as study,
             opened(trials, request.executor, request.n_jobs) as pool,
         ):
             course = Course(
@@ -85,12 +87,12 @@ def _found(
     if chosen is None:
         reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
         raise TargetError(
-            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.metric}. "
+            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.measure}. "
             + "; ".join(reasons)
         )
     trial, note = chosen
     report = AutoReport(
-        metric=request.metric,
+        metric=request.measure,
         target=target,
         baseline=baseline,
         tolerated_loss=tolerated_loss,
@@ -202,7 +204,7 @@ class Trials:
         reports = [outcome.report for outcome in done.outcomes]
         gains = [r.score_fine_tuned - r.score_after for r in reports if r.score_fine_tuned is not None]
         return Measured(
-            state="finished", score=done.score, cost=cost[request.metric] / self._before[request.metric],
+            state="finished", score=done.score, cost=request.amount(cost) / request.amount(self._before),
             macs=cost.macs, params=cost.params, bytes=cost.bytes, gain=sum(gains), seconds=seconds,
         )  # fmt: skip
 
@@ -238,7 +240,7 @@ def _shared_store(request: Request) -> Iterator[Request]:
             yield replace(alone, store=Path(folder) / "trials.db")
 
 
-def _opened_study(job: Job, graph: Graph, space: Space, baseline: float) -> Any:
+def _opened_study(job: Job, graph: Graph, before: Cost, space: Space, baseline: float) -> Any:
     request, options = job.request, job.request.auto
     assert options is not None
     module = extra(_STUDY, "auto", purpose='method="auto"')
@@ -247,20 +249,20 @@ def _opened_study(job: Job, graph: Graph, space: Space, baseline: float) -> Any:
         file = Path(request.store).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{file.with_name(f'{file.name}.study')}"
-    name = module.study_name(_key(request, options, fingerprint(graph, job.original), job.data, space))
+    key = [("model", fingerprint(graph, job.original)), *_key(request, options, before, job.data, space)]
+    name = module.study_name(key)
     return module.Study(url, name, baseline, space, request.seed)
 
 
 def _key(
-    request: Request, options: Auto, model: str, data: Calibration | None, space: Space
+    request: Request, options: Auto, before: Cost, data: Calibration | None, space: Space
 ) -> list[tuple[str, str]]:  # fmt: skip
-    """What the results of trials depend on, the evaluation function apart."""
+    """What the results of trials depend on, the model and the evaluation function apart."""
     tune = options.fine_tune or request.fine_tune
     search = request.search
     return [
-        ("model", model),
         ("data", "none" if data is None else data.fingerprint),
-        ("target", repr(request.target)),
+        ("target", repr(request.target) + _told_apart(request.target, before)),
         ("space", repr(space)),
         ("search", f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate}"),
         ("options", f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}"),
@@ -268,6 +270,13 @@ def _key(
         ("loss", _called(request.loss)),
         ("seed", str(request.seed)),
     ]
+
+
+def _told_apart(target: Target | None, before: Cost) -> str:
+    """What tells one metric of the user's own from another under its name."""
+    if target is None or target.own is None:
+        return ""
+    return fingerprint_of(target.measure, before.operations)
 
 
 def _called(function: object) -> str:

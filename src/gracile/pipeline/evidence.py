@@ -6,7 +6,7 @@ from gracile.cost import Cost
 from gracile.graph import Graph
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Done
-from gracile.report import UNSEARCHED, Environment, Report, Totals
+from gracile.report import UNSEARCHED, Environment, OwnCost, Report, Totals
 
 
 def report_of(
@@ -27,13 +27,15 @@ def report_of(
     notes += [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
     searches = [o.report.search for o in done.outcomes if o.report.search != UNSEARCHED]
     bound = request.bound(before)
-    missed = [] if bound is None or after[request.metric] <= bound else [_missed(request, after, bound)]
+    missed = [] if bound is None or _within(request, after, bound) else [_missed(request, after, bound)]
+    own = request.own_amount(after)
     return Report(
         model=model,
         method=request.method,
         search=searches[-1] if searches else UNSEARCHED,
         metric=request.measure,
         bound=last.latency.seconds if last.latency is not None else bound,
+        own=None if own is None else OwnCost(name=request.measure, before=request.amount(before), after=own),
         before=Totals.of(before),
         after=Totals.of(after),
         score_before=score_before,
@@ -55,8 +57,13 @@ def report_of(
     )
 
 
+def _within(request: Request, after: Cost, bound: float) -> bool:
+    # Amounts of the user's own are rounded within a search.
+    return request.amount(after) <= bound * (1 if request.own_amount(after) is None else 1 + 1e-6)
+
+
 def _missed(request: Request, after: Cost, bound: float) -> str:
     return (
-        f"the target of {bound:.6g} {request.metric} was missed: {after[request.metric]:.6g} remain, as the model's "
+        f"the target of {bound:.6g} {request.measure} was missed: {request.amount(after):.6g} remain, as the model's "
         "code does not follow some cuts (see the reasons by layer)"
     )

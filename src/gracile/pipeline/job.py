@@ -117,9 +117,10 @@ def compress(
         example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or a Graph.
         evaluate: model -> score, larger is better; scores the original and the final model.
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one step of a rank
-            or of the coarsest channel group.  Or how fast, as a measured latency: a table of single layers, measured
-            once and kept in ``store``, guides the search, and the bound is corrected until the whole model is measured
-            within 5 %; each of several methods makes a part of the way, measured on what the one before has left.
+            or of the coarsest channel group; or by a metric of your own, see `register_metric`.  Or how fast, as a
+            measured latency: a table of single layers, measured once and kept in ``store``, guides the search, and the
+            bound is corrected until the whole model is measured within 5 %; each of several methods makes a part of the
+            way, measured on what the one before has left.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no
@@ -185,6 +186,9 @@ def compress(
         require_copyable(model)
         require_finite(model)
         before = price(graph)
+        if request.target is not None:
+            # A metric of the user's own that fails is to do so here.
+            request.target.pricing(before)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, model, data, clock)
     found = None if request.auto is None else find_pipeline(job, graph, before)

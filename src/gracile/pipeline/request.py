@@ -8,11 +8,10 @@ from typing import Any, Literal, get_args
 
 from gracile.auto_options import AUTO, Auto
 from gracile.automatic import Training
-from gracile.cost import METRICS, Cost, Measure, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.extras import extra
 from gracile.inputs import require_path, require_seed
-from gracile.latency import LatencyPrice
 from gracile.patterns import require_patterns
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
@@ -59,9 +58,10 @@ class Request:
     n_jobs: int
     executor: ExecutorKind
     seed: int
-    # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
-    timing: LatencyPrice | None = None
-    time_bound: float | None = None
+    # Within a search for what no `Cost` counts, a latency or a metric of the user's own: how it is counted there, and
+    # the bound in that unit.
+    pricing: Pricing | None = None
+    priced_bound: float | None = None
     # Whether there is calibration data.
     calibrated: bool = False
     # The splits to try, and whether several methods are each followed by training.
@@ -88,11 +88,24 @@ class Request:
     def timed(self) -> bool:
         return self.measure == "latency"
 
+    def amount(self, cost: Cost) -> float:
+        """How much of what the target bounds a model costs; of a latency its MACs."""
+        return cost[self.metric] if self.target is None else self.target.amount(cost)
+
+    def own_amount(self, cost: Cost) -> float | None:
+        """The same by a metric of the user's own; None where the target is none of those."""
+        return None if self.target is None or self.target.own is None else self.target.amount(cost)
+
     def total(self, before: Cost) -> int:
         """What the original costs, in the units of `bound`."""
-        if self.timing is not None:
-            return self.timing.total
-        return before[self.metric]
+        return before[self.metric] if self.pricing is None else self.pricing.total
+
+    @property
+    def unit(self) -> str:
+        """The units of `bound` within a search, for messages."""
+        if self.pricing is None:
+            return self.metric
+        return "ns of a call" if self.timed else f"billionths of {self.measure}"
 
     @property
     def method(self) -> str:
@@ -100,8 +113,8 @@ class Request:
 
     def bound(self, before: Cost) -> float | None:
         """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
-        if self.timed:
-            return self.time_bound
+        if self.pricing is not None or self.timed:
+            return self.priced_bound
         return None if self.target is None else self.target.bound(before)
 
     @contextmanager
@@ -246,10 +259,10 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
             f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
             "target=Target(macs=...), and measure the result with gracile.benchmark"
         )
-    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.measure), str):
+    if target is not None and len(methods) > 1 and isinstance(target.value, str):
         raise InputError(
             f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as "
-            f"Target({target.measure}=0.5)"
+            + (f"Target({target.measure}=0.5)" if target.own is None else f"Target(own={{{target.measure!r}: 0.5}})")
         )
 
 
@@ -269,9 +282,9 @@ def _require_integers(target: object, ratios: object, methods: Sequence[str], *,
     if ratios is not None:
         raise InputError("ratios are of methods that change sizes, and int8 changes none; leave them out")
     if isinstance(target, Target) and target.metric != "bytes":
+        kept = {"macs": "MACs", "params": "parameters"}.get(target.measure, target.measure)
         raise InputError(
-            f"int8 alone changes no {'MACs' if target.metric == 'macs' else 'parameters'}: leave the target out, or "
-            "put a method before it, as in 'prune+int8'"
+            f"int8 alone changes no {kept}: leave the target out, or put a method before it, as in 'prune+int8'"
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(bytes=0.3), or leave it out")

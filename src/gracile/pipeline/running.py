@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gracile.cost import price
+from gracile.cost import Cost, price
 from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
@@ -192,12 +192,14 @@ def _as_integers(job: Job, done: Done, original: nn.Module, graph: Graph) -> Don
             passes.append(stage.trained(request.fine_tune))
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned quantized model")
+    after = applied_since(stage.model, original).cost(graph)
     report = StageReport(
         method=stage.method,
         search=UNSEARCHED,
         bound=bound,
         before=Totals.of(price(current)),
-        after=Totals.of(applied_since(stage.model, original).cost(graph)),
+        after=Totals.of(after),
+        own=request.own_amount(after),
         score_after=score_after,
         score_fine_tuned=tuned,
     )
@@ -212,7 +214,7 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
         outcome = _carried_out(job, request, first, model, score_before, more=request.integers)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
-    total = float(getattr(request.target, request.measure))
+    total = float(request.target.value)
     split = _best_split(job, first, model, score_before, total)
     done = _chained(job, first, model, score_before, total, split, tune=True)
     return _measured(job, first, model, done, total) if request.timed else done
@@ -269,14 +271,14 @@ def _chained(
     """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
     request = job.request
     assert request.target is not None  # a share of the way needs an end
-    start, reached = price(first.graph)[request.metric], 1.0
+    start, reached = request.amount(price(first.graph)), 1.0
     outcomes: list[Outcome] = []
     current, score = model, score_before
     graph = first.graph
     for place, method in enumerate(request.methods):
         last = place == len(request.methods) - 1
         if not request.timed:
-            reached = price(graph)[request.metric] / start
+            reached = request.amount(price(graph)) / start
         stage = job.stage(method, current, graph)
         share = min(1.0, total / reached if last else (total / reached) ** split)
         trained = tune and (last or request.training == "each")
@@ -314,7 +316,7 @@ def _carried_out(
     before = price(stage.graph)
     timed = Timed(stage, request, original, clock) if request.timed else None
     if timed is None:
-        selection = stage.select(request, before, score_before, clock)
+        selection = _selected(request, stage, before, score_before, clock)
     else:
         selection = timed.select(before, score_before)
     with clock("apply"):
@@ -335,12 +337,14 @@ def _carried_out(
             stage.model = fine_tuned(request.fine_tune, stage.model)
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
+    after = applied_since(stage.model, original).cost(stage.graph)
     report = StageReport(
         method=stage.method,
         search="manual" if selection.by_hand else request.search.kind,
         bound=request.bound(before),
         before=Totals.of(before),
-        after=Totals.of(applied_since(stage.model, original).cost(stage.graph)),
+        after=Totals.of(after),
+        own=request.own_amount(after),
         score_after=score_after,
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
@@ -351,6 +355,16 @@ def _carried_out(
         with clock("measure"):
             latency = timed.report(stage.model)
     return Outcome(stage, selection, passes, report, latency)
+
+
+def _selected(request: Request, stage: Stage, before: Cost, score_before: float, clock: Clock) -> Selection:
+    """The stage's selection for a bound on what can be counted."""
+    own = None if request.target is None else request.target.pricing(before)
+    if own is not None:
+        pricing, bound = own
+        stage.price_by(pricing)
+        request = replace(request, pricing=pricing, priced_bound=bound)
+    return stage.select(request, before, score_before, clock)
 
 
 def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:

@@ -56,7 +56,7 @@ class Timed:
                 times = LayerTimes(self._target.runtime, self._target.threads, store)
                 known = times.known
                 timing = LatencyPrice(times, self._stage.graph, seconds)
-                self._stage.time_by(timing)
+                self._stage.price_by(timing)
                 found = self._search(dense, timing, asked, before, score_before)
                 self._layers = (times.measured, known)
         return found
@@ -66,7 +66,7 @@ class Timed:
     ) -> Selection:
         guess, best = asked, None
         for _ in range(_ATTEMPTS):
-            part = replace(self._request, timing=timing, time_bound=guess * timing.total)
+            part = replace(self._request, pricing=timing, priced_bound=guess * timing.total)
             try:
                 selection = self._stage.select(part, before, score_before, Clock())
             except TargetError:
