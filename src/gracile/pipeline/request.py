@@ -13,6 +13,7 @@ from gracile.errors import InputError
 from gracile.extras import extra
 from gracile.inputs import require_path, require_seed
 from gracile.patterns import require_patterns
+from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
@@ -62,6 +63,8 @@ class Request:
     # the bound in that unit.
     pricing: Pricing | None = None
     priced_bound: float | None = None
+    # Of a trial for a latency target, which nothing is measured for.
+    forecast: Forecast | None = None
     # Whether there is calibration data.
     calibrated: bool = False
     # The splits to try, and whether several methods are each followed by training.
@@ -201,11 +204,8 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         )
     if arguments["ratios"] is not None:
         raise InputError('ratios by hand go with one method, and method is "auto"; leave them out')
-    if target.latency is not None:
-        raise InputError(
-            'method="auto" cannot split a latency among methods; give target=Target(macs=...), or call compress once '
-            "for each method"
-        )
+    if options.int8 and target.latency is not None:
+        _require_runtime_of_integers(target)
     if options.int8 and not calibrated:
         raise InputError("Auto(int8=True) needs calibration data for the ranges of activations; give calibration")
     if options.fine_tune is not None and arguments["fine_tune"] is None:
@@ -273,18 +273,23 @@ def _require_integers(target: object, ratios: object, methods: Sequence[str], *,
             "inputs without labels"
         )
     if isinstance(target, Target) and target.latency is not None:
-        raise InputError(
-            "a latency is measured in floating point, and int8 would change it; give target=Target(macs=...) or "
-            "Target(bytes=...), or call compress without int8 and gracile.quantize afterwards"
-        )
+        _require_runtime_of_integers(target)
     if methods:
         return
     if ratios is not None:
         raise InputError("ratios are of methods that change sizes, and int8 changes none; leave them out")
-    if isinstance(target, Target) and target.metric != "bytes":
+    if isinstance(target, Target) and target.measure not in ("bytes", "latency"):
         kept = {"macs": "MACs", "params": "parameters"}.get(target.measure, target.measure)
         raise InputError(
             f"int8 alone changes no {kept}: leave the target out, or put a method before it, as in 'prune+int8'"
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(bytes=0.3), or leave it out")
+
+
+def _require_runtime_of_integers(target: Target) -> None:
+    if target.runtime != "onnxruntime":
+        raise InputError(
+            f"a model in int8 is measured as integers, which run in onnxruntime; runtime is {target.runtime!r}, where "
+            'a simulation would be measured. Give Target(latency=..., runtime="onnxruntime"), or leave int8 out'
+        )

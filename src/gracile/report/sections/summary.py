@@ -28,12 +28,16 @@ def _verdict(report: Evidence) -> Verdict:
 
 
 def _reached(report: Evidence) -> bool:
+    if report.latency is not None:
+        return report.latency.met
     found = report.reached()
     # Amounts of the user's own are rounded within a search.
     return report.bound is None or found is None or found[0] <= report.bound * (1 if report.own is None else 1 + 1e-6)
 
 
 def _target(report: Evidence) -> str:
+    if report.latency is not None:
+        return report.latency.verdict
     found = report.reached()
     if report.bound is None or found is None:
         return "The ratios were set by hand." if report.bound is None else ""
