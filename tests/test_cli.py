@@ -211,8 +211,8 @@ def test_faults_of_a_recipe_begin_with_its_place(
     assert _run("compress", "recipe.yaml") == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        "recipe.yaml:6:9: search is 'a+b'; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, one "
-        "that was registered, or a kind with options"
+        "recipe.yaml:6:9: search is 'a+b'; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, or "
+        "the name of one that was registered"
     )
     assert second == "recipe.yaml:7:1: there is no field exclud; did you mean exclude?"
     # What might be registered is looked up behind the imports.
