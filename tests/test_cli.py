@@ -4,16 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.optional import optional
 from test_demo import TINY
 
 import gracile
 from gracile.cli import app, jobs, main
 from gracile.demo import run_demo
+from gracile.registered import OWN_METRICS, OWN_SEARCHES
 
 MODULE = """
 import torch
@@ -204,13 +207,18 @@ def test_faults_of_a_recipe_begin_with_its_place(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(file.read_text().replace("search: tar", "search: gredy").replace("exclude", "exclud"))
+    file.write_text(file.read_text().replace("search: tar", "search: a+b").replace("exclude", "exclud"))
     assert _run("compress", "recipe.yaml") == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        "recipe.yaml:6:9: search is 'gredy'; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc"
+        "recipe.yaml:6:9: search is 'a+b'; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, or "
+        "the name of one that was registered"
     )
     assert second == "recipe.yaml:7:1: there is no field exclud; did you mean exclude?"
+    # What might be registered is looked up behind the imports.
+    file.write_text(file.read_text().replace("a+b", "gredy").replace("exclud", "exclude"))
+    assert _run("compress", "recipe.yaml") == 1
+    assert capsys.readouterr().err.startswith("recipe.yaml:6:9: search is 'gredy'; it is one of greedy, tar, exact")
 
 
 def test_warnings_of_the_library_reach_the_user(
@@ -399,3 +407,96 @@ def test_an_interrupt_has_a_status_of_its_own(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(jobs, "run_demo", interrupted)
     assert _run("demo") == 130
+
+
+NOTING = """
+import os
+import gracile
+from {module} import *
+from {module} import evaluate as score
+from pathlib import Path
+
+def noting(model):
+    Path("pids").mkdir(exist_ok=True)
+    (Path("pids") / str(os.getpid())).touch()
+    return score(model)
+
+def evenly(problem):
+    levels = [column.dense for column in problem.columns]
+    while problem.cost(levels) > problem.bound:
+        levels = [max(column.floor, level - 1) for column, level in zip(problem.columns, levels)]
+    return levels
+
+gracile.register_search("{module}_evenly", evenly)
+gracile.register_metric("{module}_traffic", lambda operation: operation.weights + operation.read + operation.written)
+"""
+
+
+@pytest.fixture
+def noting(module: str, tmp_path: Path) -> Iterator[str]:
+    """A module whose evaluation function leaves the numbers of its processes; it registers a search and a metric."""
+    kept = [(known, dict(known)) for known in (OWN_SEARCHES, OWN_METRICS)]
+    name = f"noting_{module}"
+    (tmp_path / f"{name}.py").write_text(NOTING.format(module=module))
+    recipe = (tmp_path / "recipe.yaml").read_text().replace(f"{module}:", f"{name}:")
+    recipe = recipe.replace("search: tar", "search: {kind: exact, candidates: 3}")
+    (tmp_path / "recipe.yaml").write_text(
+        recipe.replace(":evaluate\n", ":score\n") + f"evaluate_search: {name}:noting\n"
+    )
+    yield name
+    for known, before in kept:
+        known.clear()
+        known.update(before)
+
+
+def _outcome(folder: Path) -> tuple[str, Any, Any, set[str]]:
+    """The plan, the dictionary and the score that were saved, and who has evaluated."""
+    report = json.loads((folder / "report.json").read_text())
+    pids = {path.name for path in Path("pids").iterdir()} - {str(os.getpid())}
+    shutil.rmtree("pids")
+    return (folder / "plan.json").read_text(), report["dictionary"], report["score_after"], pids
+
+
+def test_jobs_change_who_evaluates_and_not_the_result(noting: str, tmp_path: Path) -> None:
+    assert _run("compress", "recipe.yaml", "--output", "alone") == 0
+    *alone, nobody = _outcome(tmp_path / "alone")
+    assert alone[1]
+    assert not nobody
+    assert _run("compress", "recipe.yaml", "--output", "two", "--jobs", "2") == 0
+    *two, workers = _outcome(tmp_path / "two")
+    assert two == alone
+    assert 1 <= len(workers) <= 2
+
+
+def test_ray_is_an_executor_of_the_command_line(noting: str, tmp_path: Path) -> None:
+    optional("ray")
+    assert _run("compress", "recipe.yaml", "--output", "alone") == 0
+    *alone, _ = _outcome(tmp_path / "alone")
+    assert _run("compress", "recipe.yaml", "--output", "ray", "--jobs", "2", "--executor", "ray") == 0
+    *found, workers = _outcome(tmp_path / "ray")
+    assert found == alone
+    assert 1 <= len(workers) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--jobs", "0"), "n_jobs is 0; give how many candidates are scored at a time, at least 1"),
+        (("--executor", "threads"), "executor is 'threads'; it is one of processes, ray"),
+    ],
+)
+def test_executors_that_there_are_none(module: str, capfd: pytest.CaptureFixture[str], arguments, message) -> None:
+    assert _run("compress", "recipe.yaml", *arguments) == 1
+    assert message in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_a_search_and_a_metric_of_ones_own_on_the_command_line(noting: str, module: str, tmp_path: Path) -> None:
+    recipe = (tmp_path / "recipe.yaml").read_text().replace("kind: exact", f"kind: {module}_evenly")
+    (tmp_path / "recipe.yaml").write_text(recipe.replace("{macs: 0.6}", f"{{own: {{{module}_traffic: 0.9}}}}"))
+    assert _run("compress", "recipe.yaml", "--output", "own", "--jobs", "2") == 0
+    report = gracile.Report.read(tmp_path / "own" / "report.json")
+    assert report.search == f"{module}_evenly"
+    assert report.own.name == report.metric == f"{module}_traffic"
+    assert report.own.ratio <= 0.9 * (1 + 1e-6)
+    (tmp_path / "recipe.yaml").write_text(recipe.replace(f"{module}_evenly", "unevenly"))
+    assert _run("compress", "recipe.yaml", "--output", "other") == 1

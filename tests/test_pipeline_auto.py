@@ -215,7 +215,10 @@ def test_a_search_that_ends_before_all_single_methods_says_so():
     ("options", "message"),
     [
         ({"target": None}, r'method="auto" needs a target'),
-        ({"target": gracile.Target(latency=0.5)}, "cannot split a latency"),
+        (
+            {"target": gracile.Target(latency=0.5, runtime="eager"), "auto": gracile.Auto(int8=True)},
+            "integers, which run in onnxruntime",
+        ),
         ({"ratios": {"*": 0.5}}, "ratios by hand"),
         ({"auto": 3}, r"auto is 3; give gracile\.Auto"),
         ({"method": "prune"}, r'auto goes with method="auto"; method is \'prune\''),

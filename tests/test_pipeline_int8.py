@@ -150,8 +150,8 @@ def test_what_cannot_be_is_refused_before_any_work():
         job("int8+prune", target=gracile.Target(macs=0.5))
     with pytest.raises(InputError, match="leave the target out"):
         job("int8", target=gracile.Target(macs=0.5))
-    with pytest.raises(InputError, match="latency is measured in floating point"):
-        job("prune+int8", target=gracile.Target(latency=0.5))
+    with pytest.raises(InputError, match="integers, which run in onnxruntime; runtime is 'eager'"):
+        job("prune+int8", target=gracile.Target(latency=0.5, runtime="eager"))
     with pytest.raises(InputError, match="give a target"):
         job("prune+int8")
     with pytest.raises(TargetError, match="by int8 alone"):

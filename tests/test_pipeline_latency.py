@@ -1,5 +1,6 @@
 """Latency targets on a machine whose times are known: nothing here depends on a clock."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -10,12 +11,15 @@ from support.optional import optional
 import gracile
 from gracile.errors import InputError, TargetError
 from gracile.latency import LayerTimes
-from gracile.pipeline import timed
+from gracile.pipeline import forecasting, timed
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Job
-from gracile.pipeline.timed import _next
+from gracile.pipeline.timed import next_guess
+from gracile.plan import AddBias, Factorize, Plan, SetAttribute, Slice
 from gracile.report import Report
+from gracile.simulation import Simulation
+from gracile.surgery import applied_plan
 from gracile.timings import Attempt, Timing, Timings
 
 
@@ -26,8 +30,8 @@ def layer_seconds(shape, rows, size, runtime, threads):
 class Machine:
     """Times of whole models: those of the table, and a part that no layer explains and no cut shrinks much."""
 
-    def __init__(self, overhead: float = 0.2) -> None:
-        self.overhead = overhead
+    def __init__(self, overhead: float = 0.2, integers: float = 0.7) -> None:
+        self.overhead, self.integers = overhead, integers
         self.measured = 0
 
     def benchmark(self, models, graph, *, runtime, threads, repeats, seed):
@@ -43,6 +47,9 @@ class Machine:
                        machine="none", inputs=("2x3x10x10",))  # fmt: skip
 
     def seconds(self, model, graph):
+        if isinstance(model, Simulation):
+            # Integers take a part of what the numbers that they stand for take.
+            return self.integers * self.seconds(floating(model), graph)
         cost = gracile.profile(model, graph.example.args)
         dense = 2e-9 * 200_000
         return self.overhead * dense + 1e-9 * cost.macs * graph.batch + 1e-7 * len(cost.operations)
@@ -52,8 +59,23 @@ class Machine:
 def machine(monkeypatch):
     made = Machine()
     monkeypatch.setattr(timed, "benchmark", made.benchmark)
-    monkeypatch.setattr(timed, "LayerTimes", partial(LayerTimes, measure=layer_seconds))
+    for module in (timed, forecasting):
+        monkeypatch.setattr(module, "LayerTimes", partial(LayerTimes, measure=layer_seconds))
+
+    @contextmanager
+    def dense(watch):
+        yield watch._original
+
+    # No clock, and no ONNX file either.
+    monkeypatch.setattr(timed.Stopwatch, "dense", dense)
     return made
+
+
+def floating(simulation):
+    """The module whose program a simulation is, with its sizes as they have become."""
+    plan = applied_plan(simulation)
+    kept = tuple(edit for edit in plan.edits if isinstance(edit, Factorize | AddBias | Slice | SetAttribute))
+    return gracile.apply(network(), Plan(edits=kept))
 
 
 def network():
@@ -101,6 +123,119 @@ def test_several_methods_share_a_latency(machine):
     # The first method has made a part of the way.
     first = result.report.stages[0]
     assert first.after.macs < first.before.macs
+
+
+def in_integers(latency, method, **options):
+    model, data = network(), images()
+    return gracile.compress(
+        model, data, evaluate=agreement(model, data), target=gracile.Target(latency=latency, threads=2), method=method,
+        search=gracile.Search(kind="tar"), round_to=1, calibration=[data], **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["channel_pruning+int8", "spatial_svd+prune+int8"])
+def test_what_int8_leaves_is_for_the_methods_before_it(machine, method):
+    result = in_integers(0.5, method)
+    found = result.report.latency
+    assert isinstance(result.model, Simulation)
+    assert found.integers == pytest.approx(0.7)
+    assert found.ratio == pytest.approx(0.5)
+    assert 0.95 * 0.5 <= found.reached <= 1.05 * 0.5
+    # What is measured is the model in integers.
+    before = machine.seconds(network(), gracile.capture(network(), images()))
+    assert found.reached == pytest.approx(machine.seconds(result.model, result.graph) / before)
+    assert result.report.stages[-1].method == "int8"
+    assert result.report.stages[-2].after.macs < result.report.before.macs
+    assert found.attempts
+    assert found.measured_layers + found.known_layers > 0
+    assert "int8 alone: 0.700" in str(result.report)
+    assert Report.from_json(result.report.to_json()) == result.report
+
+
+def test_int8_alone_may_be_enough_or_not(machine):
+    result = in_integers(0.75, "prune+int8")
+    assert any("int8 alone reaches the target: prune was left out" in note for note in result.report.notes)
+    assert [stage.method for stage in result.report.stages] == ["int8"]
+    assert in_integers(0.75, "int8").report.latency.reached == pytest.approx(0.7)
+    with pytest.raises(TargetError, match=r"0\.5 of the time is not reached by int8 alone, which takes 0\.7"):
+        in_integers(0.5, "int8")
+    # Where integers are slower, the other methods have more to do.
+    machine.integers = 1.2
+    result = in_integers(0.9, "prune+int8")
+    assert 0.95 * 0.9 <= result.report.latency.reached <= 1.05 * 0.9
+    machine.overhead = 100.0
+    with pytest.raises(TargetError, match=r"int8 alone takes 1\.2 of the time, so that before it"):
+        in_integers(0.5, "prune+int8")
+
+
+def test_training_is_for_the_allocation_that_was_found(machine):
+    trained = []
+    result = in_integers(0.5, "prune+int8", fine_tune=lambda model: trained.append(type(model).__name__))
+    assert trained == ["SmallNet", "Simulation"]
+    assert 0.95 * 0.5 <= result.report.latency.reached <= 1.05 * 0.5
+
+
+@pytest.mark.parametrize("runtime", ["eager", "compile"])
+def test_integers_are_measured_where_they_run(runtime):
+    model, data = network(), images()
+    with pytest.raises(InputError, match="integers, which run in onnxruntime"):
+        gracile.compress(
+            model, data, evaluate=agreement(model, data), target=gracile.Target(latency=0.5, runtime=runtime),
+            method="prune+int8", calibration=[data],
+        )  # fmt: skip
+
+
+def test_what_the_first_method_cannot_reach_the_next_one_takes_over(machine, monkeypatch):
+    # The first method is asked for nearly all of the way, and may take away an eighth of the channels, or nothing.
+    monkeypatch.setitem(Request.__init__.__kwdefaults__, "splits", (0.95,))
+    model, data = network(), images()
+    for method, most in (
+        ("prune+spatial_svd", 0.125),
+        ("channel_pruning+spatial_svd", 0.125),
+        ("prune+weight_svd", 0.01),
+    ):
+        result = gracile.compress(
+            model, data, evaluate=agreement(model, data), target=target(0.7), method=method, max_sparsity=most,
+            search=gracile.Search(kind="tar"), round_to=1,
+        )  # fmt: skip
+        assert 0.95 * 0.7 <= result.report.latency.reached <= 1.05 * 0.7
+        (note,) = (note for note in result.report.notes if "the methods after it take the rest" in note)
+        assert ("saves nothing" in note) == (most < 0.1)
+        first = result.report.stages[0]
+        assert (first.after.macs == first.before.macs) == (most < 0.1)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_auto_predicts_the_trials_and_measures_what_it_takes(machine, runtime, tmp_path):
+    optional("optuna")
+    model, data = network(), images()
+    options = gracile.Auto(trials=5, methods=("prune", "spatial_svd"), criteria=("l2",), scopes=("layer",))
+
+    def job(**options_of_job):
+        return gracile.compress(
+            model, data, evaluate=agreement(model, data), method="auto", auto=options, search="tar", round_to=1,
+            target=gracile.Target(latency=0.6, runtime=runtime, threads=2), calibration=[data], **options_of_job,
+        )  # fmt: skip
+
+    result = job(store=tmp_path / "a.db")
+    auto = result.report.auto
+    assert auto.metric == "latency"
+    assert auto.target == pytest.approx(0.6)
+    finished = [trial for trial in result.trials if trial.state == "finished"]
+    assert finished
+    assert all(0.3 < trial.cost <= 1.0 for trial in finished)
+    # The table's promise for what was taken, and what was measured.
+    assert auto.trial(auto.chosen).cost <= 0.66
+    assert result.report.latency.reached <= 1.05 * 0.6
+    assert result.report.latency.ratio == pytest.approx(0.6)
+    # In integers too, where they run.
+    assert any("int8" in trial.method for trial in result.trials) == (runtime == "onnxruntime")
+    measured = machine.measured
+    again = job(store=tmp_path / "a.db")
+    assert [trial.model_dump() for trial in again.trials] == [trial.model_dump() for trial in result.trials]
+    assert again.plan == result.plan
+    # The second time the trials and their measurements are in the store.
+    assert machine.measured - measured < measured
 
 
 def test_splits_that_a_method_cannot_reach_are_left_out(machine, monkeypatch):
@@ -165,8 +300,8 @@ def test_the_next_guess_lies_between_what_was_too_slow_and_too_fast():
         return Attempt(expected=expected, measured=measured, macs=1)
 
     # Too slow by half: ask for less in proportion.
-    assert _next([tried(0.5, 0.75)], 0.5) == pytest.approx(0.5 * 0.975 * 0.5 / 0.75)
-    between = _next([tried(0.5, 0.75), tried(0.3, 0.4)], 0.5)
+    assert next_guess([tried(0.5, 0.75)], 0.5) == pytest.approx(0.5 * 0.975 * 0.5 / 0.75)
+    between = next_guess([tried(0.5, 0.75), tried(0.3, 0.4)], 0.5)
     assert 0.3 < between < 0.5
 
 

@@ -1,4 +1,5 @@
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from gracile import Search, Sensitivity, Target
 from gracile.auto_options import Auto
 from gracile.errors import FileError, RecipeError
 from gracile.recipe_file import Recipe
+from gracile.registered import OWN_METHODS, OWN_METRICS, OWN_SEARCHES
 from gracile.yaml_file import MAX_BYTES
 
 MODULE = """
@@ -192,7 +194,7 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
         target:
           macs: 1.5
           parms: 3
-        method: svd
+        method: int8+svd
         """,
     )
     assert [fault.split(" ")[0] for fault in found] == ["1:1:", "1:1:", "1:8:", "2:1:", "4:9:", "5:3:", "6:9:"]
@@ -203,7 +205,7 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
     assert found[3] == "2:1: there is no field inpts; did you mean inputs?"
     assert found[4].startswith("4:9: macs=1.5: a ratio is a number in (0, 1]")
     assert found[5] == "5:3: there is no field target.parms; did you mean params?"
-    assert found[6].startswith("6:9: method is 'svd'; it is one of weight_svd, spatial_svd, channel_pruning, prune")
+    assert found[6].startswith("6:9: method is 'int8+svd'; int8 comes last and once")
 
 
 @pytest.mark.parametrize(
@@ -211,12 +213,14 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
     [
         ("auto: {trails: 3}", "5:7: auto: Auto has no option 'trails'"),
         ("auto: {trials: 0}", "5:7: auto: Auto: trials is 0"),
-        ("search: gredy", "5:9: search is 'gredy'; give one of greedy, tar, exact"),
-        ("search: {kind: gredy}", "5:16: search.kind is 'gredy'; give one of greedy, tar, exact"),
+        ("search: a+b", "5:9: search is 'a+b'; give one of greedy, tar, exact"),
+        ("search: {kind: ''}", "5:16: search.kind is ''; give one of greedy, tar, exact"),
         (
             "search: 3",
-            "5:9: search is 3; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, or a kind",
+            "5:9: search is 3; give one of greedy, tar, exact, annealing, netadapt, sensitivity, amc, one that was",
         ),
+        ("search: {kind: own, options: {step: 2}}", "5:9: search: options: the search 'own' has none"),
+        ("method: prune++int8", "5:9: method is 'prune++int8'; it is one of"),
         ("search: {candidates: [0.3, 6]}", "5:22: candidates is (0.3, 6); ratios are numbers in (0, 1)"),
         ("search: {candidates: 1}", "5:22: candidates is 1; an integer must be at least 2"),
         ("search: {candidates: few}", "5:22: candidates is 'few'; give a number of ratios, as 10, or a list"),
@@ -246,12 +250,15 @@ def test_messages(tmp_path: Path, line: str, expected: str) -> None:
     ("line", "expected"),
     [
         ("target: 0.5", "4:9: target is 0.5; give one metric and its bound, as in {macs: 0.5}"),
-        ("target: {}", "4:9: target: a Target names exactly one of macs, params, bytes and latency; none"),
+        ("target: {}", "4:9: target: a Target names exactly one of macs, params, bytes, latency and own; none"),
         (
             "target: {macs: 0.5, bytes: 1}",
-            "4:9: target: a Target names exactly one of macs, params, bytes and latency; ",
+            "4:9: target: a Target names exactly one of macs, params, bytes, latency and own; ",
         ),
         ("target: {macs: half}", "4:16: macs='half' is no amount; give a number with k, M, G or T"),
+        ("target: {own: {energy: 2}}", "4:15: target.own: energy=2: a ratio is a number in (0, 1]"),
+        ("target: {own: {a: 0.5, b: 0.5}}", "4:15: own is {'a': 0.5, 'b': 0.5}; give one metric and its bound"),
+        ("target: {own: {a: 0.5}, macs: 0.5}", "4:9: target: a Target names exactly one of"),
         ("target:", "1:1: target is missing; write for example target: {macs: 0.5}, or ratios by hand"),
         ("ratios: {a: 0}", "4:13: ratios.a is 0; give patterns of layers with the share of their cost that remains"),
         ("ratios: {seed: x}", "4:16: ratios.seed is 'x'; give patterns of layers with the share of their cost"),
@@ -397,3 +404,64 @@ def test_int8_alone_needs_no_target(tmp_path: Path, module: str) -> None:
     assert (job.options["method"], job.options["target"]) == ("int8", None)
     with pytest.raises(RecipeError, match="target is missing"):
         Recipe.read(_write(tmp_path, text + "method: prune+int8\n"))
+
+
+OWN = """
+import gracile
+
+def lowest(problem):
+    return [0 for _ in problem.columns]
+
+gracile.register_search("{name}_lowest", lowest)
+gracile.register_metric("{name}_energy", lambda operation: operation.macs)
+gracile.register_method("{name}_method", lambda model, graph: {{}})
+"""
+
+
+@pytest.fixture
+def own(module: str, tmp_path: Path) -> Iterator[str]:
+    """A module that registers a search, a metric and a method when it is imported."""
+    kept = [(known, dict(known)) for known in (OWN_SEARCHES, OWN_METHODS, OWN_METRICS)]
+    name = f"own_{module}"
+    (tmp_path / f"{name}.py").write_text(f"from {module} import *\n{OWN.format(name=name)}")
+    yield name
+    for known, before in kept:
+        known.clear()
+        known.update(before)
+
+
+def test_names_that_a_module_of_the_recipe_registers(own: str, tmp_path: Path) -> None:
+    text = f"""\
+        model: {own}:model
+        inputs: [[1, 3]]
+        evaluate: {own}:evaluate
+        target: {{own: {{{own}_energy: 0.5}}}}
+        method: prune+{own}_method
+        search: {{kind: {own}_lowest, candidates: 4}}
+        """
+    recipe = Recipe.read(_write(tmp_path, text))
+    assert f"{own}_lowest" not in OWN_SEARCHES
+    options = recipe.job().options
+    assert options["search"] == Search(kind=f"{own}_lowest", candidates=4)
+    assert options["target"] == Target(own={f"{own}_energy": 0.5})
+    assert options["method"] == f"prune+{own}_method"
+
+
+def test_names_that_nobody_registers_are_refused_with_those_that_are_known(own: str, tmp_path: Path) -> None:
+    text = f"""\
+        model: {own}:model
+        inputs: [[1, 3]]
+        evaluate: {own}:evaluate
+        target: {{own: {{energi: 0.5}}}}
+        method: prune+svd
+        search: gredy
+        """
+    recipe = Recipe.read(_write(tmp_path, text))
+    with pytest.raises(RecipeError) as caught:
+        recipe.job()
+    target, method, search = str(caught.value).splitlines()
+    assert f"4:15: no metric was registered as 'energi'; those that were: {own}_energy" in target
+    assert "5:9: method is 'prune+svd'; it is one of weight_svd" in method
+    assert f"{own}_method" in method
+    assert "6:9: search is 'gredy'; it is one of greedy, tar" in search
+    assert f"{own}_lowest" in search

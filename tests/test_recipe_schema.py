@@ -46,8 +46,12 @@ def test_recipes_of_the_docs_are_valid(tmp_path):
         ("search: {kind: exact, candidates: [0.25, 0.5]}", True),
         ("method: prune+int8", True),
         ("round_to: 8", True),
-        ("search: gredy", False),
-        ("method: svd", False),
+        ("search: mine", True),
+        ("search: {kind: mine, candidates: 4}", True),
+        ("method: mine+prune+int8", True),
+        ("search: a+b", False),
+        ("method: int8+prune", False),
+        ("method: prune++int8", False),
         ("exclud: [a]", False),
         ("max_sparsity: 2", False),
         ("seed: -1", False),
@@ -63,6 +67,27 @@ def test_schema_and_reader_agree(tmp_path, line, valid):
         Recipe.read(tmp_path / "recipe.yaml")
     else:
         with pytest.raises(ValueError, match=r"recipe\.yaml:5"):
+            Recipe.read(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("target", "valid"),
+    [
+        ("{own: {energy: 0.5}}", True),
+        ('{own: {energy: "5M"}}', True),
+        ("{own: {a: 0.5, b: 0.5}}", False),
+        ("{own: {}}", False),
+        ("{own: energy}", False),
+    ],
+)
+def test_targets_of_ones_own(tmp_path, target, valid):
+    text = SMALL.replace("{macs: 0.5}", target)
+    assert accepted(text) is valid
+    (tmp_path / "recipe.yaml").write_text(text)
+    if valid:
+        Recipe.read(tmp_path / "recipe.yaml")
+    else:
+        with pytest.raises(ValueError, match=r"recipe\.yaml:4"):
             Recipe.read(tmp_path / "recipe.yaml")
 
 

@@ -11,6 +11,7 @@ from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
 from gracile.latency import benchmark
 from gracile.maths.schedule import Schedule
+from gracile.own_metric import register_metric
 from gracile.pipeline import Iterated, Result, compress, prune_iteratively, register_method
 from gracile.plan import Plan
 from gracile.prune.masks import mask
@@ -68,6 +69,7 @@ __all__ = [
     "quant",
     "quantize",
     "register_method",
+    "register_metric",
     "register_search",
     "train",
 ]

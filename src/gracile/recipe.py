@@ -1,13 +1,14 @@
 """What a user asks for: the target and the search."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, get_args
 
-from gracile.cost import METRICS, Cost, Measure, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.maths.factorize import SCHEMES
+from gracile.own_metric import OwnPrice, amount_of, require_metric
 from gracile.registered import OWN_METHODS, OWN_SEARCHES
 from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
 from gracile.timings import Runtime, require_runtime
@@ -30,14 +31,17 @@ OPTIONS: Mapping[str, type[Options]] = {
 }
 
 
-def methods_of(method: object) -> tuple[str, ...]:
+def methods_of(method: object, registered: Collection[str] = OWN_METHODS) -> tuple[str, ...]:
     """The methods that "a+b" joins, in their order.
+
+    Args:
+        registered: names beside gracile's own.
 
     Raises:
         InputError: one of them is unknown, or "int8" is not the last.
     """
     parts = method.split("+") if isinstance(method, str) else [method]
-    unknown = [part for part in parts if part not in (*METHODS, *OWN_METHODS)]
+    unknown = [part for part in parts if not part or part not in (*METHODS, *registered)]
     if unknown:
         raise InputError(
             f"method is {method!r}; it is one of {', '.join((*METHODS, *OWN_METHODS))}, or several joined by +, as "
@@ -63,10 +67,12 @@ class Target:
 
     A number is a ratio in (0, 1] of the original; text is an absolute amount with an optional unit k, M, G or T:
     ``Target(macs=0.5)``, ``Target(params="1.5M")``, ``Target(bytes="600k")``.  A latency is measured:
-    ``Target(latency=0.5, runtime="onnxruntime", threads=2)``, or absolutely, as ``Target(latency="5 ms")``.
+    ``Target(latency=0.5, runtime="onnxruntime", threads=2)``, or absolutely, as ``Target(latency="5 ms")``.  A metric
+    of your own, see `register_metric`, has its name: ``Target(own={"energy": 0.5})``.
 
     Raises:
-        InputError: none or several metrics, a ratio out of range, or text that is no amount.
+        InputError: none or several metrics, one that was not registered, a ratio out of range, or text that is no
+            amount.
     """
 
     # Multiply-accumulates of one example.
@@ -79,36 +85,41 @@ class Target:
     latency: float | str | None = None
     runtime: Runtime = "onnxruntime"
     threads: int = 1
+    # The name of a metric that was registered, with its bound.
+    own: Mapping[str, float | str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        given = [name for name in (*METRICS, "latency") if getattr(self, name) is not None]
+        given = [name for name in (*METRICS, "latency", "own") if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
-                f"a Target names exactly one of macs, params, bytes and latency; {' and '.join(given) or 'none'} given"
+                "a Target names exactly one of macs, params, bytes, latency and own; "
+                f"{' and '.join(given) or 'none'} given"
             )
         require_runtime(self.runtime, self.threads)
-        value = getattr(self, given[0])
-        if given[0] == "latency" and isinstance(value, str):
-            if not _TIME.fullmatch(value) or _seconds(value) <= 0:
-                raise InputError(f'latency={value!r} is no time; give a number with us, ms or s, as in "5 ms"')
-        elif isinstance(value, str):
-            if not _AMOUNT.fullmatch(value) or _amount(value) <= 0:
-                raise InputError(f'{given[0]}={value!r} is no amount; give a number with k, M, G or T, as in "500M"')
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise InputError(
-                f"{given[0]}={value!r}: a ratio is a number in (0, 1]; "
-                f'an absolute amount is text, as in {given[0]}="{"5 ms" if given[0] == "latency" else "500M"}"'
-            )
+        if self.own is not None:
+            object.__setattr__(self, "own", require_one(self.own))
+            require_metric(self.measure)
+        require_bound(self.measure, self.value)
 
     @property
     def measure(self) -> Measure:
-        """What is bounded."""
+        """What is bounded: a metric, "latency", or the name of a metric of the user's own."""
+        if self.own is not None:
+            return next(iter(self.own))
         return "latency" if self.latency is not None else self.metric
 
     @property
+    def value(self) -> float | str:
+        """Its bound, as it was given."""
+        if self.own is not None:
+            return self.own[self.measure]
+        found: float | str = getattr(self, self.measure)
+        return found
+
+    @property
     def metric(self) -> Metric:
-        """What is counted: for a latency MACs, beside the time that is measured."""
-        if self.latency is not None:
+        """What is counted: MACs beside a latency, which is measured, and beside a metric of the user's own."""
+        if self.latency is not None or self.own is not None:
             return "macs"
         if self.macs is not None:
             return "macs"
@@ -122,8 +133,26 @@ class Target:
         """
         if self.latency is not None:
             raise InputError("a latency is measured while compressing: give it to gracile.compress")
-        value = getattr(self, self.metric)
-        return _amount(value) if isinstance(value, str) else value * cost[self.metric]
+        return _amount(self.value) if isinstance(self.value, str) else self.value * self.amount(cost)
+
+    def amount(self, cost: Cost) -> float:
+        """How much of what the target bounds a model costs; of a latency its MACs.
+
+        Raises:
+            InputError: a metric of the user's own fails, or answers what is no cost.
+        """
+        return cost[self.metric] if self.own is None else amount_of(self.measure, cost.operations)
+
+    def pricing(self, cost: Cost) -> tuple[Pricing, float] | None:
+        """How searches count a metric of the user's own in a model that costs ``cost``, and the bound in their unit.
+
+        Raises:
+            InputError: as `amount`.
+        """
+        if self.own is None:
+            return None
+        found = OwnPrice(self.measure, cost.operations)
+        return found, self.bound(cost) / self.amount(cost) * found.total
 
     def at(self, ratio: float) -> "Target":
         """The same metric, bounded at another share of the original.
@@ -133,6 +162,8 @@ class Target:
         """
         if self.latency is not None:
             raise InputError("a latency is measured while compressing: give it to gracile.compress")
+        if self.own is not None:
+            return Target(own={self.measure: ratio})
         match self.metric:
             case "macs":
                 return Target(macs=ratio)
@@ -145,6 +176,32 @@ class Target:
         """The longest admissible time of a call, where the original takes ``original`` seconds."""
         assert self.latency is not None
         return _seconds(self.latency) if isinstance(self.latency, str) else self.latency * original
+
+
+def require_one(own: object) -> dict[str, Any]:
+    """The one name with its bound.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(own, Mapping) or len(own) != 1:
+        raise InputError(f"own is {own!r}; give one metric and its bound, as own={{'energy': 0.5}}")
+    return dict(own)
+
+
+def require_bound(name: str, value: object) -> None:
+    """Raises InputError where ``value`` bounds nothing."""
+    if name == "latency" and isinstance(value, str):
+        if not _TIME.fullmatch(value) or _seconds(value) <= 0:
+            raise InputError(f'latency={value!r} is no time; give a number with us, ms or s, as in "5 ms"')
+    elif isinstance(value, str):
+        if not _AMOUNT.fullmatch(value) or _amount(value) <= 0:
+            raise InputError(f'{name}={value!r} is no amount; give a number with k, M, G or T, as in "500M"')
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(
+            f"{name}={value!r}: a ratio is a number in (0, 1]; "
+            f'an absolute amount is text, as in {name}="{"5 ms" if name == "latency" else "500M"}"'
+        )
 
 
 def _seconds(text: str) -> float:
@@ -224,7 +281,7 @@ def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def options_of(kind: SearchKind, values: Mapping[str, Any]) -> Options:
+def options_of(kind: str, values: Mapping[str, Any]) -> Options:
     """The options of a kind from their names and values; lists stand for tuples.
 
     Raises:

@@ -28,10 +28,24 @@ from gracile.auto_options import AUTO, auto_of
 from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
-from gracile.recipe import INTEGERS, METHODS, SEARCHES, Scope, Search, SearchKind, Target, methods_of, options_of
+from gracile.recipe import (
+    INTEGERS,
+    METHODS,
+    SEARCHES,
+    Scope,
+    Search,
+    Target,
+    methods_of,
+    options_of,
+    require_bound,
+    require_one,
+)
 from gracile.references import function, make, require_reference
 from gracile.timings import RUNTIMES, Runtime
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
+
+# Of a part of the user's own.
+NAME = r"^[^+]+$"
 
 Dtype = Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
@@ -86,9 +100,10 @@ def require_size(shape: Sequence[int]) -> None:
         )
 
 
-def _known_method(method: str) -> str:
+def _sound_method(method: str) -> str:
+    """Names that are none of gracile's may be registered by what is imported later."""
     if method != AUTO:
-        methods_of(method)
+        methods_of(method, registered=method.split("+"))
     return method
 
 
@@ -105,6 +120,10 @@ class TargetSection(_Section):
     params: Any = None
     bytes: Any = None
     latency: Any = None
+    own: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="the name of a metric that was registered, with its bound, as in {energy: 0.5}"),
+    ] = None
     runtime: Annotated[Runtime, Field(description=f"one of {', '.join(RUNTIMES)}")] = "onnxruntime"
     threads: int = 1
 
@@ -115,22 +134,38 @@ class TargetSection(_Section):
             Target(**{info.field_name: value})
         return value
 
+    @field_validator("own")
+    @classmethod
+    def _bounded(cls, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if value is not None:
+            ((name, bound),) = require_one(value).items()
+            require_bound(name, bound)
+        return value
+
     @model_validator(mode="after")
     def _one(self) -> Self:
-        self.target()
+        if self.own is None or any(getattr(self, name) is not None for name in (*METRICS, "latency")):
+            self.target()
         return self
 
     def target(self) -> Target:
+        """The target.
+
+        Raises:
+            InputError: it is none, or of a metric that was not registered.
+        """
         return Target(
-            macs=self.macs, params=self.params, bytes=self.bytes, latency=self.latency, runtime=self.runtime,
-            threads=self.threads,
+            macs=self.macs, params=self.params, bytes=self.bytes, latency=self.latency, own=self.own,
+            runtime=self.runtime, threads=self.threads,
         )  # fmt: skip
 
 
 class SearchSection(_Section):
     """How the ratios are found: a name alone, or with options."""
 
-    kind: Annotated[SearchKind, Field(description=f"one of {', '.join(SEARCHES)}")] = "exact"
+    kind: Annotated[
+        str, Field(pattern=NAME, description=f"one of {', '.join(SEARCHES)}, or the name of one that was registered")
+    ] = "exact"
     candidates: Annotated[Any, Field(description="a number of ratios, or a list of them")] = 10
     monotonic: Annotated[bool, Field(description="true or false")] = False
     surrogate: Annotated[
@@ -156,13 +191,22 @@ class SearchSection(_Section):
 
     @model_validator(mode="after")
     def _known_options(self) -> Self:
-        self.search()
+        # Names that are none of gracile's may be registered by what is imported later.
+        self._of_kind(self.kind if self.kind in SEARCHES else "exact")
         return self
 
     def search(self) -> Search:
+        """The search.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        return self._of_kind(self.kind)
+
+    def _of_kind(self, kind: str) -> Search:
         options = None if self.options is None else options_of(self.kind, self.options)
         return Search(
-            kind=self.kind,
+            kind=kind,
             candidates=self.candidates,
             monotonic=self.monotonic,
             surrogate=self.surrogate,
@@ -208,8 +252,8 @@ class Recipe(_Section):
     fine_tune_layer: Annotated[Reference | None, Field(description="a function of the model and a layer's name")] = None
     method: Annotated[
         str,
-        AfterValidator(_known_method),
-        Field(description=f"one of {', '.join(METHODS)}, several joined by +, or {AUTO}"),
+        AfterValidator(_sound_method),
+        Field(description=f"one of {', '.join(METHODS)} or one that was registered, several joined by +, or {AUTO}"),
     ] = "spatial_svd"
     criterion: Annotated[
         str, Field(description='the name of a criterion, as in "l2", or a function, as package.module:function')
@@ -226,9 +270,10 @@ class Recipe(_Section):
         Mapping[str, Annotated[float, Field(gt=0, le=1)]] | None,
         Field(description="patterns of layers with the share of their cost that remains, a number in (0, 1]"),
     ] = None
-    search: Annotated[SearchSection, Field(description=f"one of {', '.join(SEARCHES)}, or a kind with options")] = (
-        SearchSection()
-    )
+    search: Annotated[
+        SearchSection,
+        Field(description=f"one of {', '.join(SEARCHES)}, one that was registered, or a kind with options"),
+    ] = SearchSection()
     auto: Annotated[
         Mapping[str, Any] | None,
         AfterValidator(_known_options),
@@ -286,20 +331,33 @@ class Recipe(_Section):
         else:
             inputs = examples(self.inputs, self.seed)
         options["criterion"] = made("criterion", function) if ":" in self.criterion else self.criterion
+        options |= self._registered(faults)
         self._file.refuse(faults)
         options |= {field: getattr(self, field) for field in _PLAIN}
-        options["target"] = None if self.target is None else self.target.target()
-        options["search"] = self.search.search()
         if self.method == AUTO or self.auto is not None:
             options["auto"] = auto_of(self.auto or {})
         output = None if self.output is None else Path(self.output)
         return Job(model=model, example_inputs=inputs, options=options, output=output)
 
+    def _registered(self, faults: list[Fault]) -> dict[str, Any]:
+        """The arguments that may name what the modules that were imported have registered."""
+        options: dict[str, Any] = {}
+        makers: Mapping[str, tuple[Path_, Callable[[], Any]]] = {
+            "method": (("method",), lambda: self.method if self.method == AUTO else "+".join(methods_of(self.method))),
+            "search": (("search", "kind"), self.search.search),
+            "target": (("target", "own"), lambda: None if self.target is None else self.target.target()),
+        }
+        for name, (place, make_it) in makers.items():
+            try:
+                options[name] = make_it()
+            except InputError as error:
+                faults.append(self._file.fault(self._file.known(place), str(error)))
+        return options
+
 
 _EXAMPLES = (Tensor, tuple, list, Mapping)
 # Fields that are arguments of `compress` as they stand.
 _PLAIN = (
-    "method",
     "scope",
     "max_sparsity",
     "ratios",

@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from gracile.recipe import METHODS, SEARCHES
-from gracile.recipe_file import InputSection, Recipe
+from gracile.recipe_file import NAME, InputSection, Recipe
 
 # Shipped with the package; the tests compare it with `generated`.
 FILE = "recipe.schema.json"
@@ -26,8 +26,9 @@ def generated() -> dict[str, Any]:
     fields, sections = schema["properties"], schema["$defs"]
     for name in _REFERENCES:
         _text_of(fields[name])["pattern"] = _REFERENCE
-    methods = "|".join(METHODS)
-    fields["method"]["pattern"] = rf"^(auto|({methods})(\+({methods}))*)$"
+    # Names that are none of gracile's may be registered; int8 comes last.
+    fields["method"]["pattern"] = r"^(?!(.*\+)?int8\+)[^+]+(\+[^+]+)*$"
+    fields["method"]["examples"] = ["auto", *METHODS]
     # A bare list is a shape, and a bare name is a search.
     shape = InputSection.model_json_schema()["properties"]["shape"]
     sections["InputSection"] = {"anyOf": [shape, sections["InputSection"]]}
@@ -39,15 +40,26 @@ def generated() -> dict[str, Any]:
         "default": 10,
         "description": "a number of ratios, or a list of them",
     }
-    sections["SearchSection"] = {"anyOf": [{"enum": list(SEARCHES)}, sections["SearchSection"]]}
+    sections["SearchSection"] = {
+        "anyOf": [{"enum": list(SEARCHES)}, {"type": "string", "pattern": NAME}, sections["SearchSection"]]
+    }
     for name in ("macs", "params", "bytes", "latency"):
         sections["TargetSection"]["properties"][name] |= _AMOUNT
+    _object_of(sections["TargetSection"]["properties"]["own"]).update(
+        additionalProperties={"type": ["number", "string"]}, minProperties=1, maxProperties=1
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "A recipe of gracile compress",
         "description": "Fields mean what the arguments of gracile.compress of the same name mean.",
     }
+
+
+def _object_of(field: dict[str, Any]) -> dict[str, Any]:
+    """Of a field that may be left out, the form that is an object."""
+    forms: list[dict[str, Any]] = field["anyOf"]
+    return next(form for form in forms if form.get("type") == "object")
 
 
 def _text_of(field: dict[str, Any]) -> dict[str, Any]:

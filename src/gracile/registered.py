@@ -1,4 +1,4 @@
-"""The names of parts of users' own: methods and searches.
+"""The names of parts of users' own: methods, searches and metrics.
 
 What stands behind a name is called by the package that gives it a meaning; here it is only kept, so that recipes, which
 come before all of those, know the name.
@@ -25,6 +25,7 @@ class OwnSearch:
 
 OWN_SEARCHES: dict[str, OwnSearch] = {}
 OWN_METHODS: dict[str, Callable[..., Any]] = {}
+OWN_METRICS: dict[str, Callable[..., Any]] = {}
 
 
 def require_own(noun: str, name: object, function: object, taken: Collection[str]) -> None:

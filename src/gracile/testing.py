@@ -7,19 +7,22 @@ equal it.  That it runs proves nothing: two wrong indices can keep every shape r
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gracile.cost import METRICS
+from gracile.cost import METRICS, Operation, price, resized
 from gracile.equivalence import Equivalence, equivalence
 from gracile.errors import InputError
 from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
 from gracile.maths.fake_quant import from_range
 from gracile.maths.quant_spec import quant_spec
+from gracile.own_metric import require_metric, require_positive, values_of
 from gracile.pipeline.own_method import parts_of, proposed
 from gracile.plan import Plan
 from gracile.prune.scores import Criterion, named
@@ -34,6 +37,7 @@ __all__ = [
     "assert_equivalent",
     "check_criterion",
     "check_method",
+    "check_metric",
     "check_observer",
     "check_search",
     "equivalence",
@@ -167,7 +171,7 @@ def check_method(name: str, model: nn.Module, example_inputs: ExampleInputs) -> 
     assert list(now) == list(state), f"the method {name!r} changed the model that it was given; work on a copy"
     for key, value in state.items():
         assert torch.equal(now[key], value), f"the method {name!r} changed {key} of the model; work on a copy"
-    smallest = {part.name: part.plans[0] for metric in METRICS for part in parts_of(first, graph, metric)}
+    smallest = {part.name: part.plans[0] for metric in METRICS for part in parts_of(first, graph, itemgetter(metric))}
     assert smallest, f"the method {name!r} proposes nothing that saves MACs, parameters or bytes"
     together = Plan(edits=tuple(edit for plan in smallest.values() for edit in plan.edits))
     before = _shapes(model, graph)
@@ -186,6 +190,46 @@ def check_method(name: str, model: nn.Module, example_inputs: ExampleInputs) -> 
 def _shapes(model: nn.Module, graph: Graph) -> list[tuple[tuple[int, ...], torch.dtype]]:
     found = graph.example.call(model)
     return [(tuple(value.shape), value.dtype) for value in tree_leaves(found) if isinstance(value, Tensor)]
+
+
+def check_metric(name: str, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    """Check a metric that was registered, on a model of the user's.
+
+    Each operation must cost a finite number from 0, and the model more than nothing; the same when it is asked again;
+    and no layer may cost more with half of its inputs or outputs, as a search takes what is narrower to be cheaper.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which, and for what operation.
+        InputError: there is no metric of that name.
+        CaptureError: the model cannot be captured.
+    """
+    require_metric(name)
+    operations = price(capture(model, example_inputs)).operations
+    narrower = [(operation, part) for operation in operations for part in _halves(operation)]
+    try:
+        require_positive(name, operations)
+        first, second = values_of(name, operations), values_of(name, operations)
+        smaller = values_of(name, [part for _, part in narrower])
+    except InputError as error:
+        raise AssertionError(str(error)) from error
+    whole = dict(zip(operations, first, strict=True))
+    for operation, one, other in zip(operations, first, second, strict=True):
+        where = f"for the {operation.kind} of {operation.module or 'the model'}"
+        assert one == other, f"the metric {name!r} returned {one:g}, then {other:g} {where}"
+    for (operation, part), value in zip(narrower, smaller, strict=True):
+        assert value <= whole[operation] * (1 + 1e-9), (
+            f"the metric {name!r} gives the {operation.kind} of {operation.module or 'the model'} "
+            f"{whole[operation]:g}, and {value:g} with {part.shape} in place of {operation.shape}"
+        )
+
+
+def _halves(operation: Operation) -> list[Operation]:
+    """The layer with half of its inputs, and with half of its outputs."""
+    shape = operation.shape
+    if shape is None or shape.groups > 1:
+        return []
+    halves = (replace(shape, inputs=(shape.inputs + 1) // 2), replace(shape, outputs=(shape.outputs + 1) // 2))
+    return [resized(operation, half) for half in halves]
 
 
 def check_search(name: str, *, seed: int = 0) -> None:

@@ -101,6 +101,10 @@ def settled(entry: Timing, first: Timing) -> float:
     return entry.fastest / first.fastest if noisy(entry) else entry.ratio
 
 
+# How near a measured time must come to its bound, from below where it can.
+NEAR = 0.05
+
+
 class Attempt(_Frozen):
     """One allocation that a search for a latency tried: what the table of layers promised, and what was measured."""
 
@@ -121,6 +125,8 @@ class LatencyReport(_Frozen):
     # Layers that were measured for the table, and taken from the store.
     measured_layers: int
     known_layers: int
+    # Of a model in integers: what int8 alone leaves of the original's time.
+    integers: float | None = None
     # The original and the final model side by side.
     timings: Timings
 
@@ -130,9 +136,21 @@ class LatencyReport(_Frozen):
         first, last = self.timings.entries[:2]
         return settled(last, first)
 
+    @property
+    def met(self) -> bool:
+        """Whether the final model is as fast as was asked for, within 5 %."""
+        return self.reached <= (1 + NEAR) * self.ratio
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is reached, in a sentence."""
+        word = "reached" if self.reached <= self.ratio else "reached within 5 %" if self.met else "missed"
+        return f"The target is {word}: {self.reached:.3f} of the original's time, of at most {self.ratio:.3f}."
+
     def __str__(self) -> str:
         tries = ", ".join(f"{attempt.expected:.3f} -> {attempt.measured:.3f}" for attempt in self.attempts)
+        alone = "" if self.integers is None else f"; int8 alone: {self.integers:.3f}"
         return (
             f"time of a call: {self.reached:.3f} of the original's, where {self.ratio:.3f} was asked for "
-            f"(expected -> measured: {tries})\n{self.timings}"
+            f"(expected -> measured: {tries or 'none'}{alone})\n{self.timings}"
         )

@@ -89,6 +89,8 @@ class Course:
     # The original's score, and the share of its cost that is asked for.
     baseline: float
     target: float
+    # By what share of it a cost that is predicted may lie above.
+    room: float = 0.0
 
     def run(self, pool: Pool[Asked, Measured]) -> tuple[list[Trial], EndedBy]:
         """All trials that have ended, by their places, and what ended the search.
@@ -203,7 +205,11 @@ class Course:
         )  # fmt: skip
 
     def _noted(self, clock: "_Clock") -> str:
-        best = [trial for trial in front_of(self._ended()) if (trial.cost or 0) <= self.target * (1 + 1e-9)]
+        best = [
+            trial
+            for trial in front_of(self._ended())
+            if (trial.cost or 0) <= self.target * (1 + self.room) * (1 + 1e-9)
+        ]
         parts = [f"best {best[-1].score:.6g}"] if best else []
         return ", ".join([*parts, *clock.left])
 

@@ -5,8 +5,8 @@ is listed in `Cost.uncounted`, so that silence never means zero.
 """
 
 from gracile.cost.counters import COUNTERS
-from gracile.cost.pricing import price, profile
-from gracile.cost.records import METRICS, Cost, LayerCost, Measure, Metric, Operation, Uncounted, resized
+from gracile.cost.pricing import Pricing, price, profile
+from gracile.cost.records import METRICS, Cost, LayerCost, Measure, Metric, Operation, Uncounted, is_counted, resized
 
 __all__ = [
     "COUNTERS",
@@ -16,7 +16,9 @@ __all__ = [
     "Measure",
     "Metric",
     "Operation",
+    "Pricing",
     "Uncounted",
+    "is_counted",
     "price",
     "profile",
     "resized",

@@ -9,6 +9,8 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from gracile.cost.records import Operation
 from gracile.graph import Graph, Node, Ref, Spec, bare_name
 from gracile.maths.factorize import LayerShape
@@ -29,8 +31,31 @@ def _axes(value: Any, rank: int) -> tuple[int, ...]:
     return values * rank if len(values) == 1 else values
 
 
-def _operation(node: Node, macs: int, **fields: Any) -> Operation:
-    return Operation(node=node.name, module=node.module, kind=bare_name(node.op), macs=macs, **fields)
+def _operation(graph: Graph, node: Node, macs: int, **fields: Any) -> Operation:
+    return Operation(
+        node=node.name,
+        module=node.module,
+        kind=bare_name(node.op),
+        macs=macs,
+        elements=_elements(graph, node),
+        **fields,
+    )
+
+
+def _elements(graph: Graph, node: Node) -> tuple[int, int, int]:
+    """Elements of the activations that a node reads, of its weights, and of what it makes."""
+    read = weights = 0
+    for name in dict.fromkeys(node.refs):
+        source = graph.nodes[name]
+        if source.kind in ("parameter", "buffer"):
+            weights += _numel(source.output)
+        else:
+            read += _numel(source.output)
+    return read, weights, _numel(node.output)
+
+
+def _numel(output: Any) -> int:
+    return sum(spec.numel for spec in tree_leaves(output) if isinstance(spec, Spec))
 
 
 def _convolution(graph: Graph, node: Node) -> Operation:
@@ -47,7 +72,9 @@ def _convolution(graph: Graph, node: Node) -> Operation:
         padding=padding, groups=groups,
     )  # fmt: skip
     rows, spatial = prod(size[: -rank - 1]), size[-rank:]
-    return _operation(node, rows * shape.macs(spatial), shape=shape, size=spatial, rows=rows, **_weights(graph, node))
+    return _operation(
+        graph, node, rows * shape.macs(spatial), shape=shape, size=spatial, rows=rows, **_weights(graph, node)
+    )
 
 
 def _weights(graph: Graph, node: Node) -> dict[str, str | None]:
@@ -87,7 +114,7 @@ def _transposed(graph: Graph, node: Node) -> Operation:
     rank = len(weight.shape) - 2
     size = _spec(graph, node.args[0]).shape
     positions = prod(size[: -rank - 1]) * prod(size[-rank:])
-    return _operation(node, weight.numel * positions, **_weights(graph, node))
+    return _operation(graph, node, weight.numel * positions, **_weights(graph, node))
 
 
 def _generic_convolution(graph: Graph, node: Node) -> Operation:
@@ -102,7 +129,7 @@ def _linear(graph: Graph, node: Node) -> Operation:
     # F.linear also takes a single row of weights [m].
     shape = LayerShape(inputs=weight[-1], outputs=weight[0] if len(weight) == 2 else 1)
     rows = prod(_spec(graph, node.args[0]).shape[:-1])
-    return _operation(node, rows * shape.macs(()), shape=shape, rows=rows, **_weights(graph, node))
+    return _operation(graph, node, rows * shape.macs(()), shape=shape, rows=rows, **_weights(graph, node))
 
 
 def _product(left: int) -> Callable[[Graph, Node], Operation]:
@@ -111,20 +138,20 @@ def _product(left: int) -> Callable[[Graph, Node], Operation]:
     def counter(graph: Graph, node: Node) -> Operation:
         contracted = _spec(graph, node.args[left]).shape[-1]
         assert isinstance(node.output, Spec)
-        return _operation(node, node.output.numel * contracted)
+        return _operation(graph, node, node.output.numel * contracted)
 
     return counter
 
 
 def _batched_sum(graph: Graph, node: Node) -> Operation:
     assert isinstance(node.output, Spec)
-    return _operation(node, _spec(graph, node.args[1]).numel * node.output.shape[-1])
+    return _operation(graph, node, _spec(graph, node.args[1]).numel * node.output.shape[-1])
 
 
 def _tensordot(graph: Graph, node: Node) -> Operation:
     assert isinstance(node.output, Spec)
     left = _spec(graph, node.args[0]).shape
-    return _operation(node, node.output.numel * prod(left[axis] for axis in node.args[2]))
+    return _operation(graph, node, node.output.numel * prod(left[axis] for axis in node.args[2]))
 
 
 def _einsum(graph: Graph, node: Node) -> Operation:
@@ -141,7 +168,7 @@ def _einsum(graph: Graph, node: Node) -> Operation:
         letters = (pair[0] | pair[1]) & (elsewhere | (pair[0] & pair[1]))
         macs += prod(sizes[letter] for letter in letters)
         terms.append(letters & elsewhere)
-    return _operation(node, macs)
+    return _operation(graph, node, macs)
 
 
 def _einsum_terms(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[set[str]], set[str], dict[str, int]]:
@@ -166,7 +193,7 @@ def _attention(graph: Graph, node: Node) -> Operation:
     query, key, value = (_spec(graph, node.args[i]).shape for i in range(3))
     assert isinstance(node.output, Spec)
     positions = prod(node.output.shape[:-1])
-    return _operation(node, positions * key[-2] * (query[-1] + value[-1]))
+    return _operation(graph, node, positions * key[-2] * (query[-1] + value[-1]))
 
 
 def _recurrent(graph: Graph, node: Node) -> Operation:
@@ -176,18 +203,18 @@ def _recurrent(graph: Graph, node: Node) -> Operation:
     steps = size[0] if packed else prod(size[:-1])
     weights = node.args[3] if packed else node.args[2]
     matrices = [_spec(graph, ref) for ref in weights]
-    return _operation(node, steps * sum(spec.numel for spec in matrices if len(spec.shape) > 1))
+    return _operation(graph, node, steps * sum(spec.numel for spec in matrices if len(spec.shape) > 1))
 
 
 def _recurrent_cell(graph: Graph, node: Node) -> Operation:
     rows = prod(_spec(graph, node.args[0]).shape[:-1])
-    return _operation(node, rows * sum(_spec(graph, ref).numel for ref in node.args[2:4]))
+    return _operation(graph, node, rows * sum(_spec(graph, ref).numel for ref in node.args[2:4]))
 
 
 def _bilinear(graph: Graph, node: Node) -> Operation:
     rows = prod(_spec(graph, node.args[0]).shape[:-1])
     outputs, left, right = _spec(graph, node.args[2]).shape
-    return _operation(node, rows * outputs * right * (left + 1))
+    return _operation(graph, node, rows * outputs * right * (left + 1))
 
 
 COUNTERS: dict[str, Callable[[Graph, Node], Operation]] = {

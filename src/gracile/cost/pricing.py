@@ -1,15 +1,36 @@
 """From a Graph to its Cost."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 from torch import nn
 
 from gracile.cost.counters import COUNTERS
 from gracile.cost.operators import ARITHMETIC, MOVEMENT, is_scalar
-from gracile.cost.records import Cost, Uncounted
+from gracile.cost.records import Cost, Operation, Uncounted
 from gracile.graph import Graph, bare_name, capture
 from gracile.inputs import ExampleInputs
+
+
+class Pricing(Protocol):
+    """A cost that is no count of a `Cost`: whole numbers of a unit of its own, from the operations alone."""
+
+    # Of the original.
+    total: int
+
+    def __call__(self, operations: Sequence[Operation], /) -> int:
+        """The cost of a model with these operations, some of them narrower than the original's."""
+        ...
+
+    def layer(self, operations: Sequence[Operation], /) -> int:
+        """The share of it that operations of the original have, as they are."""
+        ...
+
+    def by_rank(self, highest: int, factors: Callable[[int], Sequence[Operation]], /) -> Callable[[int], int]:
+        """Rank -> the share of the operations that ``factors`` gives for it; ``highest`` is the rank that saves."""
+        ...
 
 
 def profile(model: nn.Module, example_inputs: ExampleInputs | Graph) -> Cost:

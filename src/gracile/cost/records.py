@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from math import prod
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 
 from gracile.graph import Spec
 from gracile.maths.factorize import LayerShape
 from gracile.text import count, table
 
 Metric = Literal["macs", "params", "bytes"]
-# What a search bounds: a metric, or the nanoseconds of a call.
-Measure = Literal["macs", "params", "bytes", "latency"]
+# What a search bounds: a metric, "latency", or the name of a metric of the user's own.
+Measure: TypeAlias = str
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+def is_counted(measure: Measure) -> TypeGuard[Metric]:
+    """Whether it is one of gracile's own metrics, which a `Cost` has."""
+    return measure in METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One call of a counted operator."""
+    """One call of a counted operator; `read`, `weights` and `written` are how many elements it moves."""
 
     # The node, and the module whose forward ran it.
     node: str
@@ -33,6 +39,25 @@ class Operation:
     shape: LayerShape | None = None
     size: tuple[int, ...] = ()
     rows: int = 1
+    # Where there is no shape: elements that it reads, of its weights, and that it writes.
+    elements: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def read(self) -> int:
+        """Elements of the activations that it reads, over the whole batch."""
+        return self.elements[0] if self.shape is None else self.rows * self.shape.inputs * prod(self.size)
+
+    @property
+    def weights(self) -> int:
+        """Elements of its weights; of convolutions and linear layers without the biases, which folding may add."""
+        return self.elements[1] if self.shape is None else prod(self.shape.weight)
+
+    @property
+    def written(self) -> int:
+        """Elements of what it makes, over the whole batch."""
+        if self.shape is None:
+            return self.elements[2]
+        return self.rows * self.shape.outputs * prod(self.shape.output_size(self.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Measured time: of whole models side by side, and of single layers at several widths."""
 
 from gracile.latency.comparing import benchmark
-from gracile.latency.layers import LayerTimes
+from gracile.latency.layers import LayerTimes, table_key
 from gracile.latency.pricing import LatencyPrice
 
-__all__ = ["LatencyPrice", "LayerTimes", "benchmark"]
+__all__ = ["LatencyPrice", "LayerTimes", "benchmark", "table_key"]

@@ -44,10 +44,7 @@ class LayerTimes:
         self.runtime = runtime
         self.threads = threads
         self._measure = measure
-        key = {
-            "latency": runtime, "version": version_of(runtime), "threads": str(threads), "processor": processor()
-        }  # fmt: skip
-        self._job: Job = store.job(key, 0.0)
+        self._job: Job = store.job(table_key(runtime, threads), 0.0)
         self._known = {name: seconds for (name, _), seconds in self._job.scores().items()}
         self.known, self.measured = len(self._known), 0
 
@@ -78,6 +75,11 @@ class LayerTimes:
             return between(outputs, lambda o: between(inputs, lambda i: at(i, o)))
 
         return seconds
+
+
+def table_key(runtime: Runtime, threads: int) -> dict[str, str]:
+    """What times depend on, the model apart."""
+    return {"latency": runtime, "version": version_of(runtime), "threads": str(threads), "processor": processor()}
 
 
 def between(share: float, at: Callable[[float], float]) -> float:

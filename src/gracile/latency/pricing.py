@@ -44,6 +44,13 @@ class LatencyPrice:
         """Nanoseconds of layers of the original as they are."""
         return round(_NANOSECONDS * self._scale * sum(self._curves[o.node](o) for o in operations))
 
+    def of(self, operations: Sequence[Operation]) -> int:
+        """Nanoseconds of a call of another model, with layers of its own: those are measured."""
+        listed = [operation for operation in operations if operation.shape is not None]
+        layers = sum(self._times.exact(o.shape, o.rows, o.size) for o in listed if o.shape is not None)
+        share = sum(map(_elements, listed)) / self._elements if self._elements else 1.0
+        return round(_NANOSECONDS * (self._scale * layers + self._rest * share))
+
     def by_rank(self, highest: int, factors: Callable[[int], Sequence[Operation]]) -> Callable[[int], int]:
         """Rank -> nanoseconds of the layers that ``factors`` gives for it, measured at shares of ``highest``."""
 

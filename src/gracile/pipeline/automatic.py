@@ -21,16 +21,23 @@ from gracile.errors import InputError, TargetError
 from gracile.extras import extra
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
+from gracile.own_metric import fingerprint_of
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.forecast import Forecast
+from gracile.pipeline.forecasting import measured
+from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.pipeline.running import Done, Job, run_stages
+from gracile.pipeline.running import Job, run_stages
 from gracile.prune.scores import Criterion
+from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
 from gracile.surgery import applied_since
 
 _STUDY = "gracile.automatic.study"
+# Times that the table of layers predicts may miss the target by so much: what is taken is measured, and brought there.
+_ROOM = 0.1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,20 +64,28 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
     request, options = job.request, job.request.auto
     assert options is not None
     assert request.target is not None
-    target = min(1.0, request.target.bound(before) / before[request.metric])
+    forecast: Forecast | None = None
+    if request.timed:
+        forecast = measured(
+            request, job.original, graph, job.data, job.clock, integers=True in _integers(request, options)
+        )
+        target = min(1.0, request.target.seconds(forecast.seconds) / forecast.seconds)
+        job = replace(job, request=replace(request, forecast=forecast))
+    else:
+        target = min(1.0, request.target.bound(before) / request.amount(before))
     space = space_of(request, options)
     with job.clock("evaluate"):
         # The user's function may change what it is given.
         baseline = score_of(request.evaluate_search, copy.deepcopy(job.original), "the original model")
-    with job.clock("trials"), _shared_store(request) as shared:
+    with job.clock("trials"), _shared_store(job.request) as shared:
         trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target)
         with (
-            _opened_study(job, graph, space, baseline) as study,
+            _opened_study(job, graph, before, space, baseline) as study,
             opened(trials, request.executor, request.n_jobs) as pool,
         ):
             course = Course(
                 space=space, options=options, ledger=study, owner=options.worker or socket.gethostname(),
-                baseline=baseline, target=target,
+                baseline=baseline, target=target, room=_ROOM if request.timed else 0.0,
             )  # fmt: skip
             ended, ended_by = course.run(pool)
     return _found(request, space, ended, ended_by, baseline, target)
@@ -81,16 +96,16 @@ def _found(
 ) -> Found:
     assert request.auto is not None
     tolerated_loss = request.auto.tolerated_loss
-    chosen = chosen_of(ended, target, baseline, tolerated_loss)
+    chosen = chosen_of(ended, target * (1 + _ROOM if request.timed else 1), baseline, tolerated_loss)
     if chosen is None:
         reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
         raise TargetError(
-            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.metric}. "
+            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.measure}. "
             + "; ".join(reasons)
         )
     trial, note = chosen
     report = AutoReport(
-        metric=request.metric,
+        metric=request.measure,
         target=target,
         baseline=baseline,
         tolerated_loss=tolerated_loss,
@@ -117,9 +132,7 @@ def _point_of(trial: Trial, space: Space, target: float) -> Point:
 
 def space_of(request: Request, options: Auto) -> Space:
     """What may be tried for a request."""
-    integers: tuple[bool, ...] = (False,)
-    if options.int8 or (options.int8 is None and request.metric == "bytes" and request.calibrated):
-        integers = (True,) if options.int8 else (False, True)
+    integers = _integers(request, options)
     return Space(
         methods=options.methods,
         criteria=tuple(criteria_of(request, options)),
@@ -127,9 +140,24 @@ def space_of(request: Request, options: Auto) -> Space:
         rounds=options.round_to or (request.round_to,),
         shares=options.shares,
         integers=integers,
-        integers_alone=True in integers and request.metric == "bytes",
+        integers_alone=True in integers and _saved_by_integers(request),
         trained=request.fine_tune is not None or request.recover is not None,
     )
+
+
+def _saved_by_integers(request: Request) -> bool:
+    """Whether int8 makes less of what the target bounds."""
+    if request.target is not None and request.timed:
+        return request.target.runtime == "onnxruntime"
+    return request.metric == "bytes"
+
+
+def _integers(request: Request, options: Auto) -> tuple[bool, ...]:
+    """Whether pipelines may end in int8."""
+    if options.int8:
+        return (True,)
+    tried = options.int8 is None and _saved_by_integers(request) and request.calibrated
+    return (False, True) if tried else (False,)
 
 
 def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
@@ -153,13 +181,17 @@ def _fixed(request: Request, point: Point, target: float) -> Request:
         auto=None,
         methods=point.sized,
         integers=point.integers,
-        target=request.target.at(min(1.0, target * point.share)),
+        target=_at(request.target, min(1.0, target * point.share)),
         splits=request.splits if point.split is None else (point.split,),
         criterion=criteria[point.criterion] if point.criterion is not None else next(iter(criteria.values())),
         scope=point.scope or request.scope,
         round_to=point.round_to or request.round_to,
         training=point.training or "each",
     )
+
+
+def _at(target: Target, share: float) -> Target:
+    return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 
 class Trials:
@@ -201,8 +233,11 @@ class Trials:
         cost = applied_since(done.model, self._job.original).cost(self._graph)
         reports = [outcome.report for outcome in done.outcomes]
         gains = [r.score_fine_tuned - r.score_after for r in reports if r.score_fine_tuned is not None]
+        share = request.amount(cost) / request.amount(self._before)
+        if request.forecast is not None:
+            share = done.predicted * (request.forecast.integers if request.integers else 1.0)
         return Measured(
-            state="finished", score=done.score, cost=cost[request.metric] / self._before[request.metric],
+            state="finished", score=done.score, cost=share,
             macs=cost.macs, params=cost.params, bytes=cost.bytes, gain=sum(gains), seconds=seconds,
         )  # fmt: skip
 
@@ -238,7 +273,7 @@ def _shared_store(request: Request) -> Iterator[Request]:
             yield replace(alone, store=Path(folder) / "trials.db")
 
 
-def _opened_study(job: Job, graph: Graph, space: Space, baseline: float) -> Any:
+def _opened_study(job: Job, graph: Graph, before: Cost, space: Space, baseline: float) -> Any:
     request, options = job.request, job.request.auto
     assert options is not None
     module = extra(_STUDY, "auto", purpose='method="auto"')
@@ -247,20 +282,20 @@ def _opened_study(job: Job, graph: Graph, space: Space, baseline: float) -> Any:
         file = Path(request.store).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{file.with_name(f'{file.name}.study')}"
-    name = module.study_name(_key(request, options, fingerprint(graph, job.original), job.data, space))
+    key = [("model", fingerprint(graph, job.original)), *_key(request, options, before, job.data, space)]
+    name = module.study_name(key)
     return module.Study(url, name, baseline, space, request.seed)
 
 
 def _key(
-    request: Request, options: Auto, model: str, data: Calibration | None, space: Space
+    request: Request, options: Auto, before: Cost, data: Calibration | None, space: Space
 ) -> list[tuple[str, str]]:  # fmt: skip
-    """What the results of trials depend on, the evaluation function apart."""
+    """What the results of trials depend on, the model and the evaluation function apart."""
     tune = options.fine_tune or request.fine_tune
     search = request.search
     return [
-        ("model", model),
         ("data", "none" if data is None else data.fingerprint),
-        ("target", repr(request.target)),
+        ("target", repr(request.target) + _told_apart(request.target, before)),
         ("space", repr(space)),
         ("search", f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate}"),
         ("options", f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}"),
@@ -268,6 +303,13 @@ def _key(
         ("loss", _called(request.loss)),
         ("seed", str(request.seed)),
     ]
+
+
+def _told_apart(target: Target | None, before: Cost) -> str:
+    """What tells one metric of the user's own from another under its name."""
+    if target is None or target.own is None:
+        return ""
+    return fingerprint_of(target.measure, before.operations)
 
 
 def _called(function: object) -> str:

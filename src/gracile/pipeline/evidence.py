@@ -4,9 +4,10 @@ from importlib.metadata import version
 
 from gracile.cost import Cost
 from gracile.graph import Graph
+from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.pipeline.running import Done
-from gracile.report import UNSEARCHED, Environment, Report, Totals
+from gracile.report import UNSEARCHED, Environment, OwnCost, Report, Totals
+from gracile.timings import LatencyReport
 
 
 def report_of(
@@ -22,24 +23,31 @@ def report_of(
 ) -> Report:
     """The Report of a job whose stages are ``done``."""
     last = done.outcomes[-1]
+    latency = None if last.latency is None else _as_asked(last.latency, request)
     selections = [outcome.selection for outcome in done.outcomes]
     notes = [*done.notes]
     notes += [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
     searches = [o.report.search for o in done.outcomes if o.report.search != UNSEARCHED]
     bound = request.bound(before)
-    missed = [] if bound is None or after[request.metric] <= bound else [_missed(request, after, bound)]
+    missed = [] if bound is None or _within(request, after, bound) else [_missed(request, after, bound)]
+    if latency is not None and latency.reached > latency.ratio:
+        missed = [
+            f"the measured time is {latency.reached:.3f} of the original's, above the {latency.ratio:.3f} asked for"
+        ]
+    own = request.own_amount(after)
     return Report(
         model=model,
         method=request.method,
         search=searches[-1] if searches else UNSEARCHED,
         metric=request.measure,
-        bound=last.latency.seconds if last.latency is not None else bound,
+        bound=latency.seconds if latency is not None else bound,
+        own=None if own is None else OwnCost(name=request.measure, before=request.amount(before), after=own),
         before=Totals.of(before),
         after=Totals.of(after),
         score_before=score_before,
         score_after=last.report.score_after,
         score_fine_tuned=last.report.score_fine_tuned,
-        latency=last.latency,
+        latency=latency,
         stages=tuple(outcome.report for outcome in done.outcomes),
         layers=tuple(
             row for outcome in done.outcomes for row in outcome.stage.layer_reports(outcome.selection, request.metric)
@@ -55,8 +63,21 @@ def report_of(
     )
 
 
+def _as_asked(latency: LatencyReport, request: Request) -> LatencyReport:
+    """The report against the user's target, whatever share of it the pipeline that was taken has gone for."""
+    assert request.target is not None
+    original = latency.timings.entries[0].median
+    seconds = request.target.seconds(original)
+    return latency.model_copy(update={"seconds": seconds, "ratio": seconds / original})
+
+
+def _within(request: Request, after: Cost, bound: float) -> bool:
+    # Amounts of the user's own are rounded within a search.
+    return request.amount(after) <= bound * (1 if request.own_amount(after) is None else 1 + 1e-6)
+
+
 def _missed(request: Request, after: Cost, bound: float) -> str:
     return (
-        f"the target of {bound:.6g} {request.metric} was missed: {after[request.metric]:.6g} remain, as the model's "
+        f"the target of {bound:.6g} {request.measure} was missed: {request.amount(after):.6g} remain, as the model's "
         "code does not follow some cuts (see the reasons by layer)"
     )

@@ -9,10 +9,10 @@ import numpy as np
 from torch import nn
 
 from gracile.batch_norm import reestimate
-from gracile.cost import METRICS, Cost, Measure, Metric, Operation, resized
+from gracile.cost import METRICS, Cost, Measure, Metric, Operation, Pricing, is_counted, resized
+from gracile.errors import TargetError
 from gracile.graph import Graph
 from gracile.inputs import Calibration
-from gracile.latency import LatencyPrice
 from gracile.lowrank.layers import Layer, find_layers, require_layers
 from gracile.lowrank.method import LowRank
 from gracile.lowrank.moments import collect
@@ -54,35 +54,49 @@ class Factorizing:
         with clock("calibrate"):
             moments = None if data is None else collect(self.model, graph, self._found.layers, data)[0]
         self._lowrank = LowRank(self.model, graph, self._found.layers, moments)
-        self._timing: LatencyPrice | None = None
+        self._pricing: Pricing | None = None
+        # The layers that are parts of the search.
+        self._parts = tuple(self._lowrank.layers)
 
     def columns(self, metric: Measure) -> tuple[Column, ...]:
-        return tuple(self._column(name, metric) for name in self._lowrank.layers)
+        columns = [self._column(name, metric) for name in self._lowrank.layers]
+        if not is_counted(metric):
+            # Where no rank saves anything there is nothing to choose, nor a ratio where the layer costs nothing.
+            columns = [column for column in columns if column.dense]
+            if not columns:
+                raise TargetError(f"no rank of any layer saves anything of the target's {metric}; take another method")
+        self._parts = tuple(column.layer for column in columns)
+        return tuple(columns)
 
     def _column(self, name: str, metric: Measure) -> Column:
-        if metric == "latency":
-            ranks, costs = self._timed_levels(name)
-        else:
+        if is_counted(metric):
             ranks, costs = self._lowrank.levels(name, metric, self._round_to)
+        else:
+            ranks, costs = self._priced_levels(name, metric)
         residuals = self._lowrank.residuals(name, ranks)
         return Column(layer=name, sizes=np.array(ranks), costs=np.array(costs), residuals=residuals)
 
-    def _timed_levels(self, name: str) -> tuple[list[int], list[int]]:
-        """As `LowRank.levels`, in nanoseconds; ranks that are not measured to be faster than the layer are left out."""
-        assert self._timing is not None, "a latency target sets it"
+    def _priced_levels(self, name: str, metric: Measure) -> tuple[list[int], list[int]]:
+        """As `LowRank.levels`, in the unit of `price_by`; ranks that do not cost less than the layer are left out."""
+        assert self._pricing is not None, "a target that is no count sets it"
         layer = self._lowrank.layers[name]
-        ranks, _ = self._lowrank.levels(name, "macs", self._round_to)
-        price = self._timing.by_rank(layer.break_even("macs"), partial(_factors, layer))
-        dense = self._timing.layer(layer.operations)
-        # Times that fall where a rank rises are noise.
+        # What saves a cost of the user's own may save no MACs; a time is measured where MACs are saved.
+        counts: tuple[Metric, ...] = ("macs",) if metric == "latency" else METRICS
+        ranks = max((self._lowrank.levels(name, count, self._round_to)[0] for count in counts), key=len)
+        price = self._pricing.by_rank(layer.break_even("macs"), partial(_factors, layer))
+        dense = self._pricing.layer(layer.operations)
+        # Costs that fall where a rank rises are noise of a measurement.
         costs = np.maximum.accumulate([price(rank) for rank in ranks[:-1]] or [0])
         saving = [(rank, int(cost)) for rank, cost in zip(ranks[:-1], costs, strict=False) if cost < dense]
         return [*(rank for rank, _ in saving), ranks[-1]], [*(cost for _, cost in saving), dense]
 
     def candidates(self, column: Column, ratios: Sequence[float], metric: Measure) -> list[int]:
         """Ratios that come to the same rank share a level; of a latency, they are ratios of MACs."""
+        if not is_counted(metric) and metric != "latency":
+            shares = column.costs / column.costs[-1]
+            return sorted({max(0, int(np.searchsorted(shares, ratio, side="right")) - 1) for ratio in ratios})
         layer = self._lowrank.layers[column.layer]
-        ranks = [layer.rank(ratio, "macs" if metric == "latency" else metric, self._round_to) for ratio in ratios]
+        ranks = [layer.rank(ratio, metric if is_counted(metric) else "macs", self._round_to) for ratio in ratios]
         return sorted({column.dense if rank is None else column.level_of(rank) for rank in ranks})
 
     def ratio(self, column: Column, level: int) -> float:
@@ -98,7 +112,7 @@ class Factorizing:
         return frozenset({child(name, "weight"), child(name, "bias")})
 
     def shapes(self) -> Floats:
-        return shapes_of(layer.operations[0] for layer in self._lowrank.layers.values())
+        return shapes_of(self._lowrank.layers[name].operations[0] for name in self._parts)
 
     def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
         changes = [self._lowrank.change(name, rank, final=True) for name, rank in sizes.items()]
@@ -129,8 +143,8 @@ class Factorizing:
             by_hand=True,
         )
 
-    def time_by(self, timing: LatencyPrice) -> None:
-        self._timing = timing
+    def price_by(self, pricing: Pricing) -> None:
+        self._pricing = pricing
 
     def preview(self, selection: Selection) -> nn.Module:
         changes = [self._lowrank.change(name, rank, final=True) for name, rank in selection.sizes.items()]
@@ -182,6 +196,8 @@ class Factorizing:
 
     def _unchanged(self, selection: Selection, layer: Layer) -> str:
         if not selection.by_hand:
+            if layer.name not in selection.asked:
+                return "no rank saves anything of the target's metric"
             cut = selection.asked[layer.name] < 1
             return "the rest of the budget kept it whole" if cut else "worth more than it would save"
         if layer.name not in selection.asked:

@@ -117,7 +117,7 @@ def prune_iteratively(
         original=model, graph=graph, cost=price(graph), evaluate=evaluate, target=target,
         fine_tune=fine_tune, rewind=rewind, admm=admm, train=train, options=options,
     )  # fmt: skip
-    final = target.bound(loop.cost) / loop.cost[target.metric]
+    final = target.bound(loop.cost) / target.amount(loop.cost)
     score_before = score_of(evaluate, model, "the original model")
     current, done = copy.deepcopy(model), []
     with bar("rounds of pruning", rounds) as progress:
@@ -167,7 +167,8 @@ class _Rounds:
 
     def _share(self, model: nn.Module) -> float:
         """Its cost as a share of the original's."""
-        return applied_since(model, self.original).cost(self.graph)[self.target.metric] / self.cost[self.target.metric]
+        cost = applied_since(model, self.original).cost(self.graph)
+        return self.target.amount(cost) / self.target.amount(self.cost)
 
     def _drawn(self, current: nn.Module, example: ExampleInputs, report: Report) -> nn.Module:
         """``current`` trained towards the widths of ``report``, and cut to them."""

@@ -19,8 +19,9 @@ from gracile.inputs import Calibration, ExampleInputs
 from gracile.pipeline.automatic import Found, find_pipeline, same_randomness
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
+from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request, checked
-from gracile.pipeline.running import Done, Job, run_stages
+from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
@@ -118,9 +119,10 @@ def compress(
         example_inputs: a tensor, a tuple of positional arguments, a dictionary of keywords, or a Graph.
         evaluate: model -> score, larger is better; scores the original and the final model.
         target: how small, in MACs, parameters or bytes; reached from below, within 0.5 % or within one step of a rank
-            or of the coarsest channel group.  Or how fast, as a measured latency: a table of single layers, measured
-            once and kept in ``store``, guides the search, and the bound is corrected until the whole model is measured
-            within 5 %; each of several methods makes a part of the way, measured on what the one before has left.
+            or of the coarsest channel group; or by a metric of your own, see `register_metric`.  Or how fast, as a
+            measured latency: a table of single layers, measured once and kept in ``store``, guides the search, and the
+            bound is corrected until the whole model is measured within 5 %; each of several methods makes a part of the
+            way, measured on what the one before has left.  With int8 the integer ONNX file is what is measured.
         method: "weight_svd" or "spatial_svd" factorize layers; "channel_pruning" removes channels, their number found
             by a search, and rebuilds the layers that read them; "prune" removes them by ``criterion`` and ``scope``
             alone.  "int8" simulates the model in integers (see `gracile.quantize`): it needs ``calibration`` and no
@@ -186,6 +188,9 @@ def compress(
         require_copyable(model)
         require_finite(model)
         before = price(graph)
+        if request.target is not None:
+            # A metric of the user's own that fails is to do so here.
+            request.target.pricing(before)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, model, data, clock)
     found = None if request.auto is None else find_pipeline(job, graph, before)
@@ -224,10 +229,13 @@ def _scored_before(request: Request, model: nn.Module, first: Stage | None) -> f
 
 
 def _repeated(found: Found, done: Done, request: Request) -> tuple[str, ...]:
-    """A note where the pipeline that was taken has not given again what its trial gave."""
+    """A note where the pipeline that was taken has not given again what its trial gave.
+
+    A latency is measured then, and the sizes are others.
+    """
     trained_alike = request.auto is not None and request.auto.fine_tune is None
     trial = found.report.trial(found.report.chosen)
-    if not trained_alike or request.evaluate is not request.evaluate_search or trial.score is None:
+    if not trained_alike or request.timed or request.evaluate is not request.evaluate_search or trial.score is None:
         return ()
     if abs(done.score - trial.score) <= 1e-6 * max(1.0, abs(trial.score)):
         return ()

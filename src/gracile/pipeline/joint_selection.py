@@ -27,7 +27,7 @@ def by_joint_search(stage: Searchable, request: Request, before: Cost, score_bef
         MissingExtraError: the search needs an optional package.
     """
     with clock("decompose"):
-        columns = stage.columns(request.metric)
+        columns = stage.columns(request.measure)
     problem = replace(problem_of(stage, request, columns, before), shapes=stage.shapes())
     problem.require_reachable([0 for _ in columns])
     tune = _short_fine_tune(request)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from gracile.cost import Metric, price
+from gracile.cost import Cost, price
 from gracile.errors import InputError, PlanError
 from gracile.graph import Graph
 from gracile.plan import Edit, Plan, Slice
@@ -80,17 +80,17 @@ def proposed(name: str, model: nn.Module, graph: Graph) -> Mapping[str, Sequence
     return found
 
 
-def parts_of(proposals: Proposals, graph: Graph, metric: Metric) -> tuple[Part, ...]:
-    """The parts with their plans sorted by what the model costs with them.
+def parts_of(proposals: Proposals, graph: Graph, amount: Callable[[Cost], int]) -> tuple[Part, ...]:
+    """The parts with their plans sorted by what the model costs with them, as ``amount`` counts it.
 
     Plans that save nothing are left out, and of those that cost the same all but the first; a part without others too.
     """
-    whole = price(graph)[metric]
+    whole = amount(price(graph))
     parts = []
     for name, plans in proposals.items():
         by_cost: dict[int, Plan] = {}
         for plan in plans:
-            by_cost.setdefault(plan.cost(graph)[metric], plan)
+            by_cost.setdefault(amount(plan.cost(graph)), plan)
         saving = [by_cost[cost] for cost in sorted(by_cost) if cost < whole]
         if saving:
             parts.append(Part(name, (*saving, Plan())))

@@ -4,18 +4,18 @@ plans.
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from operator import itemgetter
 
 import numpy as np
 from torch import nn
 
 from gracile.batch_norm import reestimate
-from gracile.cost import Cost, Measure, Metric, price
+from gracile.cost import Cost, Measure, Metric, Pricing, is_counted, price
 from gracile.errors import InputError, PlanError, TargetError
 from gracile.graph import Graph
 from gracile.inputs import Calibration
-from gracile.latency import LatencyPrice
 from gracile.patterns import matching
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.joint_selection import by_joint_search
@@ -45,15 +45,21 @@ class OwnStage:
         self.equivalence: float | None = None
         self.model = copy.deepcopy(model)
         self.graph = graph
-        self._original, self._data, self._metric = model, data, request.metric
+        self._original, self._data = model, data
+        self._costs: dict[tuple[Edit, ...], Cost] = {}
+        self._whole = price(graph)
+        # What the target bounds, as whole numbers.
+        self._amount: Callable[[Cost], int] = itemgetter(request.metric)
+        if request.target is not None and (own := request.target.pricing(self._whole)) is not None:
+            self.price_by(own[0])
         with clock("decompose"):
             proposals = proposed(method, copy.deepcopy(model), graph)
             excluded = matching(request.exclude, list(proposals))
             kept = {name: plans for name, plans in proposals.items() if name not in excluded.names}
-            self._parts = {part.name: part for part in parts_of(kept, graph, request.metric)}
+            self._parts = {part.name: part for part in parts_of(kept, graph, self._amount)}
         if not self._parts:
             raise InputError(
-                f"the method {method!r} proposes nothing for this model that saves {request.metric}; parts: "
+                f"the method {method!r} proposes nothing for this model that saves {request.measure}; parts: "
                 f"{', '.join(proposals) or 'none'}"
             )
         self._excluded = tuple(excluded.names)
@@ -63,8 +69,6 @@ class OwnStage:
             **store_key(graph, self.model, method, data),
             "plans": _digest(self._parts.values()),
         }
-        self._costs: dict[tuple[Edit, ...], Cost] = {}
-        self._whole = price(graph)
 
     def _edits(self, sizes: Mapping[str, int]) -> tuple[Edit, ...]:
         return tuple(edit for name, part in self._parts.items() if name in sizes for edit in part.edits(sizes[name]))
@@ -83,12 +87,12 @@ class OwnStage:
         return self._costs[edits]
 
     def columns(self, metric: Measure) -> tuple[Column, ...]:
-        return tuple(self._column(part, metric) for part in self._parts.values())
-
-    def _column(self, part: Part, metric: Measure) -> Column:
         assert metric != "latency", "refused before"
+        return tuple(self._column(part) for part in self._parts.values())
+
+    def _column(self, part: Part) -> Column:
         sizes = np.arange(1, len(part.plans) + 1)
-        whole = np.array([self._cost({part.name: int(size)})[metric] for size in sizes])
+        whole = np.array([self._amount(self._cost({part.name: int(size)})) for size in sizes])
         # What a part can save is all that is known of it: its cost is what is left of that.
         costs = whole - whole[0]
         return Column(layer=part.name, sizes=sizes, costs=costs, residuals=1 - costs / costs[-1])
@@ -99,16 +103,18 @@ class OwnStage:
 
     def ratio(self, column: Column, level: int) -> float:
         """Of the whole model's cost."""
-        metric = self._metric
-        return self._cost({column.layer: int(column.sizes[level])})[metric] / self._whole[metric]
+        return self._amount(self._cost({column.layer: int(column.sizes[level])})) / self._amount(self._whole)
 
     def joint_cost(self, metric: Measure) -> JointCost | None:
         assert metric != "latency", "refused before"
         columns = self.columns(metric)
-        added = self._whole[metric] - sum(int(column.costs[-1]) for column in columns)
-        if self._cost(dict.fromkeys(self._parts, 1))[metric] == added:
+        added = self._amount(self._whole) - sum(int(column.costs[-1]) for column in columns)
+        # Amounts of the user's own are rounded.
+        if abs(self._amount(self._cost(dict.fromkeys(self._parts, 1))) - added) <= (not is_counted(metric)) * len(
+            columns
+        ):
             return None
-        return lambda sizes: self._cost(sizes)[metric]
+        return lambda sizes: self._amount(self._cost(sizes))
 
     def touched(self, name: str) -> frozenset[str]:  # noqa: ARG002 - an Edit may replace any module
         return frozenset(self.graph.tensors)
@@ -141,20 +147,20 @@ class OwnStage:
         sizes, asked = {}, {}
         for name, pattern in matched.names.items():
             asked[name] = request.ratios[pattern]
-            column = self._column(self._parts[name], request.metric)
+            column = self._column(self._parts[name])
             fitting = [level for level in range(column.dense + 1) if self.ratio(column, level) <= asked[name]]
             if not fitting:
                 raise TargetError(
-                    f"ratios: no plan of {name} leaves {asked[name]:.3g} of the model's {request.metric}; the smallest "
-                    f"leaves {self.ratio(column, 0):.3g}"
+                    f"ratios: no plan of {name} leaves {asked[name]:.3g} of the model's {request.measure}; the "
+                    f"smallest leaves {self.ratio(column, 0):.3g}"
                 )
             if fitting[-1] != column.dense:
                 sizes[name] = fitting[-1] + 1
         notes = tuple(f"ratios: {pattern!r} matches no part" for pattern in matched.unmatched)
         return Selection(sizes=sizes, asked=asked, notes=notes, by_hand=True)
 
-    def time_by(self, timing: LatencyPrice) -> None:  # noqa: ARG002
-        raise AssertionError("a latency target is refused before")
+    def price_by(self, pricing: Pricing) -> None:
+        self._amount = lambda cost: pricing(cost.operations)
 
     def preview(self, selection: Selection) -> nn.Module:
         return self._applied(selection.sizes)
@@ -173,10 +179,10 @@ class OwnStage:
             return ()
         return (reestimate(original, model, self.graph.example, self._data),)
 
-    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
+    def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
         for name, part in self._parts.items():
             size = selection.sizes.get(name)
-            column = self._column(part, metric)
+            column = self._column(part)
             yield LayerReport(
                 name=name,
                 method=self.method,

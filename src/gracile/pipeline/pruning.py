@@ -12,11 +12,10 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from gracile.cost import Cost, Measure, Metric, price
+from gracile.cost import Cost, Measure, Metric, Pricing, price
 from gracile.errors import InputError
 from gracile.graph import Graph
 from gracile.inputs import Calibration
-from gracile.latency import LatencyPrice
 from gracile.patterns import matching
 from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.clock import Clock
@@ -210,8 +209,8 @@ class PruningStage:
             by_hand=by_hand,
         )
 
-    def time_by(self, timing: LatencyPrice) -> None:
-        self._chooser.price.timing = timing
+    def price_by(self, pricing: Pricing) -> None:
+        self._chooser.price.by(pricing)
 
     def preview(self, selection: Selection) -> nn.Module:
         return self._pruning.carried_out(selection.sizes).model

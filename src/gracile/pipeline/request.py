@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 from gracile.auto_options import AUTO, Auto
 from gracile.automatic import Training
-from gracile.cost import METRICS, Cost, Measure, Metric
+from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.extras import extra
 from gracile.inputs import require_path, require_seed
-from gracile.latency import LatencyPrice
 from gracile.patterns import require_patterns
+from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
@@ -59,9 +59,12 @@ class Request:
     n_jobs: int
     executor: ExecutorKind
     seed: int
-    # Of a latency target: what a call takes at other widths, and the bound, in nanoseconds.
-    timing: LatencyPrice | None = None
-    time_bound: float | None = None
+    # Within a search for what no `Cost` counts, a latency or a metric of the user's own: how it is counted there, and
+    # the bound in that unit.
+    pricing: Pricing | None = None
+    priced_bound: float | None = None
+    # Of a trial for a latency target, which nothing is measured for.
+    forecast: Forecast | None = None
     # Whether there is calibration data.
     calibrated: bool = False
     # The splits to try, and whether several methods are each followed by training.
@@ -88,11 +91,24 @@ class Request:
     def timed(self) -> bool:
         return self.measure == "latency"
 
+    def amount(self, cost: Cost) -> float:
+        """How much of what the target bounds a model costs; of a latency its MACs."""
+        return cost[self.metric] if self.target is None else self.target.amount(cost)
+
+    def own_amount(self, cost: Cost) -> float | None:
+        """The same by a metric of the user's own; None where the target is none of those."""
+        return None if self.target is None or self.target.own is None else self.target.amount(cost)
+
     def total(self, before: Cost) -> int:
         """What the original costs, in the units of `bound`."""
-        if self.timing is not None:
-            return self.timing.total
-        return before[self.metric]
+        return before[self.metric] if self.pricing is None else self.pricing.total
+
+    @property
+    def unit(self) -> str:
+        """The units of `bound` within a search, for messages."""
+        if self.pricing is None:
+            return self.metric
+        return "ns of a call" if self.timed else f"billionths of {self.measure}"
 
     @property
     def method(self) -> str:
@@ -100,8 +116,8 @@ class Request:
 
     def bound(self, before: Cost) -> float | None:
         """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
-        if self.timed:
-            return self.time_bound
+        if self.pricing is not None or self.timed:
+            return self.priced_bound
         return None if self.target is None else self.target.bound(before)
 
     @contextmanager
@@ -188,11 +204,8 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         )
     if arguments["ratios"] is not None:
         raise InputError('ratios by hand go with one method, and method is "auto"; leave them out')
-    if target.latency is not None:
-        raise InputError(
-            'method="auto" cannot split a latency among methods; give target=Target(macs=...), or call compress once '
-            "for each method"
-        )
+    if options.int8 and target.latency is not None:
+        _require_runtime_of_integers(target)
     if options.int8 and not calibrated:
         raise InputError("Auto(int8=True) needs calibration data for the ranges of activations; give calibration")
     if options.fine_tune is not None and arguments["fine_tune"] is None:
@@ -246,10 +259,10 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
             f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
             "target=Target(macs=...), and measure the result with gracile.benchmark"
         )
-    if target is not None and len(methods) > 1 and isinstance(getattr(target, target.measure), str):
+    if target is not None and len(methods) > 1 and isinstance(target.value, str):
         raise InputError(
             f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as "
-            f"Target({target.measure}=0.5)"
+            + (f"Target({target.measure}=0.5)" if target.own is None else f"Target(own={{{target.measure!r}: 0.5}})")
         )
 
 
@@ -260,18 +273,23 @@ def _require_integers(target: object, ratios: object, methods: Sequence[str], *,
             "inputs without labels"
         )
     if isinstance(target, Target) and target.latency is not None:
-        raise InputError(
-            "a latency is measured in floating point, and int8 would change it; give target=Target(macs=...) or "
-            "Target(bytes=...), or call compress without int8 and gracile.quantize afterwards"
-        )
+        _require_runtime_of_integers(target)
     if methods:
         return
     if ratios is not None:
         raise InputError("ratios are of methods that change sizes, and int8 changes none; leave them out")
-    if isinstance(target, Target) and target.metric != "bytes":
+    if isinstance(target, Target) and target.measure not in ("bytes", "latency"):
+        kept = {"macs": "MACs", "params": "parameters"}.get(target.measure, target.measure)
         raise InputError(
-            f"int8 alone changes no {'MACs' if target.metric == 'macs' else 'parameters'}: leave the target out, or "
-            "put a method before it, as in 'prune+int8'"
+            f"int8 alone changes no {kept}: leave the target out, or put a method before it, as in 'prune+int8'"
         )
     if target is not None and not isinstance(target, Target):
         raise InputError(f"target is {target!r}; give for example gracile.Target(bytes=0.3), or leave it out")
+
+
+def _require_runtime_of_integers(target: Target) -> None:
+    if target.runtime != "onnxruntime":
+        raise InputError(
+            f"a model in int8 is measured as integers, which run in onnxruntime; runtime is {target.runtime!r}, where "
+            'a simulation would be measured. Give Target(latency=..., runtime="onnxruntime"), or leave int8 out'
+        )

@@ -7,59 +7,33 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gracile.cost import price
+from gracile.cost import Cost, price
 from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.maths.factorize import SCHEMES
+from gracile.pipeline.bytes_of_integers import best_share
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.factorizing import Factorizing
+from gracile.pipeline.forecasting import predicted_selection, predicted_share
 from gracile.pipeline.integers import Integers
+from gracile.pipeline.outcomes import Done, Outcome
 from gracile.pipeline.own_stage import OwnStage
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
-from gracile.pipeline.stage import Reported, Stage
-from gracile.pipeline.timed import Timed
+from gracile.pipeline.stage import Stage
+from gracile.pipeline.timed import Stopwatch, Timed
+from gracile.pipeline.timed_integers import TimedIntegers
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target
 from gracile.registered import OWN_METHODS
 from gracile.report import UNSEARCHED, Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
-from gracile.timings import LatencyReport
 from gracile.train import Recovery, recover
 
 log = logging.getLogger(__name__)
-
-# Tries to meet a bound on the bytes of integers, and how near is near enough.
-_ATTEMPTS, _NEAR = 4, 0.98
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one stage has done."""
-
-    stage: Reported
-    selection: Selection
-    passes: Sequence[Record]
-    report: StageReport
-    # Of a latency target.
-    latency: LatencyReport | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Done:
-    """The model at the end, and what led there."""
-
-    model: nn.Module
-    outcomes: tuple[Outcome, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def score(self) -> float:
-        """Of the model at the end, trained where it was."""
-        return self.outcomes[-1].report.score
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,72 +80,66 @@ def run_stages(job: Job, first: Stage | None, model: nn.Module, graph: Graph, sc
         TargetError, EvaluationError, StoreError: as `gracile.compress`.
     """
     request = job.request
+    timed: TimedIntegers | None = None
+    if request.integers and request.timed and request.forecast is None:
+        assert job.data is not None
+        timed = TimedIntegers(request, model, graph, job.data, job.clock)
+        timed.measure()
     if first is None:
+        if timed is not None:
+            timed.require_alone()
         done = Done(model, ())
-    elif request.integers and request.target is not None and request.metric == "bytes":
-        done = _within_bytes(job, model, graph, score_before)
+    elif request.integers and (request.timed or (request.target is not None and request.metric == "bytes")):
+        done = _before_integers(job, timed, model, graph, score_before)
     else:
         done = _resized(job, first, model, score_before)
-    return _as_integers(job, done, model, graph) if request.integers else done
+    return _as_integers(job, done, timed, model, graph) if request.integers else done
 
 
-def _within_bytes(job: Job, model: nn.Module, graph: Graph, score_before: float) -> Done:
-    """The methods before int8, as far as is needed for the bytes that int8 leaves.
-
-    What int8 leaves of a model is known without data.  It is nearly in proportion to the bytes in floating point, so
-    that a few tries without fine-tuning find how many of those may stay.
-    """
-    request, clock = job.request, job.clock
-    bound = request.bound(price(graph))
-    assert bound is not None
+def _before_integers(
+    job: Job, timed: TimedIntegers | None, model: nn.Module, graph: Graph, score_before: float
+) -> Done:
+    """The methods before int8, as far as is needed for what int8 leaves of the bytes, or of the time."""
+    request = job.request
     assert request.target is not None
-    whole = Integers(request, model, graph).cost.bytes
-    if whole <= bound:
-        note = f"int8 alone reaches the target: {'+'.join(request.methods)} was left out"
-        return Done(model, (), (note,))
-    share, shares = bound / whole, dict[float, int]()
-    for _ in range(_ATTEMPTS):
-        try:
-            done = _at_share(job, model, graph, score_before, share, tune=False)
-        except TargetError as error:
-            if _best(shares, bound) is not None:
-                break
-            raise TargetError(
-                f"before int8 {share:.3g} of the bytes may be left, for {bound:.6g} bytes in the end: {error}"
-            ) from error
-        with clock("capture"):
-            found = Integers(request, done.model, capture(done.model, graph.example)).cost.bytes
-        log.info("%.3f of the bytes in floating point are %d bytes in integers, of %.6g", share, found, bound)
-        repeated = found in shares.values()
-        shares[share] = found
-        if _NEAR * bound <= found <= bound or (repeated and _best(shares, bound) is not None):
-            break
-        slope = (whole - found) / (1 - share)
-        share = min(0.999, max(0.2 * share, share + ((1 + _NEAR) / 2 * bound - found) / slope))
-    best = _best(shares, bound)
-    if best is None:
-        raise TargetError(
-            f"the target of {bound:.6g} bytes was not reached: {min(shares.values())} were left at best. Ways out: a "
-            "higher target, a larger max_sparsity, fewer excluded layers, another method"
-        )
-    return _at_share(job, model, graph, score_before, best, tune=True)
+    tried: dict[float, Done] = {}
 
+    def resized(share: float) -> nn.Module:
+        tried[share] = _at_share(job, model, graph, score_before, share, tune=False)
+        return tried[share].model
 
-def _best(shares: dict[float, int], bound: float) -> float | None:
-    """The share that leaves the most within the bound."""
-    within = [share for share, found in shares.items() if found <= bound]
-    return max(within, key=lambda share: (shares[share], share), default=None)
+    left_out = f"int8 alone reaches the target: {'+'.join(request.methods)} was left out"
+    if request.forecast is not None:
+        share = float(request.target.value) / request.forecast.integers
+        if share >= 1:
+            return Done(model, (), (left_out,))
+    elif timed is not None:
+        if timed.alone <= timed.asked:
+            return Done(model, (), (left_out,))
+        share = timed.best_share(resized)
+    else:
+        bound = request.bound(price(graph))
+        assert bound is not None
+        whole = Integers(request, model, graph).cost.bytes
+        if whole <= bound:
+            return Done(model, (), (left_out,))
+        share = best_share(request, graph, whole, bound, resized, job.clock)
+    trained = request.fine_tune is not None or request.recover is not None or job.look is not None
+    if share in tried and not trained:
+        return tried[share]
+    return _at_share(job, model, graph, score_before, share, tune=True)
 
 
 def _at_share(job: Job, model: nn.Module, graph: Graph, score_before: float, share: float, *, tune: bool) -> Done:
-    request = replace(job.request, target=Target(bytes=share))
+    assert job.request.target is not None
+    request = replace(job.request, target=_at(job.request.target, share))
     if not tune:
         request = replace(request, fine_tune=None, recover=None)
     part = replace(job, request=request, look=job.look if tune else None)
     return _resized(part, part.stage(request.methods[0], model, graph), model, score_before)
 
 
-def _as_integers(job: Job, done: Done, original: nn.Module, graph: Graph) -> Done:
+def _as_integers(job: Job, done: Done, timed: TimedIntegers | None, original: nn.Module, graph: Graph) -> Done:
     """What the other methods have left, in integers."""
     request, clock = job.request, job.clock
     assert job.data is not None
@@ -192,17 +160,26 @@ def _as_integers(job: Job, done: Done, original: nn.Module, graph: Graph) -> Don
             passes.append(stage.trained(request.fine_tune))
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned quantized model")
+    after = applied_since(stage.model, original).cost(graph)
     report = StageReport(
         method=stage.method,
         search=UNSEARCHED,
         bound=bound,
         before=Totals.of(price(current)),
-        after=Totals.of(applied_since(stage.model, original).cost(graph)),
+        after=Totals.of(after),
+        own=request.own_amount(after),
         score_after=score_after,
         score_fine_tuned=tuned,
     )
-    outcome = Outcome(stage, Selection(sizes={}, asked={}), passes, report)
+    latency = None if timed is None else timed.report(stage.model, _table(done.outcomes))
+    outcome = Outcome(stage, Selection(sizes={}, asked={}), passes, report, latency)
     return Done(stage.model, (*done.outcomes, outcome), done.notes)
+
+
+def _table(outcomes: Sequence[Outcome]) -> tuple[int, int]:
+    """How many layers were measured for the table of latencies, and taken from the store."""
+    found = [outcome.latency for outcome in outcomes if outcome.latency is not None]
+    return sum(latency.measured_layers for latency in found), sum(latency.known_layers for latency in found)
 
 
 def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> Done:
@@ -212,30 +189,25 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
         outcome = _carried_out(job, request, first, model, score_before, more=request.integers)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
-    total = float(getattr(request.target, request.measure))
+    total = float(request.target.value)
     split = _best_split(job, first, model, score_before, total)
     done = _chained(job, first, model, score_before, total, split, tune=True)
-    return _measured(job, first, model, done, total) if request.timed else done
+    # Before int8 it is not yet the whole.
+    measured = request.timed and request.forecast is None and not request.integers
+    return _measured(job, first, model, done) if measured else done
 
 
-def _measured(job: Job, first: Stage, model: nn.Module, done: Done, total: float) -> Done:
+def _measured(job: Job, first: Stage, model: nn.Module, done: Done) -> Done:
     """What stages were timed against one another, the whole of it against the original."""
     last = done.outcomes[-1]
     assert last.latency is not None
     with job.clock("measure"):
-        whole = Timed(first, job.request, model, job.clock).report(done.model)
-    attempts, known, measured = last.latency.attempts, 0, 0
-    for outcome in done.outcomes:
-        assert outcome.latency is not None
-        known, measured = known + outcome.latency.known_layers, measured + outcome.latency.measured_layers
-    latency = whole.model_copy(update={"attempts": attempts, "known_layers": known, "measured_layers": measured})
-    notes = done.notes
-    if latency.reached > total:
-        notes = (
-            *notes,
-            f"the measured time is {latency.reached:.3f} of the original's, above the {total:.3f} asked for",
-        )
-    return replace(done, outcomes=(*done.outcomes[:-1], replace(last, latency=latency)), notes=notes)
+        whole = Stopwatch(job.request, model, first.graph).report(done.model)
+    measured, known = _table(done.outcomes)
+    latency = whole.model_copy(
+        update={"attempts": last.latency.attempts, "known_layers": known, "measured_layers": measured}
+    )
+    return replace(done, outcomes=(*done.outcomes[:-1], replace(last, latency=latency)))
 
 
 def _best_split(job: Job, first: Stage, model: nn.Module, score_before: float, total: float) -> float:
@@ -269,14 +241,14 @@ def _chained(
     """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
     request = job.request
     assert request.target is not None  # a share of the way needs an end
-    start, reached = price(first.graph)[request.metric], 1.0
+    start, reached = request.amount(price(first.graph)), 1.0
     outcomes: list[Outcome] = []
     current, score = model, score_before
     graph = first.graph
     for place, method in enumerate(request.methods):
         last = place == len(request.methods) - 1
         if not request.timed:
-            reached = price(graph)[request.metric] / start
+            reached = request.amount(price(graph)) / start
         stage = job.stage(method, current, graph)
         share = min(1.0, total / reached if last else (total / reached) ** split)
         trained = tune and (last or request.training == "each")
@@ -285,13 +257,17 @@ def _chained(
             target=_at(request.target, share),
             fine_tune=request.fine_tune if trained else None,
             recover=request.recover if trained else None,
+            forecast=None if request.forecast is None else request.forecast.behind(reached),
         )
-        outcome = _carried_out(job, part, stage, current, score, more=request.integers or not last)
+        more = request.integers or not last
+        outcome = _carried_out(job, part, stage, current, score, more=more, lenient=not last)
         outcomes.append(outcome)
         current = outcome.stage.model
+        # Of what the method before has left.
         if outcome.latency is not None:
-            # Of what the method before has left.
             reached *= outcome.latency.reached
+        elif outcome.predicted is not None:
+            reached *= outcome.predicted
         score = outcome.report.score
         with job.clock("capture"):
             graph = capture(current, graph.example)
@@ -303,20 +279,31 @@ def _at(target: Target, share: float) -> Target:
 
 
 def _carried_out(
-    job: Job, request: Request, stage: Stage, original: nn.Module, score_before: float, *, more: bool
+    job: Job,
+    request: Request,
+    stage: Stage,
+    original: nn.Module,
+    score_before: float,
+    *,
+    more: bool,
+    lenient: bool = False,
 ) -> Outcome:
     """One stage from its selection to its score.
 
     Args:
         more: whether another one follows.
+        lenient: whether that may take over what this one cannot reach of a latency.
     """
     clock = job.clock
     before = price(stage.graph)
-    timed = Timed(stage, request, original, clock) if request.timed else None
-    if timed is None:
-        selection = stage.select(request, before, score_before, clock)
-    else:
+    timed: Timed | None = None
+    if request.forecast is not None:
+        selection = predicted_selection(stage, request, before, score_before, clock, lenient=lenient)
+    elif request.timed:
+        timed = Timed(stage, request, original, clock, lenient=lenient)
         selection = timed.select(before, score_before)
+    else:
+        selection = _selected(request, stage, before, score_before, clock)
     with clock("apply"):
         stage.carry_out(selection, request.fine_tune_layer)
     with clock("repair"):
@@ -335,12 +322,14 @@ def _carried_out(
             stage.model = fine_tuned(request.fine_tune, stage.model)
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
+    after = applied_since(stage.model, original).cost(stage.graph)
     report = StageReport(
         method=stage.method,
         search="manual" if selection.by_hand else request.search.kind,
         bound=request.bound(before),
         before=Totals.of(before),
-        after=Totals.of(applied_since(stage.model, original).cost(stage.graph)),
+        after=Totals.of(after),
+        own=request.own_amount(after),
         score_after=score_after,
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
@@ -350,7 +339,18 @@ def _carried_out(
     if timed is not None:
         with clock("measure"):
             latency = timed.report(stage.model)
-    return Outcome(stage, selection, passes, report, latency)
+    predicted = None if request.forecast is None else predicted_share(stage.graph, stage.model, request)
+    return Outcome(stage, selection, passes, report, latency, predicted)
+
+
+def _selected(request: Request, stage: Stage, before: Cost, score_before: float, clock: Clock) -> Selection:
+    """The stage's selection for a bound on what can be counted."""
+    own = None if request.target is None else request.target.pricing(before)
+    if own is not None:
+        pricing, bound = own
+        stage.price_by(pricing)
+        request = replace(request, pricing=pricing, priced_bound=bound)
+    return stage.select(request, before, score_before, clock)
 
 
 def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:

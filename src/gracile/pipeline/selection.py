@@ -108,7 +108,7 @@ def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...],
         fixed=request.total(before) - sum(int(column.costs[-1]) for column in columns),
         bound=bound,
         total=request.total(before),
-        metric="ns of a call" if request.timed else request.metric,
+        metric=request.unit,
         monotonic=request.search.monotonic,
         joint=None if joint is None else total,
     )

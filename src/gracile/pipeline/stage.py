@@ -5,9 +5,8 @@ from typing import Protocol
 
 from torch import nn
 
-from gracile.cost import Cost, Metric
+from gracile.cost import Cost, Metric, Pricing
 from gracile.graph import Graph
-from gracile.latency import LatencyPrice
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.pipeline.searchable import Searchable
@@ -51,8 +50,8 @@ class Stage(Searchable, Reported, Protocol):
         """
         ...
 
-    def time_by(self, timing: LatencyPrice) -> None:
-        """Price parts by ``timing`` where a latency is asked for."""
+    def price_by(self, pricing: Pricing) -> None:
+        """Price parts by ``pricing`` where what is asked for is no count of a `Cost`."""
         ...
 
     def preview(self, selection: Selection) -> nn.Module:

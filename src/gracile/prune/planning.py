@@ -278,7 +278,13 @@ class Chooser:
             require_fraction("sparsity", sparsity)
             return by_sparsity(left, self._rankings, self._scope, sparsity) if left else {}
         assert target is not None
-        return self.within(target.metric, target.bound(price(self._graph)), stubborn)
+        before = price(self._graph)
+        own = target.pricing(before)
+        if own is None:
+            return self.within(target.metric, target.bound(before), stubborn)
+        pricing, bound = own
+        self.price.by(pricing)
+        return self.within(target.measure, bound, stubborn)
 
     def within(self, measure: Measure, bound: float, stubborn: Iterable[str] = ()) -> Widths:
         """The width of each group for a cost of at most ``bound``; those of ``stubborn`` stay whole.

@@ -4,7 +4,7 @@ Every axis of every tensor that matters for a cost is an affine function of the 
 plus, for each group, the positions that a channel takes along it times the channels that stay.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -13,17 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gracile.channels import ChannelGroups, axis_components
-from gracile.cost import COUNTERS, Measure, Operation
+from gracile.cost import COUNTERS, Measure, Operation, Pricing, is_counted
 from gracile.graph import Graph, Node, Spec, bare_name
 
 Floats = npt.NDArray[np.float64]
 
 
 class WidthPrice:
-    """MACs, parameters and bytes as a function of how many channels each group keeps; and, with `timing`, time."""
-
-    # The operations of the model -> nanoseconds of a call.
-    timing: Callable[[Sequence[Operation]], int] | None = None
+    """MACs, parameters and bytes as a function of how many channels each group keeps; and what `by` sets."""
 
     def __init__(self, graph: Graph, groups: ChannelGroups) -> None:
         self._graph = graph
@@ -32,6 +29,12 @@ class WidthPrice:
         self._sizes = _Sizes(graph, groups)
         self._counted = [node for node in graph.calls if bare_name(node.op) in COUNTERS]
         self._memory: dict[tuple[object, ...], int] = {}
+        self._pricing: Pricing | None = None
+
+    def by(self, pricing: Pricing) -> None:
+        """Count what is none of MACs, parameters and bytes by ``pricing`` from now on."""
+        self._pricing = pricing
+        self._memory.clear()
 
     def __call__(self, kept: Mapping[str, int], metric: Measure) -> int:
         """The cost with ``kept`` channels in each group; groups that are not listed stay whole."""
@@ -45,9 +48,9 @@ class WidthPrice:
 
     def _price(self, widths: npt.NDArray[np.int64], metric: Measure) -> int:
         shapes = self._sizes.at(widths)
-        if metric == "latency":
-            assert self.timing is not None, "a latency target sets it"
-            return self.timing(self._operations(shapes))
+        if not is_counted(metric):
+            assert self._pricing is not None, "a target that is no count sets it"
+            return self._pricing(self._operations(shapes))
         if metric == "macs":
             return sum(operation.macs for operation in self._operations(shapes)) // self._graph.batch
         return sum(

@@ -45,6 +45,18 @@ class Totals(_Frozen):
         return cls(macs=cost.macs, params=cost.params, bytes=cost.bytes)
 
 
+class OwnCost(_Frozen):
+    """What a model costs by a metric of the user's own, in that one's unit."""
+
+    name: str
+    before: float
+    after: float
+
+    @property
+    def ratio(self) -> float:
+        return self.after / self.before
+
+
 class Entry(_Frozen):
     """One entry of the evaluation dictionary: the score with only this layer compressed."""
 
@@ -110,6 +122,8 @@ class StageReport(_Frozen):
     bound: float | None
     before: Totals
     after: Totals
+    # What is left by the metric of the user's own, where that is the target.
+    own: float | None = None
     score_after: float
     score_fine_tuned: float | None = None
     # Largest difference between the cut model and the zeroed original, as a share of its largest output, before
@@ -147,6 +161,8 @@ class Evidence(_Frozen):
     bound: float | None
     before: Totals
     after: Totals
+    # Where the target is a metric of the user's own.
+    own: OwnCost | None = None
     # Scores of the original, of the compressed model, and after fine-tuning where there was any.
     score_before: float
     score_after: float
@@ -212,6 +228,16 @@ class Evidence(_Frozen):
         after: int = getattr(self.after, metric)
         return after / before if before else 1.0
 
+    def reached(self) -> tuple[float, str] | None:
+        """What is left of what was bounded and its unit; None where nothing was, or a latency, which is measured."""
+        if self.own is not None:
+            return self.own.after, self.own.name
+        known = {"macs": ("macs", "MACs"), "params": ("params", "parameters"), "bytes": ("bytes", "bytes")}
+        if self.metric not in known:
+            return None
+        name, unit = known[self.metric]
+        return getattr(self.after, name), unit
+
     def __str__(self) -> str:
         parts = [self._headline(), self._totals(), self._layers()]
         if len(self.stages) > 1:
@@ -233,6 +259,8 @@ class Evidence(_Frozen):
         sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
         if any(stage.method == "int8" for stage in self.stages):
             sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
+        if self.own is not None:
+            sizes = f"{self.own.ratio:.1%} of the {self.own.name}, {sizes}"
         return f"{self.model}: {self.method}{found}, to {sizes}; score {self.score_before:.6g} -> {self.score:.6g}"
 
     def _totals(self) -> str:
@@ -240,6 +268,8 @@ class Evidence(_Frozen):
             (name, count(getattr(self.before, name)), count(getattr(self.after, name)), f"{self.ratio(name):.4f}")
             for name in METRICS
         ]
+        if self.own is not None:
+            rows.append((self.own.name, f"{self.own.before:.6g}", f"{self.own.after:.6g}", f"{self.own.ratio:.4f}"))
         rows.append(("score", f"{self.score_before:.6g}", f"{self.score_after:.6g}", ""))
         if self.score_fine_tuned is not None:
             rows.append(("score, fine-tuned", "", f"{self.score_fine_tuned:.6g}", ""))

@@ -286,7 +286,7 @@ class PruningPart:
         if target is None or update >= schedule.times:
             return target
         cost = price(self._graph)
-        saved = 1 - target.bound(cost) / cost[target.metric]
+        saved = 1 - target.bound(cost) / target.amount(cost)
         return target.at(1 - schedule.sparsity(update, saved))
 
     def _zeros(self, gone: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ def draw(report: Evidence) -> Section:
     """The score against the share of the cost that remains."""
     metric: Metric = next((known for known in METRICS if known == report.metric), "macs")
     name = METRIC_NAMES[metric]
-    name = name if metric == "macs" else name.lower()
+    name = named(report.own.name, 28) if report.own is not None else name if metric == "macs" else name.lower()
     points = points_of(report, metric)
     chart = Chart(
         title=f"Score against {name}",
@@ -72,11 +72,13 @@ def points_of(report: Evidence, metric: Metric) -> list[Point]:
     total = max(1, getattr(report.before, metric))
     several = len(report.stages) > 1
     states = [
-        (stage.method if several else "compressed", stage.after, stage.score_after, stage.score_fine_tuned)
+        (stage.method if several else "compressed", stage.after, stage.own, stage.score_after, stage.score_fine_tuned)
         for stage in report.stages
-    ] or [("compressed", report.after, report.score_after, report.score_fine_tuned)]
-    for what, after, score, tuned in states:
+    ] or [("compressed", report.after, None, report.score_after, report.score_fine_tuned)]
+    for what, after, own, score, tuned in states:
         share = getattr(after, metric) / total
+        if report.own is not None and own is not None:
+            share = own / report.own.before
         points.append(Point(what, share, score))
         if tuned is not None:
             points.append(Point(f"{what}, fine-tuned" if several else "fine-tuned", share, tuned))
@@ -112,9 +114,10 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
 
 
 def _bound(report: Evidence, metric: Metric) -> list[dict[str, object]]:
-    if report.bound is None or metric != report.metric or not getattr(report.before, metric):
+    whole = report.own.before if report.own is not None else getattr(report.before, metric)
+    if report.bound is None or (report.own is None and metric != report.metric) or not whole:
         return []
-    share = report.bound / getattr(report.before, metric)
+    share = report.bound / whole
     return [
         {
             "type": "line", "x0": share, "x1": share, "yref": "paper", "y0": 0, "y1": 1,

@@ -23,7 +23,7 @@ def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
     names = [called(layer.name) for layer in layers]
     asked = [(place, layer.asked) for place, layer in enumerate(layers) if layer.asked is not None]
     grouped = any(layer.read_by for layer in layers) or all(layer.before is None for layer in layers)
-    unit = "channels" if grouped else {"macs": "MACs"}.get(report.metric, report.metric)
+    unit = "channels" if grouped else {"params": "parameters", "bytes": "bytes"}.get(report.metric, "MACs")
     layout, height = rows_of(
         names, {"title": {"text": f"{unit} that remain"}, "tickformat": ".0%", "range": [0, 1.04], "nticks": 6}
     )

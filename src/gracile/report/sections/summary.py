@@ -28,22 +28,44 @@ def _verdict(report: Evidence) -> Verdict:
 
 
 def _reached(report: Evidence) -> bool:
-    after = getattr(report.after, report.metric, None)
-    return report.bound is None or after is None or after <= report.bound
+    if report.latency is not None:
+        return report.latency.met
+    found = report.reached()
+    # Amounts of the user's own are rounded within a search.
+    return report.bound is None or found is None or found[0] <= report.bound * (1 if report.own is None else 1 + 1e-6)
 
 
 def _target(report: Evidence) -> str:
-    after = getattr(report.after, report.metric, None)
-    if report.bound is None or after is None:
+    if report.latency is not None:
+        return report.latency.verdict
+    found = report.reached()
+    if report.bound is None or found is None:
         return "The ratios were set by hand." if report.bound is None else ""
-    unit = METRIC_NAMES.get(report.metric, report.metric)  # type: ignore[call-overload]
-    unit = unit if unit.isupper() or unit == "MACs" else unit.lower()
+    amount, unit = found
+    whole = report.own is None
+    after, bound = (count(int(value)) if whole else f"{value:.5g}" for value in (amount, report.bound))
     if _reached(report):
-        return f"The target is reached: {count(after)} of at most {count(int(report.bound))} {unit}."
-    return f"The target is missed: {count(after)} {unit} remain, where at most {count(int(report.bound))} were wanted."
+        return f"The target is reached: {after} of at most {bound} {unit}."
+    return f"The target is missed: {after} {unit} remain, where at most {bound} were wanted."
 
 
 def _costs(report: Evidence) -> list[Number]:
+    return [*_own(report), *_counts(report)]
+
+
+def _own(report: Evidence) -> list[Number]:
+    own = report.own
+    if own is None:
+        return []
+    return [
+        Number(
+            title=own.name, before=f"{own.before:.5g}", after=f"{own.after:.5g}", ratio=own.ratio,
+            note=f"{own.ratio:.1%} remain",
+        )
+    ]  # fmt: skip
+
+
+def _counts(report: Evidence) -> list[Number]:
     return [
         Number(
             title=title,

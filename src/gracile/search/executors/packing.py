@@ -5,8 +5,10 @@ store, into which that process put it; no file is read.
 """
 
 import io
+import logging
 import pickle
 import sys
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,13 @@ import cloudpickle
 import torch
 
 from gracile.errors import InputError
+from gracile.registered import OWN_METHODS, OWN_METRICS, OWN_SEARCHES
 from gracile.search.work import Task
+
+log = logging.getLogger(__name__)
+
+# What users have registered, which work may ask for by name.
+OWN: Mapping[str, dict[str, Any]] = {"search": OWN_SEARCHES, "method": OWN_METHODS, "metric": OWN_METRICS}
 
 # The work of this process, by what tells one piece of work from another.
 _CACHE: dict[str, Task[Any, Any]] = {}
@@ -34,7 +42,7 @@ def packed(work: Task[Any, Any]) -> bytes:
             f"the model, the calibration data or the evaluation function cannot be sent to another process: "
             f"{type(error).__name__}: {error}; use n_jobs=1, or keep open files, locks and generators out of them"
         ) from error
-    return pickle.dumps((sys.path, buffer.getvalue()))
+    return pickle.dumps((sys.path, _registered(), buffer.getvalue()))
 
 
 def done(token: str, payload: bytes, candidate: Any) -> Any:
@@ -48,11 +56,29 @@ def done(token: str, payload: bytes, candidate: Any) -> Any:
 
 
 def _unpacked(payload: bytes) -> Task[Any, Any]:
-    path, inner = pickle.loads(payload)
+    path, registered, inner = pickle.loads(payload)
     # Functions and classes of the user's modules are sent by name.
     sys.path.extend(entry for entry in path if entry not in sys.path)
+    for place, name, part in registered:
+        OWN[place][name] = pickle.loads(part)
     work: Task[Any, Any] = pickle.loads(inner)
     return work
+
+
+def _registered() -> list[tuple[str, str, bytes]]:
+    """The user's own searches, methods and metrics, as far as they can be sent: work may ask for them by name."""
+    found = []
+    for place, parts in OWN.items():
+        for name, part in parts.items():
+            buffer = io.BytesIO()
+            try:
+                _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(part)
+            except Exception as error:
+                # It may be of no use to this work; where it is, the worker says that it is missing.
+                log.info("%s %r is not known to workers: %s", place, name, error)
+                continue
+            found.append((place, name, buffer.getvalue()))
+    return found
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -1,0 +1,92 @@
+"""Latencies of trials by the table of layers: whole models are measured when one of the trials has been taken."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from torch import nn
+
+from gracile.cost import Cost, price
+from gracile.errors import TargetError
+from gracile.graph import Graph, capture, fingerprint
+from gracile.inputs import Calibration
+from gracile.latency import LatencyPrice, LayerTimes, table_key
+from gracile.pipeline.clock import Clock
+from gracile.pipeline.forecast import Forecast
+from gracile.pipeline.request import Request
+from gracile.pipeline.selection import Selection
+from gracile.pipeline.stage import Stage
+from gracile.pipeline.timed import Stopwatch
+from gracile.pipeline.timed_integers import TimedIntegers
+
+# How often a method that is followed by another one is asked for half as much.
+_RETREATS = 4
+
+
+def measured(
+    request: Request, original: nn.Module, graph: Graph, data: Calibration | None, clock: Clock, *, integers: bool
+) -> Forecast:
+    """The measurements, taken once and kept in the store, so that a search that is resumed sees the same.
+
+    Args:
+        integers: whether int8 is to be measured, too.
+    """
+    assert request.target is not None
+    with request.opened_store() as store:
+        key = table_key(request.target.runtime, request.target.threads)
+        job = store.job({"forecast": fingerprint(graph, original), **key}, 0.0)
+        known = {name: value for (name, _), value in job.scores().items()}
+        if "seconds" not in known:
+            watch = Stopwatch(request, original, graph)
+            with clock("measure"), watch.dense() as dense:
+                known["seconds"] = watch.seconds(dense)
+            job.put("seconds", 0, known["seconds"])
+        if integers and "int8" not in known:
+            assert data is not None
+            timed = TimedIntegers(request, original, graph, data, clock)
+            timed.measure()
+            known["int8"] = timed.alone
+            job.put("int8", 0, timed.alone)
+    return Forecast(seconds=known["seconds"], integers=known["int8"] if integers else 1.0)
+
+
+def predicted_selection(
+    stage: Stage, request: Request, before: Cost, score_before: float, clock: Clock, *, lenient: bool
+) -> Selection:
+    """The selection that the table promises to be as fast as the target asks.
+
+    Args:
+        lenient: another method follows: where this one cannot go so far, it goes as far as it can.
+
+    Raises:
+        TargetError: the table knows of no selection that fast, and it is not lenient.
+    """
+    assert request.target is not None
+    guess = float(request.target.value)
+    with _priced(stage.graph, request) as timing:
+        stage.price_by(timing)
+        for _ in range(_RETREATS):
+            part = replace(request, pricing=timing, priced_bound=guess * timing.total)
+            try:
+                return stage.select(part, before, score_before, clock)
+            except TargetError:
+                if not lenient:
+                    raise
+                guess = (1 + guess) / 2
+    note = f"{stage.method} saves next to none of the time; the methods after it take the rest"
+    return Selection(sizes={}, asked={}, notes=(note,))
+
+
+def predicted_share(graph: Graph, model: nn.Module, request: Request) -> float:
+    """Time of ``model`` / that of the one whose program ``graph`` is."""
+    with _priced(graph, request) as timing:
+        return timing.of(price(capture(model, graph.example)).operations) / timing.total
+
+
+@contextmanager
+def _priced(graph: Graph, request: Request) -> Iterator[LatencyPrice]:
+    assert request.forecast is not None
+    assert request.target is not None
+    with request.opened_store() as store:
+        times = LayerTimes(request.target.runtime, request.target.threads, store)
+        yield LatencyPrice(times, graph, request.forecast.seconds)
