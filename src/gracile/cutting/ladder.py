@@ -17,7 +17,7 @@ from gracile.cutting.programs import Programs
 from gracile.cutting.trials import Bench, Trial
 from gracile.errors import GracileError, PlanError
 from gracile.graph import Graph, capture
-from gracile.oracle import EXACT
+from gracile.oracle import EXACT, require_repeatable
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
 
@@ -102,7 +102,8 @@ def cut(
 
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
-        PlanError: the cut model does not run or is wrong, and no group can be blamed.
+        PlanError: the cut model does not run or is wrong, and no group can be blamed; or the model returns NaN, or
+            something else each time.
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}
@@ -121,6 +122,7 @@ def cut(
         blamed, reason = climb.blamed(bench, trial, plan)
         stubborn = [name for name in blamed if left.get(name)]
         if not stubborn:
+            require_repeatable(model, graph.example)
             raise PlanError(f"the cut model does not equal the zeroed original: {reason}")
         for name in stubborn:
             dropped[name] = reason
