@@ -169,7 +169,7 @@ def test_calibration(reader, data, message):
 
 @pytest.mark.parametrize("data", [X, "x", 3])
 def test_recovery_without_example_inputs_takes_batches(data):
-    with pytest.raises(InputError, match="calibration is a .*; give an iterable of batches"):
+    with pytest.raises(InputError, match=r"calibration is a .*; give an iterable of batches"):
         gracile.train.recover(net(), net(), data)
 
 
