@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from gracile.channels import ChannelGroups, NormSite, Value, fitting, kept_groups, operator
-from gracile.errors import InputError
+from gracile.errors import InputError, PlanError
 from gracile.graph import Graph, Node, Ref, Substitute, eval_mode, run, tensors_of
 from gracile.inputs import Inputs
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
@@ -234,3 +234,18 @@ def largest_difference(left: list[Tensor], right: list[Tensor]) -> float:
         return float("inf")
     differences = [float((a - b).abs().max()) for a, b in zip(left, right, strict=True) if a.numel()]
     return math.nan if any(map(math.isnan, differences)) else max(differences, default=0.0)
+
+
+def require_repeatable(model: nn.Module, inputs: Inputs) -> None:
+    """Raises PlanError where ``model`` returns NaN for the inputs, or something else each time."""
+    first, second = returned_by(model, inputs), returned_by(model, inputs)
+    if any(bool(item.isnan().any()) for item in first):
+        raise PlanError(
+            f"{type(model).__name__} returns NaN for the example inputs, so that no cut can be compared with it; look "
+            "for NaN in example_inputs and in its weights, or give other inputs"
+        )
+    if not all(torch.equal(one, other) for one, other in zip(first, second, strict=True)):
+        raise PlanError(
+            f"{type(model).__name__} returns something else each time for the same inputs, so that no cut can be "
+            "compared with it; take what is random out of evaluation mode, or pass it in as an input"
+        )

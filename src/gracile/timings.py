@@ -78,13 +78,39 @@ class Timings(_Frozen):
         ]
         header = ("model", "ms", "quartiles", f"time / {self.entries[0].name}", "speed-up", "size")
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return (
-            f"{table(header, rows, right=(1, 2, 3, 4, 5))}\n"
-            f"{self.runtime} {self.version}, {threads}, inputs {', '.join(self.inputs)}; medians of {self.repeats} "
-            f"rounds by turns, {self.calls} calls each; {self.machine}"
+        return "\n".join(
+            (
+                table(header, rows, right=(1, 2, 3, 4, 5)),
+                f"{self.runtime} {self.version}, {threads}, inputs {', '.join(self.inputs)}; medians of {self.repeats} "
+                f"rounds by turns, {self.calls} calls each; {self.machine}",
+                *self.notes,
+            )
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the figures do not say by themselves: which of them other work has disturbed, and what is no faster."""
+        first, *others = self.entries
+        return tuple(note for entry in others if (note := _note(entry, first.name)))
 
+
+def _note(entry: Timing, first: str) -> str:
+    if entry.ratio_high > _DISTURBED * entry.ratio_low:
+        return (
+            f"note: {entry.name} took {entry.ratio_low:.2f} to {entry.ratio_high:.2f} of the time of {first} from "
+            "round to round, so that the ratio means little: the machine does other work; measure again, or with more "
+            "repeats"
+        )
+    if entry.ratio_high < 1:
+        return ""
+    return (
+        f"note: {entry.name} is not faster than {first}; gracile.export.operator_times and inspect_onnx show where the "
+        "time of an ONNX file goes, and the page 'Nothing got faster' of the documentation lists the reasons"
+    )
+
+
+# Quartiles of a ratio this many times apart tell nothing about it, not even in a table that shows them.
+_DISTURBED = 1.5
 # Quartiles of a ratio this far apart, as a share of it, say that the machine did something else meanwhile.
 _NOISY = 0.1
 

@@ -77,6 +77,25 @@ def test_where_rounds_vary_the_fastest_ones_are_compared():
     assert settled(busy[1], busy[0]) == 0.5
 
 
+def test_the_table_says_what_is_no_faster_and_what_was_disturbed():
+    made = {
+        "runtime": "eager",
+        "version": "1",
+        "threads": 1,
+        "repeats": 3,
+        "calls": 1,
+        "machine": "m",
+        "inputs": ("1",),
+    }
+    seconds = np.array([[2.0, 2.0, 2.0], [1.0, 1.1, 1.2], [1.9, 2.0, 2.1], [1.0, 2.0, 9.0]])
+    run = Run(lambda: None, 1)
+    table = Timings(entries=entries_of(["dense", "small", "same", "noisy"], [run] * 4, seconds), **made)
+    same, noisy = table.notes
+    assert same.startswith("note: same is not faster than dense; gracile.export.operator_times")
+    assert noisy.startswith("note: noisy took 0.75 to 2.75 of the time of dense from round to round")
+    assert same in str(table)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "eager"])
 def test_the_table_says_all_that_it_depends_on(runtime, tmp_path):
     torch.manual_seed(0)

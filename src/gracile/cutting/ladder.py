@@ -18,7 +18,7 @@ from gracile.cutting.programs import Programs
 from gracile.cutting.trials import Bench, Trial
 from gracile.errors import GracileError, PlanError
 from gracile.graph import Graph, Spec, capture
-from gracile.oracle import EXACT
+from gracile.oracle import EXACT, require_repeatable
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
 from gracile.wide import hollow
@@ -104,7 +104,8 @@ def cut(
 
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
-        PlanError: the cut model does not run or is wrong, and no group alone is to blame.
+        PlanError: the cut model does not run or is wrong, and no group alone is to blame; or the model returns NaN, or
+            something else each time.
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}
@@ -123,6 +124,7 @@ def cut(
         blamed, reason = climb.blamed(bench, trial, plan)
         stubborn = [name for name in blamed if left.get(name)]
         if not stubborn:
+            require_repeatable(model, graph.example)
             wrong = clock.timed("verify", partial(_wrong_alone, partial(_Climb, model, graph, groups), left, bench))
             stubborn = list(wrong)
         if not stubborn:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
+from gracile.graph import require_copyable
 from gracile.inputs import require_module, require_path
 from gracile.plan import Plan, Slice
 from gracile.prune.gates import gates_of
@@ -87,6 +88,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         model: a fresh instance of the original model's class; its weights do not matter and it stays as it is.
 
     Raises:
+        InputError: ``model`` is no module that can be copied and filled.
         FileError: a file is missing, damaged, or does not fit the model.
     """
     if not isinstance(model, nn.Module):
@@ -98,6 +100,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
                 f"{name} of the fresh model is on the meta device, where saved values have no place; build the model "
                 "on a real device, or call model.to_empty(device='cpu') first"
             )
+    require_copyable(model)
     folder = _folder(folder)
     plan = read_plan(folder / PLAN)
     values, metadata = _read_weights(folder / WEIGHTS)

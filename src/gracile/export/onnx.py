@@ -23,7 +23,7 @@ from gracile.export.simulations import encodings_of, input_names
 from gracile.export.sums import keep_sums_apart
 from gracile.export.written import Written
 from gracile.extras import extra
-from gracile.graph import Graph, eval_mode, export_program
+from gracile.graph import Graph, eval_mode, export_program, require_finite
 from gracile.inputs import ExampleInputs, Inputs
 from gracile.simulation import Simulation
 from gracile.text import count
@@ -89,7 +89,7 @@ def to_onnx(
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
-        InputError: an argument is wrong.
+        InputError: an argument is wrong, or a parameter holds NaN.
         CaptureError: torch.export refuses the model.
         ExportError: ONNX cannot express the model, the file would be too large, or it computes something else.
         FileError: the file cannot be written.
@@ -100,6 +100,7 @@ def to_onnx(
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
+    require_finite(model)
     proto, content = written.proto, serialized(written.proto)
     error = steps = None
     if verify and isinstance(model, Simulation):

@@ -14,7 +14,14 @@ from gracile.inputs import Inputs
 _QUIET = 3
 
 
-def session(source: Path | bytes, *, threads: int = 1, optimized: Path | None = None, basic: bool = False) -> Any:
+def session(
+    source: Path | bytes,
+    *,
+    threads: int = 1,
+    optimized: Path | None = None,
+    basic: bool = False,
+    profile: Path | None = None,
+) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 
     Args:
@@ -22,6 +29,7 @@ def session(source: Path | bytes, *, threads: int = 1, optimized: Path | None = 
         threads: that one operator may use; operators run one after the other.
         optimized: where onnxruntime writes the graph that it really runs.
         basic: leave the graph as it is.
+        profile: how the name of the profiler's file begins; ``end_profiling()`` gives the name.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -36,6 +44,9 @@ def session(source: Path | bytes, *, threads: int = 1, optimized: Path | None = 
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if isinstance(source, Path) and not source.is_file():
         raise FileError(f"{source} is no file; gracile.export.to_onnx writes one")
     given = source if isinstance(source, bytes) else str(source)

@@ -47,11 +47,7 @@ def capture(
     if isinstance(example_inputs, Graph):
         return example_inputs
     inputs = Inputs.of(example_inputs)
-    if not any(tensor.numel() for tensor in inputs.tensors):
-        raise InputError(
-            f"example_inputs holds no example: its shapes are {[tuple(tensor.shape) for tensor in inputs.tensors]}; "
-            "give a batch of at least one"
-        )
+    _require_example(inputs)
     _refuse_uncapturable(model)
     if dynamic_batch and inputs.batch_size:
         # torch.export specialises sizes of one: capture two examples instead.
@@ -86,6 +82,7 @@ def export_program(
         CaptureError: torch.export refuses the model, or any batch size of it.
     """
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    _require_example(inputs)
     _refuse_uncapturable(model)
     axes = None
     if dynamic_batch:
@@ -113,6 +110,14 @@ def capture_training(model: nn.Module, inputs: Inputs) -> Graph | None:
         return None
 
 
+def _require_example(inputs: Inputs) -> None:
+    if not any(tensor.numel() for tensor in inputs.tensors):
+        raise InputError(
+            f"example_inputs holds no example: its shapes are {[tuple(tensor.shape) for tensor in inputs.tensors]}; "
+            "give a batch of at least one"
+        )
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
@@ -131,6 +136,10 @@ def _refuse_uncapturable(model: nn.Module) -> None:
     if type(model).__name__ in inner:
         state, way_out = inner[type(model).__name__]
         raise CaptureError(f"the model is {state}; give the module inside instead: {way_out}")
+    if isinstance(model, torch.fx.GraphModule) and "train" in vars(model):
+        raise CaptureError(
+            "the model is a program of torch.export, whose parts are no longer modules; give the original Python module"
+        )
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise CaptureError(

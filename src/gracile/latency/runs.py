@@ -44,10 +44,24 @@ def opened(model: nn.Module | Path, inputs: Inputs, runtime: Runtime, threads: i
         return
     if isinstance(model, Path):
         raise InputError(f"{model} is an ONNX file, which runs in onnxruntime; give runtime='onnxruntime'")
+    _require_running(model, inputs)
     size = sum(tensor.numel() * tensor.element_size() for tensor in set(tensors_of(model).values()))
     with eval_mode(model):
         called: Any = torch.compile(model, dynamic=False) if runtime == "compile" else model
         yield Run(lambda: inputs.call(called), size)
+
+
+def _require_running(model: nn.Module, inputs: Inputs) -> None:
+    """Raises InputError where the model does not run on the inputs."""
+    try:
+        with eval_mode(model), torch.no_grad():
+            inputs.call(model)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on the example inputs, of the shapes "
+            f"{[tuple(tensor.shape) for tensor in inputs.tensors]}: {type(error).__name__}: {error}; check that "
+            "model.eval()(*example_inputs) runs"
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import nn
 
 from gracile.cutting.whole import whole_program
 from gracile.errors import CaptureError, InputError
-from gracile.graph import capture, eval_mode
+from gracile.graph import capture, eval_mode, require_copyable, require_finite
 from gracile.inputs import ExampleInputs, Inputs
 from gracile.maths.quant_spec import PerTensor, quant_spec
 from gracile.oracle import largest, largest_difference, outputs_of
@@ -101,7 +101,10 @@ def simulate(model: nn.Module, inputs: Inputs, formats: Formats) -> tuple[Simula
         InputError, CaptureError, PlanError: see `quantize`.
     """
     _refuse_parametrized(model)
-    folds, unfolded = fold_plan(model, capture(model, inputs, training=False))
+    graph = capture(model, inputs, training=False)
+    require_copyable(model)
+    require_finite(model)
+    folds, unfolded = fold_plan(model, graph)
     for module, reason in unfolded.items():
         log.info("batch-norm %s is not folded: %s", module, reason)
     folded = apply(model, folds)
@@ -162,6 +165,11 @@ def _require_same(model: nn.Module, simulation: Simulation, inputs: Inputs) -> N
         raise InputError(
             f"{type(model).__name__} returns no tensor of floating-point numbers, so there is nothing to compare a "
             "simulation with; quantize the part of it that returns the scores"
+        )
+    if any(bool(item.isnan().any()) for item in wanted):
+        raise InputError(
+            f"{type(model).__name__} returns NaN for the example inputs, so that nothing can be compared with it; look "
+            "for NaN in example_inputs, or give others"
         )
     error = largest_difference(found, wanted) / largest(wanted)
     limit = 1e-3 if min(item.dtype.itemsize for item in wanted) > 2 else 0.1

@@ -8,7 +8,7 @@ to the original's (soft targets), and the blocks' outputs with them.
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -263,6 +263,11 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _example(calibration: Iterable[Any]) -> Inputs:
+    if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
+        raise InputError(
+            f"calibration is a {type(calibration).__name__}; give an iterable of batches, for example a DataLoader or "
+            "[batch]"
+        )
     if isinstance(calibration, Iterator):
         raise InputError("calibration is an iterator, which can be run through once; give example_inputs, or a list")
     batch = next(iter(calibration), None)

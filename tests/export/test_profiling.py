@@ -1,0 +1,64 @@
+"""The time of an ONNX file by operator."""
+
+import pytest
+import torch
+from support.optional import optional
+from torch import nn
+
+from gracile.errors import FileError, InputError
+from gracile.export import operator_times, to_onnx
+from gracile.export.profiling import _summed
+
+optional("onnxruntime")
+optional("onnxscript")
+
+
+def event(operator, name, micros):
+    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": micros, "args": {"op_name": operator}}
+
+
+def test_times_are_means_over_the_calls_that_count():
+    warm_up = [event("Conv", "a", 900), event("Conv", "b", 900), event("Relu", "c", 900)] * 3
+    counted = [event("Conv", "a", 10), event("Conv", "b", 20), event("Relu", "c", 6)]
+    later = [event("Conv", "a", 30), event("Conv", "b", 40), event("Relu", "c", 14)]
+    other = [
+        {"cat": "Session", "name": "model_run", "dur": 9999, "args": {}},
+        {"cat": "Node", "name": "x_fence_before"},
+    ]
+    found = _summed([*warm_up, *counted, *later, *other], repeats=2)
+    conv, relu = found["operators"]
+    assert (conv.operator, conv.nodes, conv.seconds) == ("Conv", 2, pytest.approx(50e-6))
+    assert (relu.operator, relu.nodes, relu.seconds) == ("Relu", 1, pytest.approx(10e-6))
+    assert found["seconds"] == pytest.approx(60e-6)
+    assert (conv.share, relu.share) == (pytest.approx(5 / 6), pytest.approx(1 / 6))
+
+
+def test_nodes_of_one_name_are_counted_apart():
+    found = _summed([event("Relu", "", 5), event("Relu", "", 7)] * 5, repeats=2)
+    assert found["operators"][0].nodes == 2
+    assert found["seconds"] == pytest.approx(12e-6)
+
+
+def test_a_real_file(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.Softmax(1), nn.Linear(256, 8)).eval()
+    x = torch.randn(4, 64)
+    path = to_onnx(model, x, tmp_path / "m.onnx").path
+    found = operator_times(path, x, repeats=3)
+    assert sum(item.nodes for item in found.operators) == 3
+    assert found["Softmax"].nodes == 1
+    assert sum(item.share for item in found.operators) == pytest.approx(1)
+    assert 0 < found.seconds < 10
+    assert "Softmax" in str(found)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    with pytest.raises(KeyError, match="there are"):
+        found["Conv"]
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(InputError, match="threads is 0; it is a whole number, from 1"):
+        operator_times("m.onnx", torch.ones(1), threads=0)
+    with pytest.raises(InputError, match="repeats is '3'"):
+        operator_times("m.onnx", torch.ones(1), repeats="3")
+    with pytest.raises(FileError, match="is no file"):
+        operator_times(tmp_path / "m.onnx", torch.ones(1))
