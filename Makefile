@@ -8,13 +8,13 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test fuzz lint format docs bench zoo clean
 
+# Where a package of the line with Ray cannot be had, the tests that need it are skipped.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		accelerate hatchling hypothesis import-linter jsonschema mypy onnx onnxruntime onnxscript pillow \
 		playwright pytest pytest-xdist ruff torch==2.13.0 -e ".[auto,report]"
-	# Where one of these cannot be had, the tests that need it are skipped.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		gymnasium lightning ray stable-baselines3 torch==2.13.0 transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
