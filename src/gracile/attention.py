@@ -15,6 +15,8 @@ class CuttableAttention(nn.Module):
 
     in_proj_weight: nn.Parameter | None
     in_proj_bias: nn.Parameter | None
+    bias_k: nn.Parameter | None
+    bias_v: nn.Parameter | None
 
     # Read by nn.TransformerEncoderLayer: keeps it off its fused path, which assumes embed_dim = heads x head size.
     _qkv_same_embed_dim = False
@@ -24,7 +26,9 @@ class CuttableAttention(nn.Module):
         self.num_heads = original.num_heads
         self.dropout = original.dropout
         self.batch_first = original.batch_first
-        for name, parameter in original._parameters.items():
+        self.add_zero_attn = original.add_zero_attn
+        # Without keys and values of its own, the original has no parameters of these names.
+        for name, parameter in ({"bias_k": None, "bias_v": None} | original._parameters).items():
             self.register_parameter(name, parameter)
         self.out_proj = original.out_proj
         # A cut may not change the temperature, so it is not computed from what is left.
@@ -35,8 +39,6 @@ class CuttableAttention(nn.Module):
         """Why this class cannot stand for ``module``; None where it can."""
         if type(module) is not nn.MultiheadAttention:
             return f"{type(module).__name__} is no torch.nn.MultiheadAttention"
-        if module.bias_k is not None or module.add_zero_attn:
-            return "it adds keys and values of its own (add_bias_kv or add_zero_attn)"
         return None
 
     def forward(
@@ -53,8 +55,11 @@ class CuttableAttention(nn.Module):
         """See `nn.MultiheadAttention`: [batch, length, features], or [length, batch, features] as it was made."""
         batched = query.dim() == 3
         query, key, value = (self._batch_first(item, batched) for item in (query, key, value))
-        queries, keys, values = (self._heads(item) for item in self._projected(query, key, value))
+        queries, keys, values = (self._heads(item) for item in self._with_own(*self._projected(query, key, value)))
         mask = self._mask(attn_mask, key_padding_mask, queries)
+        if mask is not None and mask.shape[-1] < keys.shape[-2]:
+            # The keys of its own are seen by all.
+            mask = functional.pad(mask, (0, keys.shape[-2] - mask.shape[-1]))
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
@@ -82,6 +87,18 @@ class CuttableAttention(nn.Module):
             weights = self.in_proj_weight.chunk(3)
         items = (query, key, value)
         return [functional.linear(item, w, b) for item, w, b in zip(items, weights, bias, strict=True)]
+
+    def _with_own(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With the keys and values that the layer adds to those that it is given, at their end."""
+        own: list[tuple[Tensor, Tensor]] = []
+        if self.bias_k is not None and self.bias_v is not None:
+            own.append((self.bias_k, self.bias_v))
+        if self.add_zero_attn:
+            own.append((key.new_zeros(1, 1, key.shape[-1]), value.new_zeros(1, 1, value.shape[-1])))
+        for added_key, added_value in own:
+            key = torch.cat([key, added_key.expand(len(key), -1, -1)], 1)
+            value = torch.cat([value, added_value.expand(len(value), -1, -1)], 1)
+        return query, key, value
 
     def _heads(self, item: Tensor) -> Tensor:
         batch, length, _ = item.shape

@@ -22,6 +22,21 @@ def sizes_after(module: nn.Module, name: str, axis: int, keep: Sequence[int], si
     return {}
 
 
+def sizes_without_tensors(
+    module: nn.Module, operator: str, arguments: Sequence[Any], shape: Sequence[int]
+) -> Mapping[str, Any]:
+    """The attributes of a normalisation that has no tensors, once its ``operator`` takes these arguments and gives
+    this shape.
+    """
+    if any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        return {}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and operator in ("layer_norm", "rms_norm"):
+        return {"normalized_shape": tuple(arguments[1])}
+    if isinstance(module, nn.GroupNorm) and operator == "group_norm":
+        return {"num_channels": shape[1], "num_groups": arguments[1]}
+    return {"num_features": shape[1]} if operator in ("instance_norm", "batch_norm") else {}
+
+
 def knows(module: nn.Module | None) -> bool:
     """Whether `sizes_after` looks after the module's attributes."""
     return module is None or any(isinstance(module, kind) for kind in _KINDS)

@@ -284,4 +284,4 @@ def update_digest(digest: "hashlib._Hash", tensor: Tensor) -> None:
     """Feed shape, dtype and values of ``tensor`` to a running hash."""
     plain = tensor.detach().cpu().contiguous()
     digest.update(f"{tuple(plain.shape)} {plain.dtype};".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)

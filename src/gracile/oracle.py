@@ -1,13 +1,13 @@
 """The oracle of pruning: the original model with every removed slice set to zero.
 
-Normalisation parameters and buffers are zeroed too, and layer, group and RMS norms are computed over the kept
-channels only.  A pruned model must equal it.
+Normalisation parameters and buffers are zeroed too, layer, group and RMS norms are computed over the kept channels
+only, and zero divided by zero counts as zero.  A pruned model must equal it.
 """
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from gracile.channels import ChannelGroups, NormSite, fitting, kept_groups, operator
+from gracile.channels import ChannelGroups, NormSite, Value, fitting, kept_groups, operator
 from gracile.errors import InputError
-from gracile.graph import Graph, Node, Substitute, eval_mode, run, tensors_of
+from gracile.graph import Graph, Node, Ref, Substitute, eval_mode, run, tensors_of
 from gracile.inputs import Inputs
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
+from gracile.wide import Wide
 
 # Relative errors that rounding explains: where all is computed in float64, and where it is not.
 EXACT, ROUNDED = 1e-9, 1e-4
+
+# Tensors with fewer elements are copied: what is converted piece by piece takes a little time each time.
+_SMALL = 1 << 16
 
 
 def oracle(
@@ -39,26 +43,23 @@ def oracle(
     """
     kept = kept_by(plan, graph)
     groups = fitting(graph, kept) if groups is None else groups
-    with _zeroed(model, kept), eval_mode(model, fresh=True):
-        return run(graph, model, inputs or graph.example, substitutes=_norms(graph, groups, kept))
+    with eval_mode(model, fresh=True):
+        substitutes = _quotients(graph, groups) | _norms(graph, groups, kept)
+        return run(graph, model, inputs or graph.example, substitutes=substitutes, values=_zeroed(model, kept))
 
 
-@contextmanager
-def _zeroed(model: nn.Module, kept: Mapping[tuple[str, int], tuple[int, ...]]) -> Iterator[None]:
-    """``model`` with zeros in all that is not kept; its own values again afterwards."""
+@torch.no_grad()
+def _zeroed(model: nn.Module, kept: Mapping[tuple[str, int], tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors that are cut, under all of their names, with zeros in all that is not kept."""
     tensors = tensors_of(model)
-    own = {name: tensors[name].data for name, _ in kept}
-    try:
-        for (name, axis), keep in kept.items():
-            tensor = tensors[name]
-            mask = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
-            mask[list(keep)] = False
-            shape = [-1 if place == axis else 1 for place in range(tensor.ndim)]
-            tensor.data = tensor.data.masked_fill(mask.reshape(shape), 0)
-        yield
-    finally:
-        for name, data in own.items():
-            tensors[name].data = data
+    zeroed: dict[int, Tensor] = {}
+    for (name, axis), keep in kept.items():
+        tensor = zeroed.get(id(tensors[name]), tensors[name])
+        mask = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+        mask[list(keep)] = False
+        shape = [-1 if place == axis else 1 for place in range(tensor.ndim)]
+        zeroed[id(tensors[name])] = tensor.detach().masked_fill(mask.reshape(shape), 0)
+    return {name: zeroed[id(tensor)] for name, tensor in tensors.items() if id(tensor) in zeroed}
 
 
 def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
@@ -76,6 +77,32 @@ def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
         elif not isinstance(edit, SetAttribute | ReplaceModule):
             raise InputError(f"{edit}: the zeroed original stands for slices only, and not for this Edit")
     return kept
+
+
+def _quotients(graph: Graph, groups: ChannelGroups) -> dict[str, Substitute]:
+    """Divisions by what is zero where channels are removed, as weights are divided by their norms."""
+    found: dict[str, Substitute] = {}
+    for node in graph.calls:
+        kind = operator(node)
+        if kind == "_weight_norm":
+            found[node.name] = partial(_weight_norm, node)
+        elif kind == "div" and isinstance(node.args[1], Ref):
+            divisor = groups.values.get(node.args[1].name)
+            if isinstance(divisor, Value) and any(field.zero for field in divisor.fields):
+                found[node.name] = partial(_quotient, node)
+    return found
+
+
+def _quotient(node: Node, dividend: Any, divisor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    assert node.target is not None
+    undefined = (divisor == 0) & (dividend == 0)
+    return cast(Tensor, node.target(dividend, divisor, *args, **kwargs)).masked_fill(undefined, 0)
+
+
+def _weight_norm(node: Node, direction: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    assert node.target is not None
+    made = cast(Tensor, node.target(direction, *args, **kwargs))
+    return made.masked_fill(made.isnan() & (direction == 0), 0)
 
 
 def _norms(
@@ -120,35 +147,57 @@ def _over_kept(node: Node, site: NormSite, stays: Tensor) -> Substitute:
     return norm
 
 
-def in_double(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
-    """A copy of the model and inputs in float64; in their own precision where the model does not run in it."""
-    wide = _copied_in_double(model)
+def in_double(model: nn.Module, inputs: Inputs, *, shared: bool = False) -> tuple[nn.Module, Inputs]:
+    """A copy of the model and inputs in float64; in their own precision where the model does not run in it.
+
+    With ``shared`` the large tensors of the copy are `gracile.wide.Wide`, which take no memory beside the model's,
+    where the model's code does not mind.
+    """
     args, kwargs = pytree.tree_map_only(
         Tensor, lambda item: item.double() if item.is_floating_point() else item, (inputs.args, inputs.kwargs)
     )
     double = Inputs(args, kwargs)
-    try:
-        with eval_mode(wide, fresh=True), torch.no_grad():
-            outputs = outputs_of(double.call(wide))
-        if all(item.dtype is torch.float64 for item in outputs):
+    if shared:
+        wide = _copied_in_double(model, _SMALL)
+        # Their code may do with tensors whatever Python allows.
+        if wide is not None and _runs_in_double(wide, double, Exception):
             return wide, double
-    except RuntimeError:
-        # Some models make float32 constants of their own, which do not multiply with float64.
-        pass
+    wide = _copied_in_double(model)
+    assert wide is not None
+    # Some models make float32 constants of their own, which do not multiply with float64.
+    if _runs_in_double(wide, double, RuntimeError):
+        return wide, double
+    del wide
     return copy.deepcopy(model), inputs
 
 
-def _copied_in_double(model: nn.Module) -> nn.Module:
-    """As ``copy.deepcopy(model).double()``, each tensor copied once."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    wide = {
-        id(tensor): nn.Parameter(tensor.detach().double(), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.detach().double()
-        for _, tensor in named
-        if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) and type(tensor) in (Tensor, nn.Parameter)
-    }
-    return copy.deepcopy(model, cast(dict[int, Any], wide)).double()
+def _runs_in_double(model: nn.Module, inputs: Inputs, failure: type[Exception]) -> bool:
+    try:
+        with eval_mode(model, fresh=True), torch.no_grad():
+            return all(item.dtype is torch.float64 for item in outputs_of(inputs.call(model)))
+    except failure:
+        return False
+
+
+def _copied_in_double(model: nn.Module, shared: int | None = None) -> nn.Module | None:
+    """As ``copy.deepcopy(model).double()``, each tensor copied once.
+
+    Args:
+        shared: tensors of so many elements and more are not copied; None is returned where that cannot be.
+    """
+    wide: dict[int, Any] = {}
+    for _, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if type(tensor) not in (Tensor, nn.Parameter):
+            if shared is not None:
+                return None
+        elif tensor.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            large = shared is not None and tensor.numel() >= shared
+            made = Wide(tensor.detach()) if large else tensor.detach().double()
+            parameter = isinstance(tensor, nn.Parameter)
+            wide[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if parameter else made
+    # What is Wide is float64 already, and cannot be set anew.
+    copied = copy.deepcopy(model, wide)
+    return copied if shared is not None else copied.double()
 
 
 def tolerance_of(graph: Graph, outputs: list[Tensor]) -> float:

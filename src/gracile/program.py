@@ -166,6 +166,7 @@ class ProgramModule(nn.Module):
         for name, constant in program.constants.items():
             self.register_buffer(_constant(name), _tensor(constant), persistent=False)
         self._steps = _compiled(program)
+        self._unneeded = _last_uses(self._steps, program)
 
     def use(self, program: Program) -> None:
         """Compute another program from now on, with the same inputs and constants.
@@ -176,15 +177,17 @@ class ProgramModule(nn.Module):
         # Steps that stay are not looked up again: simulations change few of many, many times.
         known = dict(zip(map(id, self.program.steps), self._steps, strict=True))
         self._steps = _compiled(program, known)
+        self._unneeded = _last_uses(self._steps, program)
         self.program = program
 
     def __getstate__(self) -> dict[str, Any]:
         # Operators are found again by name.
-        return {name: value for name, value in self.__dict__.items() if name != "_steps"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_steps", "_unneeded")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._steps = _compiled(self.program)
+        self._unneeded = _last_uses(self._steps, self.program)
 
     def extra_repr(self) -> str:
         return f"{len(self.program.steps)} steps"
@@ -200,12 +203,14 @@ class ProgramModule(nn.Module):
         for name in self.program.constants:
             values[name] = getattr(self, _constant(name))
         call = _Call(self, values)
-        for name, target, child, given, named in self._steps:
+        for (name, target, child, given, named, _), unneeded in zip(self._steps, self._unneeded, strict=True):
             if target is not None:
                 positional = [call.decoded(item) for item in given]
                 values[name] = target(*positional, **{key: call.decoded(item) for key, item in named})
             elif child is not None:
                 values[name] = self.get_submodule(child)(call.decoded(given[0]))
+            for read in unneeded:
+                del values[read]
         return call.decoded(self.program.result)
 
     def _require_shapes(self, values: Mapping[str, Any]) -> None:
@@ -301,7 +306,10 @@ def _torch_named(name: str, kind: type) -> Any:
     return found
 
 
-_Compiled: TypeAlias = tuple[str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+# Name, operator, child, arguments, keywords, and the steps, inputs and constants among them.
+_Compiled: TypeAlias = tuple[
+    str, Callable[..., Any] | None, str | None, tuple[Any, ...], tuple[tuple[str, Any], ...], frozenset[str]
+]
 
 
 def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) -> tuple[_Compiled, ...]:
@@ -320,7 +328,29 @@ def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) ->
 def _compiled_step(step: Step) -> _Compiled:
     for value in (*step.args, *step.kwargs.values()):
         _check(value)
-    return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items())
+    reads = frozenset(_references((*step.args, *step.kwargs.values())))
+    return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items()), reads
+
+
+def _references(value: Any) -> Iterator[str]:
+    """The names of all values that are referred to inside."""
+    if isinstance(value, dict):
+        if isinstance(value.get("ref"), str):
+            yield value["ref"]
+        value = tuple(value.values())
+    for item in value if isinstance(value, list | tuple) else ():
+        yield from _references(item)
+
+
+def _last_uses(steps: tuple[_Compiled, ...], program: Program) -> tuple[tuple[str, ...], ...]:
+    """For each step the values of steps that nothing needs behind it."""
+    needed = {*_references(program.result), *program.inputs, *program.constants}
+    unneeded = []
+    for name, *_, reads in reversed(steps):
+        # The step's own, too, where nothing reads it.
+        unneeded.append(tuple(sorted({name, *reads} - needed)))
+        needed |= {name, *reads}
+    return tuple(reversed(unneeded))
 
 
 # Operators that a program from a file must not run.

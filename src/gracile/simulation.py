@@ -28,6 +28,8 @@ class Simulation(ProgramModule):
     """
 
     quantizers: nn.ModuleDict
+    # What trains its quantizers, a `gracile.quant.QuantizedTraining`; None outside of training.
+    quantized_training: object = None
 
     def __init__(self, original: nn.Module, program: Program) -> None:
         if hasattr(original, QUANTIZERS):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
-from gracile.graph import eval_mode, finite, require_copyable
+from gracile.graph import eval_mode, finite, require_copyable, tensors_of
 from gracile.inputs import require_module
 from gracile.layer_kinds import CONVOLUTIONS, TRANSPOSED, shape_of, unfit, unfoldable
 from gracile.maths.factorize import (
@@ -59,10 +59,29 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
     require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
-    before = applied_plan(model)
-    if not inplace:
-        require_copyable(model)
-    surgeon = _Surgeon(model if inplace else copy.deepcopy(model), values or {})
+    if inplace:
+        surgeon = _Surgeon(model, values or {})
+        return _operated(surgeon, plan)
+    require_copyable(model)
+    # What is replaced need not be copied first.
+    shared = _replaced_by(plan, model)
+    surgeon = _Surgeon(copy.deepcopy(model, dict(shared)), values or {}, throwaway=True)
+    edited = _operated(surgeon, plan)
+    surgeon.copy_tensors(shared)
+    return edited
+
+
+def consume(model: nn.Module, plan: Plan) -> nn.Module:
+    """`apply` in place on a model that nobody needs as it was, which takes the least memory.
+
+    Raises:
+        PlanError: an Edit does not fit the model, which is half edited then.
+    """
+    return _operated(_Surgeon(model, {}, throwaway=True), plan)
+
+
+def _operated(surgeon: "_Surgeon", plan: Plan) -> nn.Module:
+    before = applied_plan(surgeon.root)
     surgeon.operate(plan.edits)
     setattr(surgeon.root, _ATTRIBUTE, before.then(plan))
     return surgeon.root
@@ -79,6 +98,20 @@ def applied_plan(model: nn.Module) -> Plan:
 def applied_since(model: nn.Module, original: nn.Module) -> Plan:
     """What `apply` has done to ``model`` since it was ``original``."""
     return Plan(edits=applied_plan(model).edits[len(applied_plan(original).edits) :])
+
+
+def _replaced_by(plan: Plan, model: nn.Module) -> dict[int, Tensor]:
+    """The tensors of ``model`` that ``plan`` puts others in place of, by their identity."""
+    names = set[str]()
+    for edit in plan.edits:
+        match edit:
+            case Slice():
+                names.add(edit.tensor)
+            case Factorize():
+                names.add(child(edit.module, "weight"))
+            case FoldBatchNorm():
+                names.add(child(edit.into, "weight"))
+    return {id(tensor): tensor for name, tensor in tensors_of(model).items() if name in names}
 
 
 @contextmanager
@@ -100,11 +133,12 @@ def swapped(model: nn.Module, edits: Iterable[Edit], values: Values | None = Non
 
 
 class _Surgeon:
-    """One model under edit, with the log that undoes it."""
+    """One model under edit, with the log that undoes it; without one where the model is thrown away on a failure."""
 
-    def __init__(self, root: nn.Module, values: Values) -> None:
+    def __init__(self, root: nn.Module, values: Values, *, throwaway: bool = False) -> None:
         self.root = root
         self.values = values
+        self._throwaway = throwaway
         self._undo: list[Callable[[], None]] = []
         # Tensor id -> who holds it; made when first needed, and again after an Edit that is no slice.
         self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
@@ -125,12 +159,22 @@ class _Surgeon:
 
     def on_undo(self, action: Callable[[], None]) -> None:
         """Do ``action`` when what was done so far is undone."""
-        self._undo.append(action)
+        # It would keep the tensors that were there before.
+        if not self._throwaway:
+            self._undo.append(action)
 
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
         self._forget()
+
+    def copy_tensors(self, shared: Mapping[int, Tensor]) -> None:
+        """Put copies in place of these tensors wherever they still are, as under ties that an Edit left."""
+        copies: dict[int, Any] = {}
+        for module in self.root.modules():
+            for name, held in [*module._parameters.items(), *module._buffers.items()]:
+                if held is not None and id(held) in shared:
+                    setattr(module, name, copy.deepcopy(held, copies))
 
     def _forget(self) -> None:
         """Let modules drop what they computed from weights of another size and keep for evaluation."""
@@ -158,18 +202,18 @@ class _Surgeon:
             new.train(old.training)
         if old is self.root:
             self.root = new
-            self._undo.append(lambda: setattr(self, "root", old))
+            self.on_undo(lambda: setattr(self, "root", old))
             return
         for parent in list(self.root.modules()):
             for name, module in list(parent._modules.items()):
                 if module is old:
                     parent._modules[name] = new
-                    self._undo.append(partial(parent._modules.update, {name: old}))
+                    self.on_undo(partial(parent._modules.update, {name: old}))
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         old = getattr(module, name)
         setattr(module, name, value)
-        self._undo.append(lambda: setattr(module, name, old))
+        self.on_undo(lambda: setattr(module, name, old))
 
     def tensor(self, edit: Edit, name: str) -> tuple[nn.Module, str, Tensor]:
         """The module that owns the parameter or buffer ``name``, the tensor's name there, and the tensor."""
@@ -206,7 +250,7 @@ class _Surgeon:
     def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         old = module._parameters.get(name)
         module.register_parameter(name, parameter)
-        self._undo.append(lambda: module.register_parameter(name, old))
+        self.on_undo(lambda: module.register_parameter(name, old))
 
 
 def _factorize(surgeon: _Surgeon, edit: Factorize) -> None:

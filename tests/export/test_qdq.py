@@ -294,3 +294,81 @@ def test_linear_layers_in_front_of_norms_and_gelu_run_on_integers(tmp_path):
     kernels = inspect_onnx(written.path)
     assert kernels.integer == len(kernels.kernels) == 6, str(kernels)
     assert written.steps <= 1
+
+
+def test_sums_in_front_of_norms_are_not_joined_with_them(tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True)
+    model, data = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval(), torch.randn(2, 8, 32)
+
+    def operators(content):
+        session(content, optimized=tmp_path / "run.onnx")
+        return {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+
+    simulation = gracile.quantize(model, data, calibration=[data])
+    assert "SkipLayerNormalization" in operators(onnx_model(model, data).SerializeToString())
+    ours = operators(onnx_model(simulation, data).SerializeToString())
+    assert {"Sum", "LayerNormalization"} <= ours
+    assert "SkipLayerNormalization" not in ours
+
+
+class BinaryNet(nn.Module):
+    """A batch-norm before each sign, as BNN has it; the padding of the second convolution is zero: no level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+        self.head = nn.Linear(8 * 16, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.hardtanh(self.norms[0](self.first(x))), 2)
+        x = F.max_pool2d(F.hardtanh(self.norms[1](self.second(x))), 2)
+        return self.head(x.flatten(1))
+
+
+def test_a_binary_network_is_binary_in_the_file(tmp_path):
+    """Trained by BNN and finished: weights and activations are -1 and 1 in the integers, and the file agrees."""
+    torch.manual_seed(0)
+    model = trained_like(BinaryNet())
+    data = [torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    simulation = gracile.quantize(
+        model, data[0], calibration=data, weights="int1", activations="int1",
+        overrides={"x": {"activations": "uint8"}, "head": {"weights": "int8", "activations": "uint8"}},
+    )  # fmt: skip
+    run = gracile.prepare(simulation, data[0], gracile.quant.QuantizedTraining("bnn", draw_signs=True))
+    optimizer = torch.optim.Adam(simulation.parameters(), 0.01)
+    for step in range(6):
+        optimizer.zero_grad()
+        simulation.train()(data[step % 2]).square().mean().backward()
+        optimizer.step()
+        run.step()
+    run.finalize()
+    simulation.eval()
+    written = to_onnx(simulation, data[0], tmp_path / "m.onnx", dynamic_batch=True)
+    assert written.steps <= 1
+    found = stored(written.path)
+    for name in ("first", "second"):
+        [integers] = [value for key, value in found.items() if key.startswith(name) and key.endswith("weight_q")]
+        assert set(np.unique(integers.astype(np.int32))) == {-1, 1}
+    # The integers of signs, zero among the values.
+    graph = onnx.load(written.path)
+    signs = [node.output[0] for node in graph.graph.node if node.op_type == "Where"]
+    assert len(signs) == 2
+    for name in signs:
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    values = outputs_of(session(graph.SerializeToString()), Inputs.of(data[1]))[1:]
+    assert all(set(value.unique().tolist()) == {-1, 1} for value in values)
+    wanted = simulation(data[1])
+    found = outputs_of(session(written.path), Inputs.of(data[1]))[0]
+    assert (wanted.argmax(1) == found.argmax(1)).float().mean() > 0.9
+    # A sum next to zero has the other sign once its bias is an integer: some outputs differ, all others agree.
+    near = (found - wanted).abs() <= 0.02 * wanted.detach().abs().max()
+    assert near.float().mean() > 0.75
+
+
+def test_encodings_have_no_binary_format(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3))
+    simulation = gracile.quantize(model, torch.randn(2, 4), weights="int1", activations=None)
+    with pytest.raises(InputError, match=r"binary.*to_onnx"):
+        gracile.export.to_encodings(simulation, tmp_path / "m.encodings")

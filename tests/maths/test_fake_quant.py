@@ -8,7 +8,9 @@ from torch import Tensor
 
 from gracile.errors import InputError
 from gracile.maths.fake_quant import dequantize, fake_quantize, from_range, quantize, rows_of, scale_shape, to_range
+from gracile.maths.histogram import Histogram
 from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec, quant_spec
+from gracile.maths.range_search import least_error
 
 
 @st.composite
@@ -132,3 +134,42 @@ def test_rows_of_blocks_follow_the_scale() -> None:
     assert rows[0, 1, 2].tolist() == [values[0, 2, 2], 0]
     with pytest.raises(InputError, match="no axis 1"):
         scale_shape(spec, (3,))
+
+
+def test_binary_is_the_sign_times_the_scale():
+    """1 at zero; the gradient passes between the two levels."""
+    spec = quant_spec("int1")
+    values = torch.tensor([-2.0, -0.5, -0.0, 0.0, 0.25, 3.0], requires_grad=True)
+    scale, zero_point = torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)
+    found = fake_quantize(values, scale, zero_point, spec)
+    assert found.tolist() == [-0.5, -0.5, 0.5, 0.5, 0.5, 0.5]
+    found.sum().backward()
+    assert values.grad.tolist() == [0, 1, 1, 1, 1, 0]
+    integers = quantize(values.detach(), scale, zero_point, spec)
+    assert integers.tolist() == [-1, -1, 1, 1, 1, 1]
+    assert torch.equal(dequantize(integers, scale, zero_point, spec), found.detach())
+    assert [float(item) for item in from_range(torch.tensor(-0.5), torch.tensor(0.25), spec)] == [0.5, 0]
+    assert [float(item) for item in to_range(scale, zero_point, spec)] == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize("granularity", [PerChannel(axis=0), PerBlock(axis=1, size=2)])
+def test_binary_scales_of_channels_and_blocks(granularity):
+    spec = quant_spec("int1", granularity=granularity)
+    values = torch.tensor([[1.0, -2.0, 3.0, -4.0], [-1.0, 0.0, 5.0, 6.0]], dtype=torch.float64)
+    rows = rows_of(values, spec)
+    scale = rows.abs().mean(1).float().reshape(scale_shape(spec, (2, 4)))
+    found = fake_quantize(values, scale, torch.zeros(scale.shape, dtype=torch.int32), spec)
+    wanted = [[2.5, -2.5, 2.5, -2.5], [-3, 3, 3, 3]]
+    if isinstance(granularity, PerBlock):
+        wanted = [[1.5, -1.5, 3.5, -3.5], [-0.5, 0.5, 5.5, 5.5]]
+    assert found.tolist() == wanted
+    assert found.dtype is torch.float64
+
+
+def test_binary_scale_of_least_error_is_the_mean_magnitude():
+    """Rastegari et al. 2016, equation 6."""
+    values = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    histogram = Histogram()
+    histogram.add(values)
+    _, high = least_error(histogram, quant_spec("int1"))
+    assert abs(float(high) - float(values.abs().mean())) < 0.04

@@ -36,8 +36,18 @@ def test_names() -> None:
     assert quant_spec("uint4", symmetric=True).middle == 8
 
 
+def test_one_signed_bit_is_binary() -> None:
+    spec = quant_spec("int1")
+    assert (spec.qmin, spec.qmax, spec.levels, spec.stored_bits) == (-1, 1, 2, 4)
+    assert spec.binary
+    assert str(spec) == "int1 binary per tensor"
+    assert not quant_spec("uint1").binary
+    assert not quant_spec("int1", symmetric=False).binary
+    assert not quant_spec("int2", narrow=True).binary
+
+
 def test_json_round_trip() -> None:
-    for spec in (quant_spec("int8", granularity=PerChannel(axis=1)), quant_spec("uint3")):
+    for spec in (quant_spec("int1"), quant_spec("int8", granularity=PerChannel(axis=1)), quant_spec("uint3")):
         assert QuantSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
@@ -48,7 +58,9 @@ def test_json_round_trip() -> None:
         ("int0", {}, "greater than or equal to 1"),
         ("float8", {}, "no integer format; give a name such as 'int8'"),
         (8, {}, "8 is no integer format"),
-        ("int1", {}, "not symmetric"),
+        ("int2", {"reduce_range": True}, "not symmetric"),
+        ("int1", {"narrow": True}, "a single level"),
+        ("int1", {"reduce_range": True}, "a single level"),
         ("uint1", {"narrow": True}, "a single level"),
         ("int8", {"granularity": {"per": "block", "size": 0}}, "granularity.block.size"),
         ("int8", {"grain": 1}, "grain: Extra inputs"),

@@ -39,17 +39,26 @@ def seen(criterion: str, name: str, model: nn.Module | None = None, batches=BATC
 
 
 def test_apoz():
-    # Zeros of the first channel: none of two, one of one; of the second: one of two, none.
-    assert seen("apoz", "2.weight").tolist() == [(0 + 1) / 2, (0.5 + 0) / 2]
+    # Of the three examples, whichever batches they are in, the third has a zero in the first channel, the first in the
+    # second one.
+    assert seen("apoz", "2.weight").tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_mean_activation():
-    assert seen("mean_activation", "2.weight").tolist() == [(2 + 0) / 2, (1 + 1) / 2]
+    assert seen("mean_activation", "2.weight").tolist() == pytest.approx([(1 + 3 + 0) / 3, (0 + 2 + 1) / 3])
+
+
+@pytest.mark.parametrize("criterion", ["apoz", "mean_activation", "taylor_activation"])
+def test_a_smaller_last_batch_counts_by_its_examples(criterion):
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.ReLU(), nn.Conv1d(3, 1, 3))
+    data = torch.randn(7, 2, 5, generator=torch.Generator().manual_seed(0))
+    whole = seen(criterion, "2.weight", model, [data])
+    torch.testing.assert_close(seen(criterion, "2.weight", model, list(data.split(4))), whole)
 
 
 def test_taylor_activation():
     # The gradient is [2, 3]: |g a| is [2, 0] and [6, 6], then [0, 3]; rows of a linear layer are examples.
-    assert seen("taylor_activation", "2.weight").tolist() == [(4 + 0) / 2, (3 + 3) / 2]
+    assert seen("taylor_activation", "2.weight").tolist() == pytest.approx([(2 + 6 + 0) / 3, (0 + 6 + 3) / 3])
 
 
 def test_taylor_activation_averages_over_positions_first():
@@ -363,8 +372,8 @@ def peak(values: Tensor) -> Tensor:
 def test_an_own_criterion_on_inputs(registered):
     registered("peak", peak, sees="inputs")
     assert "peak" in CRITERIA
-    # The largest activations of the batches are [3, 2] and [0, 1].
-    assert seen("peak", "2.weight").tolist() == [1.5, 1.5]
+    # The largest activations of the batches are [3, 2], of two examples, and [0, 1].
+    assert seen("peak", "2.weight").tolist() == pytest.approx([(2 * 3 + 0) / 3, (2 * 2 + 1) / 3])
     plan = gracile.prune.plan(topologies.chain(), topologies.images(2), criterion="peak", sparsity=0.5,
                               calibration=labelled())  # fmt: skip
     assert plan.edits
@@ -374,8 +383,8 @@ def test_an_own_criterion_on_gradients(registered):
     registered("size", lambda products: products.abs(), sees="weight_products")
     assert seen("size", "2.weight").tolist() == [(8 + 0) / 2, (6 + 3) / 2]
     registered("size", lambda products: products.sum((1, 2)).abs(), sees="input_products")
-    # g a is [2 + 6, 0 + 6], then [0, 3].
-    assert seen("size", "2.weight").tolist() == [4, 4.5]
+    # g a is [2 + 6, 0 + 6], of two examples, then [0, 3].
+    assert seen("size", "2.weight").tolist() == pytest.approx([(2 * 8 + 0) / 3, (2 * 6 + 3) / 3])
     with pytest.raises(InputError, match="'size' looks at gradients: give loss"):
         gracile.prune.plan(
             topologies.chain(), topologies.images(2), criterion="size", sparsity=0.5, calibration=labelled()

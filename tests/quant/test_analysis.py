@@ -150,6 +150,19 @@ def test_the_path_goes_through_all_steps_and_never_gets_worse():
     assert "bound" in str(found)
 
 
+def test_adaround_starts_without_corrected_biases():
+    """What is kept of the path is what made the simulation: AdaRound takes the place of the corrected biases."""
+    found = quantize_within(
+        MODEL, X, evaluate=fidelity, calibration=[X], tolerance=0.0, weights="int2",
+        rounding=gracile.maths.adaround.Rounding(iterations=300, batch=16, learning_rate=0.01),
+    )  # fmt: skip
+    kept = [step.name for step in found.steps if step.kept]
+    assert kept[-1] == "adaround"
+    assert "weights' ranges" in kept
+    assert "bias correction" not in kept
+    assert [record.name for record in found.passes][-1] == "adaround"
+
+
 def test_the_path_refuses_what_it_cannot_use():
     with pytest.raises(InputError, match="tolerance is -1"):
         quantize_within(MODEL, X, evaluate=fidelity, calibration=[X], tolerance=-1)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import gracile
 from gracile.errors import InputError
+from gracile.inputs import Inputs
 from gracile.maths.quant_spec import PerTensor, QuantSpec, quant_spec
 from gracile.quant.noise import draw_signs, quantize_gradients
 from gracile.quant.trained import Binary, DoReFa, LearnedOffset, LearnedStep, MovingRange
@@ -186,7 +187,9 @@ def test_drawing_goes_on_where_a_state_dict_stood():
 
 def test_signs_are_drawn_in_training_alone():
     def outputs(seed):
-        simulation = simulation_of("int2", "int2")
+        simulation = simulation_of("int1", "int1")
+        run = QuantizedTraining("bnn").prepare(simulation)
+        assert len(run.finish().changed) == len(simulation.named_quantizers())
         QuantizedTraining("bnn").prepare(simulation)
         if seed is not None:
             assert len(draw_signs(simulation, seed=seed).changed) == len(simulation.named_quantizers())
@@ -214,20 +217,63 @@ def test_binary_weights_per_channel_are_scaled_as_xnor_nets_are():
         torch.testing.assert_close(item(weight), torch.sign(weight) * scale)
 
 
-def test_signs_of_activations_belong_to_training(caplog):
-    """No affine format has the levels -1 and 1 alone, so that finishing says what is lost."""
-    simulation = simulation_of("int2", "int2")
-    run = QuantizedTraining("bnn").prepare(simulation)
-    run.finish()
-    assert "activations' signs" in caplog.text
-    caplog.clear()
-    simulation = simulation_of("int2", None)
-    run = QuantizedTraining("bnn").prepare(simulation)
+@pytest.mark.parametrize("weights", ["int1", "int2"])
+def test_a_finished_binary_network_has_two_levels_everywhere(weights):
+    """Of an activation that is zero the level is 1, and of the next smaller number -1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Hardtanh(), nn.Linear(8, 3))
+    simulation = gracile.quantize(
+        model, X, calibration=[X], weights=weights, activations="int1", overrides={"2": {"activations": "uint8"}}
+    )
+    run = gracile.prepare(simulation, X, QuantizedTraining("bnn"))
     draw_signs(simulation)
+    optimizer = torch.optim.Adam(simulation.parameters(), 0.01)
+    simulation.train()
+    for _ in range(5):
+        optimizer.zero_grad()
+        simulation(X).square().sum().backward()
+        optimizer.step()
+        run.step()
     fixed = simulation.eval()(X)
-    run.finish()
+    run.finalize()
     torch.testing.assert_close(simulation(X), fixed)
-    assert "signs" not in caplog.text
+    for name, item in simulation.named_quantizers().items():
+        if item.role == "weight":
+            rows = item(simulation.get_parameter(simulation.sites[name][0]).detach())
+            assert all(row.abs().unique().numel() == 1 and float(row.abs()[0]) > 0 for row in rows)
+        elif item.spec.binary:
+            tiny = torch.finfo(torch.float32).tiny
+            assert item(torch.tensor([-3.0, -tiny, -0.0, 0.0, tiny, 0.4])).tolist() == [-1, -1, 1, 1, 1, 1]
+    assert {item.spec.name for item in simulation.named_quantizers("activation").values()} == {"int1", "uint8"}
+
+
+def test_channels_of_zeros_stay_nothing():
+    simulation = simulation_of("int1", "uint8")
+    with torch.no_grad():
+        simulation.get_parameter("0.weight")[2] = 0
+    run = QuantizedTraining("bnn").prepare(simulation)
+    during = simulation.eval()(X)
+    run.finish()
+    assert torch.equal(simulation(X), during)
+    assert (
+        float(simulation.quantizers["0_weight"](simulation.get_parameter("0.weight"))[2].detach().abs().max()) < 1e-29
+    )
+
+
+def test_binary_formats_are_bnns():
+    simulation = simulation_of("int1", "uint8")
+    for method in ("lsq", "lsq+", "range"):
+        with pytest.raises(InputError, match=r"int1 binary.*take 'bnn'"):
+            QuantizedTraining(method).prepare(simulation)
+    with pytest.raises(InputError, match="neighbouring levels"):
+        gracile.quant.adaround(simulation, [X], Inputs.of(X))
+    # Activations of other formats move, as do those of "qat".
+    wide = simulation_of("int1", "int8")
+    QuantizedTraining("bnn").prepare(wide)
+    assert isinstance(wide.named_quantizers()["input"], MovingRange)
+    assert isinstance(wide.named_quantizers()["0_weight"], Binary)
+    with pytest.raises(InputError, match="held by int1"):
+        Binary(simulation.named_quantizers()["input"])
 
 
 def test_wrong_noise():

@@ -48,12 +48,14 @@ FORMATS = {
     "lsq+": ("int2", "uint8"),
     "dorefa": (SIGNED, None),
     "bnn": ("int2", "uint8"),
+    "bnn, int1": ("int1", "uint8"),
 }
 
 
 @pytest.mark.parametrize("method", list(FORMATS))
 def test_training_helps_and_finishing_changes_nothing(method):
     weights, activations = FORMATS[method]
+    method = method.partition(",")[0]
     # DoReFa squashes the weights to [-1, 1], so that it does not go on from trained ones.
     model = trained_float(0 if method == "dorefa" else 150)
     simulation = quantize(model, X, calibration=[X], weights=weights, activations=activations)
@@ -99,9 +101,10 @@ def test_wrong_arguments():
         QuantizedTraining(initial="mean")
     with pytest.raises(InputError, match="DoReFa"):
         QuantizedTraining("dorefa").prepare(simulation)
-    QuantizedTraining().prepare(simulation)
+    run = QuantizedTraining().prepare(simulation)
     with pytest.raises(InputError, match="already"):
         QuantizedTraining().prepare(simulation)
+    run.finish()
 
 
 def test_what_the_papers_draw_is_an_option():

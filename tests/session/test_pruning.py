@@ -380,6 +380,61 @@ def test_the_penalty_of_soft_movement_by_hand():
     assert next(iter(scoring._values.values())).grad.tolist() == pytest.approx([8 * 0.25 / 4 / 2] * 2)
 
 
+# Losses that a gradient scaler multiplies.
+
+
+def stepped(spec: Pruning, inputs: list[Tensor], scale: float) -> Run:
+    """Gradients of a scaled loss, without steps of an optimizer, on y = x w with w = [1, 2, -1]."""
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0, -1.0]]))
+    run = gracile.prepare(model, torch.ones(1, 3), spec)
+    for x in inputs:
+        (scale * (model(x).sum() + run.penalty())).backward()
+        run.step()
+    return run
+
+
+SOFT = Pruning(
+    criterion="movement", granularity="element", movement=Movement(rate=0.1, threshold=0.4, scale=30.0),
+    schedule=Schedule(kind="linear", start=1, every=1, times=9),
+)  # fmt: skip
+BY_TAYLOR = Pruning(criterion="taylor", granularity="element", sparsity=0.5, schedule=Schedule(start=9))
+
+
+def test_a_scaled_loss_teaches_movement_what_the_plain_one_does():
+    """At a scale of 2^16 the penalty's part of the scores' gradient would vanish."""
+    inputs = batches(4, (2, 3))
+    plain, scaled = (stepped(SOFT, inputs, scale) for scale in (1.0, 2.0**16))
+    assert np.array_equal(plain.parts[0]._scoring.scores()["weight"], scaled.parts[0]._scoring.scores()["weight"])
+    assert torch.equal(plain.masks["weight"], scaled.masks["weight"])
+
+
+def test_a_scaled_loss_gives_the_same_taylor_scores():
+    inputs = [torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0]])]
+    run = stepped(BY_TAYLOR, inputs, 4.0)
+    # (g w)^2 is [9, 4, 4], then [1, 0, 0].
+    assert run.parts[0]._scoring.scores()["weight"].tolist() == [5, 2, 2]
+
+
+@pytest.mark.parametrize("spec", [SOFT, BY_TAYLOR], ids=["movement", "taylor"])
+def test_steps_whose_gradients_overflow_teach_nothing(spec):
+    inputs = [torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([[torch.inf, 1.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]])]
+    run, expected = stepped(spec, inputs, 2.0), stepped(spec, inputs[:1], 1.0)
+    scoring = run.parts[0]._scoring
+    assert np.isfinite(scoring.scores()["weight"]).all()
+    if spec is BY_TAYLOR:
+        assert scoring.scores()["weight"].tolist() == [5, 2, 2]
+    run = stepped(spec, inputs[:2], 2.0)
+    assert np.array_equal(run.parts[0]._scoring.scores()["weight"], expected.parts[0]._scoring.scores()["weight"])
+
+
+def test_where_every_step_overflows_it_is_said():
+    for spec in (SOFT, BY_TAYLOR):
+        with pytest.raises(InputError, match=r"has seen no training step.*whose gradients overflow do not count"):
+            stepped(spec, [torch.tensor([[torch.inf, 1.0, 1.0]])] * 9, 1.0)
+
+
 def test_soft_movement_empties_no_group():
     model = mlp()
     run = gracile.prepare(

@@ -42,6 +42,10 @@ def train(kind: str, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     if kind == "plain":
         model.drop.p = 0.0
         optimizer = partial(torch.optim.SGD, lr=0.1)
+    elif kind == "learned":
+        # Scores of their own, from what each process sees, and an update in every step.
+        schedule = gracile.Schedule(kind="agp", start=1, every=1, times=5)
+        run = gracile.prepare(model, data, gracile.Pruning(criterion="movement", sparsity=0.5, schedule=schedule))
     elif kind == "masked":
         plan = gracile.prune.plan(model, data, sparsity=0.5, round_to=1)
         model = gracile.mask(model, plan)
@@ -54,8 +58,12 @@ def train(kind: str, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     done = fit(model, batches, loss=loss, optimizer=optimizer, epochs=2, run=run, accelerator=accelerator)
     found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if run is not None:
-        found |= {f"map.{i}": m.detach() for i, m in enumerate(run.parts[0]._adapters._maps.values())}
-        run.finalize()
+        if kind != "learned":
+            found |= {f"map.{i}": m.detach() for i, m in enumerate(run.parts[0]._adapters._maps.values())}
+        cut = run.finalize()
+        if kind == "learned":
+            found = {name: tensor.clone() for name, tensor in gracile.apply(model, cut).state_dict().items()}
+            assert found["body.weight"].shape == (4, 4)
     if plan is not None:
         outputs = model.eval()(data)
         plain = gracile.prune.unmask(model)
@@ -66,7 +74,7 @@ def train(kind: str, accelerator: accelerate.Accelerator) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     accelerator = accelerate.Accelerator(cpu=True)
-    found = {kind: train(kind, accelerator) for kind in ("plain", "list", "loader", "masked")}
+    found = {kind: train(kind, accelerator) for kind in ("plain", "list", "loader", "masked", "learned")}
     torch.save(found, folder / f"{accelerator.process_index}.pt")
     accelerator.end_training()
 

@@ -45,7 +45,7 @@ def ranks(tmp_path_factory):
 
 
 # The loader has eight batches of up to three, the list seven: each process sees four, or three.
-@pytest.mark.parametrize(("kind", "steps"), [("loader", 8), ("list", 6), ("masked", 6), ("plain", 6)])
+@pytest.mark.parametrize(("kind", "steps"), [("loader", 8), ("list", 6), ("masked", 6), ("learned", 6), ("plain", 6)])
 def test_both_processes_end_with_equal_weights(ranks, kind, steps):
     one, two = (rank[kind] for rank in ranks)
     assert one["steps"] == two["steps"] == steps

@@ -7,6 +7,7 @@ in the end goes together (``groups.py``).  Whatever has no rule is frozen, with 
 
 from gracile.channels.axes import axis_components
 from gracile.channels.engine import channel_groups, known_operators
+from gracile.channels.fields import Value
 from gracile.channels.groups import ChannelGroup, ChannelGroups, Member
 from gracile.channels.resize import Demand, Difference, after_cutting, demands, fitting, kept_groups, same_program
 from gracile.channels.ties import Grouped, Heads
@@ -21,6 +22,7 @@ __all__ = [
     "Heads",
     "Member",
     "NormSite",
+    "Value",
     "after_cutting",
     "axis_components",
     "channel_groups",

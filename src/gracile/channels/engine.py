@@ -19,7 +19,7 @@ from gracile.channels import (
 from gracile.channels.fields import Value, freeze_all
 from gracile.channels.groups import ChannelGroups, collect
 from gracile.channels.ties import FROZEN, Grouped, Heads, Labels, Ties
-from gracile.channels.walk import NoRuleError, Result, Rule, Walk, arguments, mutated, operator, place, silent
+from gracile.channels.walk import NoRuleError, Result, Rule, Walk, arguments, needed, operator, place, silent
 from gracile.errors import InputError
 from gracile.graph import Graph, Node, Ref, Spec
 
@@ -88,8 +88,13 @@ def _find(graph: Graph, heads: Heads, grouped: Grouped) -> ChannelGroups:
 
 
 def _walked(walk: Walk) -> Walk:
+    used = needed(walk.graph)
     for node in walk.graph.nodes.values():
-        walk.values[node.name] = _evaluated(walk, node)
+        # What nothing uses forbids nothing, as the mean of attention weights that are thrown away.
+        walk.ties.listening = node.name in used
+        result = walk.values[node.name] = _evaluated(walk, node)
+        walk.note_memory(node, result)
+    walk.ties.listening = True
     for value in pytree.tree_leaves(_outputs(walk), is_leaf=lambda item: isinstance(item, Value)):
         if isinstance(value, Value):
             freeze_all(value, "the model returns it", walk.ties)
@@ -155,7 +160,6 @@ def _evaluated(walk: Walk, node: Node) -> Result:
     if not _fits(result, node.output):
         return _given_up(walk, node, f"{place(node)}: its rule gave another shape")
     _note_joints(walk, result)
-    _note_mutation(walk, node, result)
     return result
 
 
@@ -175,9 +179,7 @@ def _fits(result: Result, output: Any) -> bool:
 def _given_up(walk: Walk, node: Node, reason: str) -> Result:
     for value in walk.operands(node):
         freeze_all(value, reason, walk.ties)
-    result = silent(node)
-    _note_mutation(walk, node, result)
-    return result
+    return silent(node)
 
 
 def _note_joints(walk: Walk, result: Result) -> None:
@@ -185,10 +187,3 @@ def _note_joints(walk: Walk, result: Result) -> None:
         for field in value.fields if isinstance(value, Value) else ():
             if len(field.axes) > 1:
                 walk.ties.joint(field.compact)
-
-
-def _note_mutation(walk: Walk, node: Node, result: Result) -> None:
-    """What reads the argument of an in-place operator afterwards reads the result."""
-    written = mutated(node)
-    if written is not None and isinstance(result, Value):
-        walk.values[written.name] = result

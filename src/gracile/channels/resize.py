@@ -11,9 +11,9 @@ import numpy.typing as npt
 from torch.utils import _pytree as pytree
 
 from gracile.channels.engine import channel_groups, modes_of
-from gracile.channels.fields import Value
+from gracile.channels.fields import Field, Value
 from gracile.channels.groups import Axis, ChannelGroups
-from gracile.channels.walk import operator
+from gracile.channels.walk import needed, operator
 from gracile.errors import PlanError
 from gracile.graph import Graph, Node, Ref, Spec
 
@@ -127,6 +127,9 @@ def _literals(node: Node, before: Graph, after: Mapping[str, Node], groups: Chan
             | "new_zeros"
             | "new_ones"
             | "new_full"
+            | "empty"
+            | "new_empty"
+            | "broadcast_to"
         ):
             return _sizes(node, old)
         case "as_strided":
@@ -137,12 +140,17 @@ def _literals(node: Node, before: Graph, after: Mapping[str, Node], groups: Chan
             return _with(node, 1, [spec.shape[node.args[2] if len(node.args) > 2 else 0] for spec in node.output])
         case "split":
             return _with(node, 1, node.output[0].shape[node.args[2] if len(node.args) > 2 else 0])
+        case "tensor_split" if isinstance(node.args[1], list | tuple):
+            sizes = [spec.shape[node.args[2] if len(node.args) > 2 else 0] for spec in node.output]
+            return _with(node, 1, np.cumsum(sizes)[:-1].tolist())
         case "slice":
             return _span(node, groups, stays)
+        case "narrow":
+            return _narrowed(node, groups, stays)
         case "layer_norm" | "rms_norm":
             data = after[node.args[0].name].output
             return _with(node, 1, list(data.shape[-len(node.args[1]) :]))
-        case "group_norm":
+        case "group_norm" | "channel_shuffle":
             return _with(node, 1, _groups_left(node, 1, groups, stays))
         case name if name.startswith("conv") and len(node.args) > 6 and isinstance(node.args[6], int):
             return _with(node, 6, _groups_left(node, 6, groups, stays))
@@ -155,9 +163,11 @@ def _with(node: Node, index: int, literal: Any) -> Node:
 
 def _groups_left(node: Node, index: int, groups: ChannelGroups, stays: Stays) -> int:
     count: int = node.args[index]
-    channels = groups.values[node.args[0].name if operator(node) == "group_norm" else node.args[1].name]
+    # A weight is the second argument, and has the groups one after the other along its first axis.
+    place, axis = (1, 0) if operator(node).startswith("conv") else (0, 1)
+    channels = groups.values[node.args[place].name]
     assert isinstance(channels, Value)
-    field = channels.on(1 if operator(node) == "group_norm" else 0)
+    field = channels.on(axis)
     if field is None or count == 1:
         return count
     return kept_groups(count, stays[field.labels].ravel())
@@ -191,7 +201,7 @@ def _span(node: Node, groups: ChannelGroups, stays: Stays) -> Node:
     field = source.on(dim % source.rank) if isinstance(source, Value) else None
     if field is None or field.axes != (dim % len(field.labels.shape),) or len(node.args) < 4:
         return node
-    left = np.concatenate([[0], np.cumsum(stays[field.labels.ravel()])])
+    left = _before(field, stays)
     size = field.labels.size
     args = list(node.args)
     for index in (2, 3):
@@ -199,6 +209,22 @@ def _span(node: Node, groups: ChannelGroups, stays: Stays) -> Node:
         if isinstance(bound, int) and abs(bound) <= size:
             args[index] = int(left[bound]) if bound >= 0 else int(left[bound % size] - left[-1])
     return replace(node, args=tuple(args))
+
+
+def _before(field: Field, stays: Stays) -> npt.NDArray[np.intp]:
+    """How much stays before each index of an axis, and of the whole."""
+    return np.concatenate([[0], np.cumsum(stays[field.labels.ravel()])])
+
+
+def _narrowed(node: Node, groups: ChannelGroups, stays: Stays) -> Node:
+    """Start and length, as `_span`."""
+    source = groups.values.get(node.args[0].name)
+    dim, start = node.args[1], node.args[2]
+    field = source.on(dim % source.rank) if isinstance(source, Value) else None
+    if field is None or field.axes != (dim % len(field.labels.shape),) or not isinstance(start, int):
+        return node
+    before = int(_before(field, stays)[start % field.labels.size])
+    return replace(node, args=(*node.args[:2], before, node.output.shape[dim]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,15 +281,18 @@ def same_program(expected: Graph, found: Graph) -> Difference | None:
 
     Module calls that run other operators are not compared: code may keep what it computed in an earlier call.
     """
-    other = _by_call(found)
+    # What nothing uses has no say.
+    used, other = needed(expected), _by_call(found)
     for call, nodes in _by_call(expected).items():
         pairs = list(zip(nodes, other.get(call, []), strict=False))
         if len(nodes) != len(other.get(call, [])) or any(left.op != right.op for left, right in pairs):
             continue
         for left, right in pairs:
+            if left.name not in used:
+                continue
             if left.output != right.output and _shapes(left.output) != _shapes(right.output):
                 return Difference(left.module, f"{left.op} gives {_shapes(right.output)}, not {_shapes(left.output)}")
-            if operator(left) == "slice" and _numbers(left) != _numbers(right):
+            if operator(left) in _WITH_NUMBERS and _numbers(left) != _numbers(right):
                 return Difference(left.module, f"{left.op} takes {_numbers(right)}, not {_numbers(left)}")
     return None
 
@@ -275,8 +304,13 @@ def _by_call(graph: Graph) -> dict[tuple[str, int], list[Node]]:
     return calls
 
 
+# Operators whose numbers no shape shows: where a slice begins, and what code computes from sizes, as a mean over them.
+_WITH_NUMBERS = {"slice", "add", "sub", "rsub", "mul", "div", "pow", "scaled_dot_product_attention"}
+
+
 def _numbers(node: Node) -> list[Any]:
-    return [item for item in node.args[1:] if isinstance(item, int)]
+    items = (*node.args, *node.kwargs.values()) if operator(node) != "slice" else node.args[1:]
+    return [item for item in items if isinstance(item, int | float)]
 
 
 def _shapes(output: Any) -> Any:

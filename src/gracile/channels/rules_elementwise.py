@@ -4,7 +4,7 @@
 
 import math
 
-from gracile.channels.fields import Field, Value, along, freeze_all
+from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all
 from gracile.channels.meeting import Zero, meet
 from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, placed, shape_of
 from gracile.graph import Node
@@ -24,6 +24,8 @@ def _elementwise(zero: Zero) -> Rule:
 def _power(walk: Walk, node: Node, arguments: Arguments) -> Result:
     exponent = arguments["exponent"]
     keeps = isinstance(exponent, int | float) and exponent > 0
+    if isinstance(exponent, int | float) and exponent < 0:
+        _keep_finite(walk, node)
     return meet(walk.operands(node), place(node), "first" if keeps else "never", walk.ties)
 
 
@@ -33,6 +35,35 @@ def _clamp(walk: Walk, node: Node, arguments: Arguments) -> Result:
     numbers = all(bound is None or isinstance(bound, int | float) for bound in (low, high))
     keeps = numbers and (low is None or low <= 0) and (high is None or high >= 0)
     return meet(walk.operands(node), place(node), "first" if keeps else "never", walk.ties)
+
+
+def _quotient(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    """Zero where the dividend is; nothing that the divisor alone makes infinite can be cut."""
+    result = meet(walk.operands(node), place(node), "first", walk.ties)
+    divisor = walk.value(arguments["other"])
+    for field in divisor.fields:
+        found = result.on(field.axes[0] + result.rank - divisor.rank)
+        if field.zero and not (found is not None and found.zero):
+            walk.ties.freeze(field.labels, f"infinite where it is zero in {place(node)}")
+    return result
+
+
+def _singular(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    """Functions that are infinite at zero."""
+    _keep_finite(walk, node)
+    return meet(walk.operands(node), place(node), "never", walk.ties)
+
+
+def _keep_finite(walk: Walk, node: Node) -> None:
+    for field in (field for value in walk.operands(node) for field in value.fields):
+        if field.zero:
+            walk.ties.freeze(field.labels, f"infinite where it is zero in {place(node)}")
+
+
+def _triangle(walk: Walk, node: Node, arguments: Arguments) -> Result:
+    """What stays of a matrix depends on where it stands."""
+    data = walk.value(arguments["self"])
+    return forbid_axes(data, (-1, -2), f"blanked by its place in {place(node)}", walk.ties)
 
 
 def _masked_fill(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -46,7 +77,7 @@ def _like(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 
 def _cast(walk: Walk, node: Node, arguments: Arguments) -> Result:
-    """Only the type of the second tensor counts, whatever its shape."""
+    """Of a second tensor only the type counts, whatever its shape."""
     return walk.value(arguments["self"])
 
 
@@ -90,12 +121,12 @@ def _prelu(walk: Walk, node: Node, arguments: Arguments) -> Result:
 _KEEP_ZERO = """
     abs alias asin asinh atan atanh clone contiguous detach dropout alpha_dropout feature_dropout elu erf expm1
     floor ceil round gelu hardswish leaky_relu lift_fresh lift_fresh_copy log1p mish native_dropout neg relu relu6
-    selu silu sign sin sinh softshrink softsign sqrt square tan tanh tanhshrink tril triu trunc to _to_copy
+    selu silu sign sin sinh softshrink softsign sqrt square tan tanh tanhshrink trunc
     fake_quantize_per_tensor_affine
     _conj resolve_conj resolve_neg nan_to_num celu positive view_as_real_copy requires_grad float half
 """
 _LOSE_ZERO = """
-    acos cos cosh exp exp2 erfc hardsigmoid log log2 log10 log_sigmoid logit reciprocal rsqrt sigmoid softplus
+    acos cos cosh exp exp2 erfc hardsigmoid log_sigmoid sigmoid softplus
     rsub atan2 fmod remainder floor_divide addcdiv lerp where threshold xlogy
     eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
     __and__ __or__ __xor__ isnan isinf isfinite
@@ -107,7 +138,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_LOSE_ZERO.split(), _elementwise("never")),
     **dict.fromkeys(_SAME_ZERO.split(), _elementwise("all")),
     "mul": _elementwise("any"),
-    "div": _elementwise("first"),
+    "div": _quotient,
+    **dict.fromkeys("log log2 log10 logit reciprocal rsqrt".split(), _singular),
+    **dict.fromkeys(("tril", "triu"), _triangle),
     "addcmul": _elementwise("never"),
     "pow": _power,
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), _clamp),
@@ -118,6 +151,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("copy", "fill", "zero", "index_put", "scatter", "scatter_add", "masked_scatter"), _written),
     "prelu": _prelu,
     "fake_quantize_per_channel_affine": _fake_quantize,
-    "type_as": _cast,
+    **dict.fromkeys(("to", "_to_copy", "type_as"), _cast),
     **dict.fromkeys(("_assert_tensor_metadata", "sym_size", "_assert_async", "_assert_scalar"), _nothing),
 }

@@ -5,8 +5,19 @@ from collections.abc import Iterable
 import numpy as np
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, single
-from gracile.channels.meeting import contract, meet
-from gracile.channels.walk import Arguments, NormSite, Result, Rule, Walk, operator, place, placed, shape_of
+from gracile.channels.meeting import Zero, contract, meet
+from gracile.channels.walk import (
+    Arguments,
+    NormSite,
+    NoRuleError,
+    Result,
+    Rule,
+    Walk,
+    operator,
+    place,
+    placed,
+    shape_of,
+)
 from gracile.graph import Node, Ref
 
 _PASSING = {
@@ -30,8 +41,14 @@ def _batch_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
     if arguments.get("training", arguments.get("use_input_stats")):
         fixed = [axis for axis in range(data.rank) if axis != 1]
         data = forbid_axes(data, fixed, f"normalised by {place(node)}", walk.ties)
+    return _scaled(walk, node, arguments, data)
+
+
+def _scaled(walk: Walk, node: Node, arguments: Arguments, data: Value) -> Value:
+    """Zero where the data and the bias are."""
     names = ("weight", "bias", "running_mean", "running_var")
-    return meet([data, *placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
+    zero: Zero = "first" if all(field.zero for field in walk.value(arguments.get("bias")).fields) else "never"
+    return meet([data, *placed(walk, arguments, names, data, 1)], place(node), zero, walk.ties)
 
 
 def _layer_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -80,8 +97,7 @@ def _group_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _instance_norm(walk: Walk, node: Node, arguments: Arguments) -> Result:
     data = walk.value(arguments["input"])
     data = forbid_axes(data, range(2, data.rank), f"normalised by {place(node)}", walk.ties)
-    names = ("weight", "bias", "running_mean", "running_var")
-    return meet([data, *placed(walk, arguments, names, data, 1)], place(node), "first", walk.ties)
+    return _scaled(walk, node, arguments, data)
 
 
 def _axes(arguments: Arguments, rank: int) -> list[int]:
@@ -107,10 +123,13 @@ def _over(walk: Walk, node: Node, data: Value, axes: list[int]) -> Result:
     data = forbid_axes(data, axes, f"reduced by {place(node)}", walk.ties)
     outputs = node.output if isinstance(node.output, tuple) else (node.output,)
     results = []
+    # The sum of exponentials of zeros is none.
+    keeps = operator(node) != "logsumexp"
     for spec in outputs:
         keepdim = len(spec.shape) == data.rank
         fields = [
-            Field(field.labels if keepdim else field.labels.squeeze(tuple(axes)), field.zero) for field in data.fields
+            Field(field.labels if keepdim else field.labels.squeeze(tuple(axes)), field.zero and keeps)
+            for field in data.fields
         ]
         results.append(Value(spec.shape, tuple(fields)))
     return tuple(results) if isinstance(node.output, tuple) else results[0]
@@ -121,13 +140,37 @@ def _is_statistic(walk: Walk, node: Node) -> bool:
     source = node.args[0]
     if not isinstance(source, Ref):
         return False
-    if operator(node) == "var":
-        return _ends_in_root(walk, node.name)
-    users = [walk.graph.nodes[name] for name in walk.graph.users[node.name] if name != "output"]
-    if users and all(operator(user) == "sub" and source.name in user.refs for user in users):
+    match operator(node):
+        case "var":
+            return _ends_in_root(walk, node.name)
+        case "std":
+            return _divides(walk, node.name)
+        case "var_mean" | "std_mean":
+            parts = {walk.graph.nodes[name].args[1]: name for name in walk.graph.users[node.name] if name != "output"}
+            ends = _ends_in_root if operator(node) == "var_mean" else _divides
+            return (0 not in parts or ends(walk, parts[0])) and (1 not in parts or _centres(walk, parts[1], source))
+    if _centres(walk, node.name, source):
         return True
     squared = walk.graph.nodes[_behind_casts(walk, source.name)]
     return _is_square(squared) and _ends_in_root(walk, node.name)
+
+
+def _centres(walk: Walk, name: str, source: Ref) -> bool:
+    """Whether a mean is only subtracted from what it was taken from."""
+    users = [walk.graph.nodes[user] for user in walk.graph.users[name] if user != "output"]
+    return bool(users) and all(operator(user) == "sub" and source.name in user.refs for user in users)
+
+
+def _divides(walk: Walk, name: str) -> bool:
+    """Whether a deviation is only divided by."""
+    users = walk.graph.users[name]
+    if not users or "output" in users:
+        return False
+    for user in (walk.graph.nodes[other] for other in users):
+        divisor = operator(user) == "reciprocal" or (operator(user) == "div" and user.args[1] == Ref(name))
+        if not divisor and (operator(user) not in _PASSING or not _divides(walk, user.name)):
+            return False
+    return True
 
 
 def _behind_casts(walk: Walk, name: str) -> str:
@@ -189,6 +232,8 @@ def _reduced(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _running(walk: Walk, node: Node, arguments: Arguments) -> Result:
     """softmax, cumsum, sort, topk...: the axis stays, and must be whole."""
     data = walk.value(arguments["self"])
+    if isinstance(arguments.get("prepend"), Ref) or isinstance(arguments.get("append"), Ref):
+        raise NoRuleError("it joins tensors")
     dim = arguments.get("dim", -1)
     data = forbid_axes(data, [-1 if dim is None else dim], f"all of it is needed by {place(node)}", walk.ties)
     if not isinstance(node.output, tuple):
@@ -207,7 +252,7 @@ def _glu(walk: Walk, node: Node, arguments: Arguments) -> Result:
     data = walk.value(arguments["self"])
     dim = arguments["dim"] % data.rank
     field = data.on(dim)
-    if field is not None and len(field.axes) > 1:
+    if field is not None and (len(field.axes) > 1 or data.shape[dim] == 2):
         data = forbid_axes(data, [dim], f"halved by {place(node)}", walk.ties)
     halves = []
     for start, stop in ((0, data.shape[dim] // 2), (data.shape[dim] // 2, data.shape[dim])):

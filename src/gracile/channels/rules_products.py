@@ -37,13 +37,17 @@ def _convolution(walk: Walk, node: Node, arguments: Arguments) -> Result:
     weight = forbid_axes(weight, range(-rank, 0), reason, walk.ties)
     shape = shape_of(node)
     inputs, outputs = (0, 1) if transposed else (1, 0)
+    channels = single(data, -rank - 1, place(node), walk.ties)
+    # What a removed channel adds must be zero, by what it is or by the weight.
+    adds = not (_vanishes(data, data.rank - rank - 1) or _vanishes(weight, inputs))
     if groups == 1:
-        channels = single(data, -rank - 1, place(node), walk.ties)
         walk.ties.tie(channels, single(weight, inputs, place(node), walk.ties))
-        labels = single(weight, outputs, place(node), walk.ties)
+        labels, zero = single(weight, outputs, place(node), walk.ties), _vanishes(weight, outputs)
+        if adds:
+            walk.ties.freeze(channels, f"{place(node)} over channels that do not vanish")
     else:
-        labels = _grouped(walk, node, data, weight, groups, transposed)
-    fields = [Field(along(labels, len(shape) - rank - 1, len(shape)), zero=True)] if labels.size > 1 else []
+        labels, zero = _grouped(walk, node, channels.reshape(groups, -1), weight, transposed, adds)
+    fields = [Field(along(labels, len(shape) - rank - 1, len(shape)), zero)] if labels.size > 1 else []
     bias = arguments["bias"]
     if not isinstance(bias, Ref):
         return Value(shape, tuple(fields))
@@ -53,31 +57,38 @@ def _convolution(walk: Walk, node: Node, arguments: Arguments) -> Result:
     return meet([Value(shape, tuple(fields)), Value(sizes, wide)], place(node), "all", walk.ties)
 
 
-def _grouped(walk: Walk, node: Node, data: Value, weight: Value, groups: int, transposed: bool) -> Labels:
-    """Tie the channels of a grouped convolution; returns its output labels.
+def _vanishes(value: Value, axis: int) -> bool:
+    field = value.on(axis)
+    return field is not None and field.zero
 
-    Either the same positions of every group are cut, or whole groups, which depthwise convolutions always are.
+
+def _grouped(
+    walk: Walk, node: Node, channels: Labels, weight: Value, transposed: bool, adds: bool
+) -> tuple[Labels, bool]:
+    """Tie the channels of a grouped convolution; returns its output labels, and whether they vanish.
+
+    Either the same positions of every group are cut, or whole groups, as always where a group has one channel.
     """
-    rank = weight.rank - 2
-    channels = single(data, -rank - 1, place(node), walk.ties).reshape(groups, -1)
-    first, second = (single(weight, axis, place(node), walk.ties) for axis in (0, 1))
-    ties, whole = walk.ties, walk.grouped == "group" or channels.shape[1] == 1
-    leading = first.reshape(groups, -1)
+    ties, op = walk.ties, place(node)
+    first, second = (single(weight, axis, op, ties) for axis in (0, 1))
+    leading = first.reshape(len(channels), -1)
+    outputs = second.size if transposed else leading.shape[1]
+    whole = walk.grouped == "group" or channels.shape[1] == 1 or outputs == 1
     ties.tie_along(leading, 1 if whole else 0)
     ties.tie_along(channels, 1 if whole else 0)
+    if whole:
+        ties.tie(channels[:, :1], leading[:, :1])
+        ties.freeze(second, f"{op} is cut in whole groups")
+        labels = leading[:, :1].repeat(second.size, 1).ravel() if transposed else first
+        return labels, _vanishes(weight, 0)
+    if adds:
+        ties.freeze(channels, f"{op} over channels that do not vanish")
     if transposed:
         # The weight is [inputs, outputs of one group, ...].
         ties.tie(channels, leading)
-        if not whole:
-            return second.reshape(1, -1).repeat(groups, 0).ravel()
-        ties.freeze(second, f"{place(node)} is cut in whole groups")
-        return leading[:, :1].repeat(second.size, 1).ravel()
-    if whole:
-        ties.tie(channels[:, :1], leading)
-        ties.freeze(second, f"{place(node)} is cut in whole groups")
-    else:
-        ties.tie(channels, second.reshape(1, -1))
-    return first
+        return second.reshape(1, -1).repeat(len(channels), 0).ravel(), _vanishes(weight, 1)
+    ties.tie(channels, second.reshape(1, -1))
+    return first, _vanishes(weight, 0)
 
 
 def _matmul(walk: Walk, node: Node, arguments: Arguments) -> Result:
@@ -104,9 +115,12 @@ def _add_product(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 def _einsum(walk: Walk, node: Node, arguments: Arguments) -> Result:
     equation: str = arguments["equation"].replace(" ", "")
-    if "->" not in equation:
-        raise NoRuleError("the equation has no arrow")
     values = [walk.value(ref) for ref in arguments["tensors"]]
+    if "->" not in equation:
+        # Then the letters that stand there once stay, in alphabetical order, behind the dots.
+        letters = equation.replace("...", "").replace(",", "")
+        once = sorted(letter for letter in set(letters) if letters.count(letter) == 1)
+        equation += "->" + "..." * ("..." in equation) + "".join(once)
     left, result = equation.split("->")
     terms = left.split(",")
     dots = max(
@@ -136,6 +150,8 @@ def _attention(walk: Walk, node: Node, arguments: Arguments) -> Result:
     if isinstance(arguments["attn_mask"], Ref):
         scores = meet([scores, walk.value(arguments["attn_mask"])], op, "never", ties)
     scores = forbid_axes(scores, [-1], f"softmax in {op}", ties)
+    if arguments["is_causal"]:
+        scores = forbid_axes(scores, [-2], f"blanked by its place in {op}", ties)
     weights = Value(scores.shape, tuple(Field(field.labels) for field in scores.fields))
     return product([weights, value], [batch + "xz", batch + "zy"], batch + "xy", op, ties)
 

@@ -35,8 +35,10 @@ def _permute(walk: Walk, node: Node, arguments: Arguments) -> Result:
     match operator(node):
         case "permute":
             order = list(arguments["dims"])
-        case "t" | "numpy_T" | "mT":
+        case "t" | "numpy_T":
             order.reverse()
+        case "mT" | "mH" | "adjoint":
+            order[-2:] = order[:-3:-1]
         case "movedim":
             order = _moved_order(value.rank, arguments["source"], arguments["destination"])
         case _:
@@ -45,10 +47,11 @@ def _permute(walk: Walk, node: Node, arguments: Arguments) -> Result:
     return permuted(value, order)
 
 
-def _moved_order(rank: int, source: Sequence[int], destination: Sequence[int]) -> list[int]:
-    moved = [axis % rank for axis in source]
+def _moved_order(rank: int, source: int | Sequence[int], destination: int | Sequence[int]) -> list[int]:
+    start, end = ([axes] if isinstance(axes, int) else axes for axes in (source, destination))
+    moved = [axis % rank for axis in start]
     order = [axis for axis in range(rank) if axis not in moved]
-    for target, axis in sorted(zip((axis % rank for axis in destination), moved, strict=True)):
+    for target, axis in sorted(zip((axis % rank for axis in end), moved, strict=True)):
         order.insert(target, axis)
     return order
 
@@ -139,7 +142,11 @@ def _narrow(walk: Walk, node: Node, arguments: Arguments) -> Result:
 def _split(walk: Walk, node: Node, arguments: Arguments) -> Result:
     value, dim = walk.value(arguments["self"]), arguments["dim"]
     dim %= value.rank
-    stops = np.cumsum([spec.shape[dim] for spec in node.output]).tolist()
+    sizes = [spec.shape[dim] for spec in node.output]
+    by_number = operator(node) != "split_with_sizes" and not isinstance(node.args[1], list | tuple)
+    if by_number and len(set(sizes)) > 1:
+        value = forbid_axes(value, [dim], f"its parts differ in {place(node)}", walk.ties)
+    stops = np.cumsum(sizes).tolist()
     return _parts(walk, node, value, dim, list(zip([0, *stops[:-1]], stops, strict=True)))
 
 
@@ -290,7 +297,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         "view reshape _unsafe_view flatten unflatten view_as reshape_as squeeze unsqueeze ravel".split(), _reshape
     ),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "t", "numpy_T", "movedim"), _permute),
+    **dict.fromkeys("permute transpose swapaxes swapdims t numpy_T movedim mT mH adjoint".split(), _permute),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _repeat_interleave,

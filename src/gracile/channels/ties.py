@@ -60,6 +60,8 @@ class Ties:
 
     def __init__(self) -> None:
         self.count = 1
+        # Whether constraints count.  Not while values are computed that nothing uses.
+        self.listening = True
         self._virtual = 1
         self._left: list[Labels] = []
         self._right: list[Labels] = []
@@ -83,7 +85,7 @@ class Ties:
 
     def tie(self, left: Labels, right: Labels) -> None:
         """Remove ``left`` and ``right`` together, index by index; shapes broadcast."""
-        if left is right:
+        if left is right or not self.listening:
             return
         both = np.broadcast_arrays(left, right)
         different = both[0] != both[1]
@@ -96,16 +98,19 @@ class Ties:
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Never remove ``labels``."""
-        self._frozen.append((labels[labels != FROZEN], reason))
+        if self.listening:
+            self._frozen.append((labels[labels != FROZEN], reason))
 
     def joint(self, labels: Labels, contracted: int | None = None, reduced: bool = False) -> None:
         """Keep ``labels`` rectangular."""
-        key = (labels.shape, labels.tobytes(), contracted, reduced)
-        self._joints.setdefault(key, Joint(labels, contracted, reduced))
+        if self.listening:
+            key = (labels.shape, labels.tobytes(), contracted, reduced)
+            self._joints.setdefault(key, Joint(labels, contracted, reduced))
 
     def marginal(self, joint: Labels, axes: tuple[int, ...], labels: Labels, reason: str) -> None:
         """Remove each of ``labels`` exactly when all of ``joint`` that it spans is removed."""
-        self._marginals.append(Marginal(joint, axes, labels, reason))
+        if self.listening:
+            self._marginals.append(Marginal(joint, axes, labels, reason))
 
     def settle(self, heads: Heads, grouped: Grouped) -> Components:
         """Decide along which axis each joint array may be cut; returns the components that follow.

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.channels.fields import Field, Value, along
 from gracile.channels.ties import Grouped, Labels, Ties
-from gracile.graph import Graph, Node, Ref, Spec, bare_name
+from gracile.graph import Graph, Node, Ref, Spec, bare_name, refs_in
 
 Arguments: TypeAlias = Mapping[str, Any]
 # What a node evaluates to; None for anything but tensors.
@@ -40,6 +40,8 @@ class Walk:
         self.grouped = grouped
         self.values: dict[str, Result] = {}
         self.norms: list[NormSite] = []
+        # Node -> the first node that holds the same memory, for views and what works in place.
+        self._memory: dict[str, str] = {}
         self._tensors = tensors
 
     def value(self, ref: Any) -> Value:
@@ -65,6 +67,23 @@ class Walk:
             for value in (item if isinstance(item, tuple) else (item,))
             if isinstance(value, Value)
         ]
+
+    def note_memory(self, node: Node, result: Result) -> None:
+        """Follow views; where an operator works in place, what reads its argument afterwards reads the result.
+
+        All that lies in the same memory is no longer zero, either, where the result is not.
+        """
+        written = mutated(node)
+        if node.refs and (written is not None or _may_be_view(node)):
+            self._memory[node.name] = self._memory.get(node.refs[0], node.refs[0])
+        if written is None or not isinstance(result, Value):
+            return
+        self.values[written.name] = result
+        if result.fields and all(field.zero for field in result.fields):
+            return
+        memory = self._memory[node.name]
+        for name in (memory, *(other for other, root in self._memory.items() if root == memory)):
+            self.values[name] = _not_zero(self.values.get(name))
 
     def constant(self, value: Value, axes: Iterable[int]) -> Value:
         """``value`` with new labels along ``axes``, along which its elements are equal: any of them can go."""
@@ -125,6 +144,15 @@ def placed(walk: Walk, arguments: Arguments, names: Iterable[str], data: Value, 
     return values
 
 
+def _not_zero(value: Result) -> Result:
+    """The same labels, of elements that need not be zero where these are removed."""
+    if isinstance(value, tuple):
+        return tuple(map(_not_zero, value))
+    return (
+        Value(value.shape, tuple(Field(field.labels) for field in value.fields)) if isinstance(value, Value) else value
+    )
+
+
 def silent(node: Node) -> Result:
     """A node's outputs with nothing known about their axes."""
     return pytree.tree_map(
@@ -132,6 +160,27 @@ def silent(node: Node) -> Result:
         node.output,
         is_leaf=lambda item: isinstance(item, Spec),
     )
+
+
+# Operators that may return their argument though their schema does not say so.
+_PASSING = {"dropout", "feature_dropout", "alpha_dropout", "getitem", "split", "split_with_sizes", "chunk", "unbind"}
+
+
+def _may_be_view(node: Node) -> bool:
+    target = getattr(node.target, "target", node.target)
+    if operator(node) in _PASSING or not isinstance(target, torch._ops.OpOverload):
+        return operator(node) in _PASSING
+    return any(value.alias_info is not None for value in target._schema.returns)
+
+
+def needed(graph: Graph) -> frozenset[str]:
+    """The nodes that the program's result, or what it writes in place, depends on."""
+    found = {ref.name for ref in refs_in(graph.result)}
+    for node in reversed(tuple(graph.nodes.values())):
+        if node.name in found or (node.kind == "call" and mutated(node) is not None):
+            found.add(node.name)
+            found.update(node.refs)
+    return frozenset(found)
 
 
 def mutated(node: Node) -> Ref | None:

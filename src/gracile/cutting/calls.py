@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gracile.graph import eval_mode
 from gracile.inputs import Inputs
+from gracile.wide import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ def recorded(model: nn.Module, inputs: Inputs) -> Calls:
         paths[module].append(path)
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        args, kwargs = whole((args, kwargs))
         plain = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs and isinstance(output, Tensor)
         for path in paths[module]:
             calls[path].append(Call(args, kwargs, plain))

@@ -2,24 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch import nn
 
-from gracile.attributes import knows
-from gracile.channels import ChannelGroups, Demand, Difference, after_cutting, demands, same_program
+from gracile.attributes import knows, sizes_without_tensors
+from gracile.channels import ChannelGroups, Demand, Difference, after_cutting, demands, operator, same_program
 from gracile.cutting.patches import Patch, Patches, attributes_read, fewest, patches_of, with_patches
 from gracile.cutting.programs import Programs
 from gracile.cutting.trials import Bench, Trial
 from gracile.errors import GracileError, PlanError
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, Spec, capture
 from gracile.oracle import EXACT
 from gracile.plan import Edit, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.surgery import swapped
+from gracile.wide import hollow
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def cut(
 
     Raises:
         InputError: a group or channel does not exist, or nothing would be left of an axis.
-        PlanError: the cut model does not run or is wrong, and no group can be blamed.
+        PlanError: the cut model does not run or is wrong, and no group alone is to blame.
     """
     left = {name: list(channels) for name, channels in removed.items()}
     dropped: dict[str, str] = {}
@@ -121,11 +123,35 @@ def cut(
         blamed, reason = climb.blamed(bench, trial, plan)
         stubborn = [name for name in blamed if left.get(name)]
         if not stubborn:
+            wrong = clock.timed("verify", partial(_wrong_alone, partial(_Climb, model, graph, groups), left, bench))
+            stubborn = list(wrong)
+        if not stubborn:
             raise PlanError(f"the cut model does not equal the zeroed original: {reason}")
         for name in stubborn:
             dropped[name] = reason
             del left[name]
     return Cut(Plan(), 0.0, dropped, (), clock.seconds)
+
+
+def _wrong_alone(
+    climbing: Callable[..., "_Climb"], removed: Mapping[str, Iterable[int]], bench: Bench
+) -> Iterator[str]:
+    """The groups that code does not follow even without the others, by halves: where no literal says whose fault it is.
+
+    A group whose cut is wrong although the code follows is none of them: that is a fault of ours, and must be seen.
+    """
+    climb = climbing(removed, _Clock())
+    plan, trial = climb.to_the_top(bench)
+    if bench.fits(trial):
+        return
+    if len(removed) == 1:
+        if not climb.followed(bench, trial, plan):
+            yield from removed
+        return
+    names = [name for name, channels in removed.items() if channels]
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        if half:
+            yield from _wrong_alone(climbing, {name: removed[name] for name in half}, bench)
 
 
 class _Climb:
@@ -145,7 +171,7 @@ class _Climb:
         self._demands = demands(graph, groups, self._kept, self._smaller)
         self._modules = dict(model.named_modules(remove_duplicate=False))
         slices: list[Edit] = [Slice(tensor=name, axis=axis, keep=keep) for (name, axis), keep in self._kept.items()]
-        attention = self._replacements()
+        attention = [*self._replacements(), *self._norms()]
         replaced = {edit.module for edit in attention if isinstance(edit, ReplaceModule)}
         # Modules whose own code wrote literals that must change, and which nobody looks after.
         self._open = {
@@ -246,12 +272,11 @@ class _Climb:
     @cached_property
     def _touched(self) -> set[str]:
         """Modules whose own code runs operators on what is cut, torch's own apart."""
-        paths = {
-            node.module
-            for node in self._graph.calls
-            if node.output != self._smaller.nodes[node.name].output and node.module in self._modules
-        }
-        return {path for path in (paths | self._open) - {""} if not knows(self._modules[path])}
+        nodes = self._graph.nodes.values()
+        cut = {node.name for node in nodes if node.output != self._smaller.nodes[node.name].output}
+        paths = {node.module for node in self._graph.calls if cut.intersection((node.name, *node.refs))}
+        paths = (paths | self._open) & self._modules.keys()
+        return {path for path in paths - {""} if not knows(self._modules[path])}
 
     def blamed(self, bench: Bench, trial: Trial, plan: Plan) -> tuple[list[str], str]:
         """The groups whose removal changes literals in the code that stopped the model, and what it said."""
@@ -279,6 +304,10 @@ class _Climb:
             "tensors plain with torch.nn.utils.parametrize.remove_parametrizations"
         )
 
+    def followed(self, bench: Bench, trial: Trial, plan: Plan) -> bool:
+        """Whether the model ran to its end as the program that it should be."""
+        return not trial.problem and self._difference(bench, plan) is None
+
     def _stopped(self, bench: Bench, trial: Trial, plan: Plan) -> tuple[str, str]:
         """The module where the model stopped or went wrong, and what it said."""
         if trial.problem:
@@ -289,7 +318,7 @@ class _Climb:
     def _difference(self, bench: Bench, plan: Plan) -> Difference | None:
         """Where the cut model's program is not what it should be."""
         try:
-            with swapped(bench.model, plan.edits) as model:
+            with swapped(bench.model, plan.edits) as model, hollow(model):
                 small = capture(model, bench.inputs, training=False)
         except GracileError:
             return None
@@ -304,8 +333,22 @@ class _Climb:
                 edits.append(ReplaceModule(module=path, by="multihead_attention"))
                 keep = self._kept.get((child(path, "out_proj.weight"), 1))
                 if keep is not None:
-                    edits.append(SetAttribute(module=path, name="num_heads", value=len(keep) // module.head_dim))
+                    heads = np.isin(np.arange(module.embed_dim), keep).reshape(module.num_heads, -1).any(1)
+                    edits.append(SetAttribute(module=path, name="num_heads", value=int(heads.sum())))
         return edits
+
+    def _norms(self) -> list[Edit]:
+        """The sizes that normalisations without tensors note, which no slice brings along."""
+        edits: dict[tuple[str, str], Edit] = {}
+        for node in self._graph.calls:
+            smaller, module = self._smaller.nodes[node.name], self._modules.get(node.module)
+            if node.output == smaller.output or not isinstance(smaller.output, Spec) or module is None:
+                continue
+            sizes = sizes_without_tensors(module, operator(node), smaller.args, smaller.output.shape)
+            for name, value in sizes.items():
+                if getattr(module, name) != value:
+                    edits[node.module, name] = SetAttribute(module=node.module, name=name, value=value)
+        return list(edits.values())
 
 
 def _outwards(path: str) -> list[str]:

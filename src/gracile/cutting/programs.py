@@ -32,6 +32,7 @@ from gracile.program import (
     reference,
     tensor_named,
 )
+from gracile.wide import hollow
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ class Programs:
         self._calls = recorded(self._model, self._inputs)
         try:
             twice = self._inputs.repeated(2)
-            self._wide = recorded(self._model, twice), capture(self._model, twice, training=False)
+            calls = recorded(self._model, twice)
+            with hollow(self._model):
+                self._wide = calls, capture(self._model, twice, training=False)
         except Exception as error:
             # The user's code, with a batch that it may not take.
             log.info("the model does not take twice the batch: %s", error)
@@ -126,7 +129,8 @@ class Programs:
         if len(self._calls[path]) != 1:
             raise PlanError("it is not called once")
         call = self._calls[path][0]
-        alone = capture(self._model.get_submodule(path), call.inputs, training=False)
+        with hollow(self._model):
+            alone = capture(self._model.get_submodule(path), call.inputs, training=False)
         leaves = _leaves(path, alone, self._calls)
         items = items_of(list(alone.calls), "", leaves)
         whole = alike(items, self._graph, path, leaves)
@@ -152,7 +156,8 @@ class Programs:
         module = self._model.get_submodule(path)
         if type(module) in self._steady:
             return None
-        graph = capture_training(module, call.inputs)
+        with hollow(self._model):
+            graph = capture_training(module, call.inputs)
         found = None if graph is None else alike(items, graph, "", leaves)
         pairs = () if found is None else zip(items, found, strict=True)
         if found is not None and all(left.node.args == right.node.args for left, right in pairs):

@@ -17,6 +17,7 @@ from gracile.graph import Graph, capture, eval_mode
 from gracile.oracle import EXACT, in_double, largest, largest_difference, oracle, outputs_of, tolerance_of
 from gracile.plan import Edit, Plan
 from gracile.surgery import swapped
+from gracile.wide import hollow
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,11 @@ class Bench:
     """A model, its inputs, and what it must return once cut."""
 
     def __init__(self, model: nn.Module, graph: Graph, *, double: bool = True) -> None:
-        """With ``double`` on a copy in float64 where the model runs in it; else on the model itself, as it is."""
-        self.model, self.inputs = in_double(model, graph.example) if double else (model, graph.example)
+        """With ``double`` on a copy in float64 where the model runs in it; else on the model itself, as it is.
+
+        The copy shares the memory of ``model``'s large tensors.
+        """
+        self.model, self.inputs = in_double(model, graph.example, shared=True) if double else (model, graph.example)
         self._graph = graph
         self._expected: list[torch.Tensor] = []
         self.tolerance = EXACT
@@ -49,7 +53,8 @@ class Bench:
             expected = oracle(self.model, self._graph, plan, self.inputs, groups=groups)
         except RuntimeError:
             # The program was captured in another precision, and has constants of it.
-            wide = capture(self.model, self.inputs)
+            with hollow(self.model):
+                wide = capture(self.model, self.inputs)
             expected = oracle(self.model, wide, plan)
         self._expected = outputs_of(expected)
         self.tolerance = tolerance_of(self._graph, self._expected)

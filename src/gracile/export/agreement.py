@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gracile.errors import ExportError
+from gracile.export.encoding import SIGN
 from gracile.export.runtime import feeds, session
 from gracile.export.written import Written
 from gracile.extras import extra
@@ -76,13 +77,15 @@ def _refusal(row: OperatorSteps) -> str:
 
 def _row(simulation: Simulation, path: str, value: str, wanted: Tensor, found: Any) -> OperatorSteps:
     gap = (torch.from_numpy(found.astype("int32")) - wanted).abs()
-    bits = simulation.named_quantizers()[path.removeprefix(f"{QUANTIZERS}.")].spec.bits
+    spec = simulation.named_quantizers()[path.removeprefix(f"{QUANTIZERS}.")].spec
+    # The two signs are one step apart.
+    gap = gap // (2 * SIGN) if spec.binary else gap
     return OperatorSteps(
         quantizer=path.removeprefix(f"{QUANTIZERS}."),
         value=value,
         largest=int(gap.max()) if gap.numel() else 0,
         mean=float(gap.double().mean()) if gap.numel() else 0.0,
-        allowed=1 << max(0, bits - 13),
+        allowed=1 << max(0, spec.bits - 13),
     )
 
 
@@ -102,7 +105,8 @@ def _watched(simulation: Simulation, found: dict[str, list[Tensor]]) -> Iterator
 
         def keep(module: Any, _: Any, output: Tensor, path: str = f"{QUANTIZERS}.{name}") -> None:
             if module.enabled:
-                found[path].append(quantize(output, module.scale, module.zero_point, module.spec).cpu())
+                integers = quantize(output, module.scale, module.zero_point, module.spec).cpu()
+                found[path].append(integers * SIGN if module.spec.binary else integers)
 
         handles.append(quantizer.register_forward_hook(keep))
     try:

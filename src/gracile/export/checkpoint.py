@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from gracile.errors import FileError, InputError, PlanError
 from gracile.inputs import require_module, require_path
 from gracile.plan import Plan, Slice
+from gracile.prune.gates import gates_of
+from gracile.quant.trained import TrainedQuantizer
+from gracile.quant.training import QuantizedTraining, QuantizedTrainingPart, training_of
 from gracile.quantizer import Quantizer
 from gracile.report import Report
+from gracile.simulation import Simulation
 from gracile.surgery import applied_plan, apply
 
 PLAN, WEIGHTS, REPORT = "plan.json", "model.safetensors", "report.json"
@@ -28,6 +33,8 @@ PAGE = "report.html"
 _ALIASES = "gracile.aliases"
 # The quantizers that are off, as JSON; files without it have none.
 _OFF = "gracile.quantizers_off"
+# Of a simulation in the midst of its training, the fields of its QuantizedTraining, as JSON.
+_TRAINING = "gracile.quantized_training"
 
 
 def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> Path:
@@ -35,12 +42,15 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
 
     Args:
         folder: made where it is missing; replaced where it holds an earlier save and nothing else.
-        model: a model that `gracile.apply` or `gracile.compress` returned.
+        model: a model that `gracile.apply` or `gracile.compress` returned.  A simulation in the midst of
+            `gracile.quant.QuantizedTraining` is loaded as such: prepare the same spec for it to go on.
 
     Raises:
+        InputError: masks are on the model, or quantizers in training of another kind.
         FileError: the folder holds other files, or cannot be written.
     """
     folder = _folder(folder).absolute()
+    _require_savable(model)
     require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +107,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
         loaded = apply(copy.deepcopy(model), plan, inplace=True, values=None if sliced else values)
     except PlanError as error:
         raise FileError(f"{folder / PLAN} does not fit this {type(model).__name__}: {error}") from error
+    _train_on(loaded, training_in(metadata, folder / WEIGHTS), folder / WEIGHTS)
     _fill(loaded, values, folder / WEIGHTS)
     _switch_off(loaded, quantizers_off(metadata, folder / WEIGHTS), folder / WEIGHTS)
     return loaded
@@ -113,13 +124,33 @@ def _write(folder: Path, model: nn.Module, report: Report | None) -> None:
     (folder / PLAN).write_text(applied_plan(model).to_json(), encoding="utf-8")
     tensors, aliases = _untied(model)
     off = [name for name, module in model.named_modules() if isinstance(module, Quantizer) and not module.enabled]
-    save_file(tensors, folder / WEIGHTS, metadata={_ALIASES: json.dumps(aliases), _OFF: json.dumps(off)})
+    metadata = {_ALIASES: json.dumps(aliases), _OFF: json.dumps(off)}
+    training = training_of(model) if isinstance(model, Simulation) else None
+    if training is not None:
+        metadata[_TRAINING] = json.dumps(asdict(training))
+    save_file(tensors, folder / WEIGHTS, metadata=metadata)
     if report is not None:
         (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
     for file in folder.iterdir():
         # safetensors and mkdtemp leave owner-only modes.
         file.chmod(0o666 & ~_umask())
     folder.chmod(0o777 & ~_umask())
+
+
+def _require_savable(model: nn.Module) -> None:
+    """Raises InputError where a folder could not hold what a run has put on the model."""
+    require_module(model)
+    if masked := sorted(gates_of(model)):
+        raise InputError(
+            f"{masked[0]} is masked, and a folder holds plain parameters; finalize the run that prunes it, or make the "
+            "masks zeros with gracile.prune.unmask, and save then"
+        )
+    trained = [name for name, item in model.named_modules() if isinstance(item, TrainedQuantizer)]
+    if trained and not (isinstance(model, Simulation) and training_of(model)):
+        raise InputError(
+            f"{trained[0]} is in training, though by no gracile.quant.QuantizedTraining; finish the training first (of "
+            "AIMET's QuantizationSimModel take save_checkpoint)"
+        )
 
 
 def _umask() -> int:
@@ -182,6 +213,32 @@ def quantizers_off(metadata: Mapping[str, str], file: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FileError(f"{file} cannot be read: its metadata {_OFF!r} is no list of quantizers")
     return tuple(names)
+
+
+def training_in(metadata: Mapping[str, str], file: Path) -> QuantizedTraining | None:
+    """What the metadata of a file says of a training under way; None where there is none.
+
+    Raises:
+        FileError: it says no such thing.
+    """
+    if _TRAINING not in metadata:
+        return None
+    try:
+        return QuantizedTraining(**json.loads(metadata[_TRAINING]))
+    except (ValueError, TypeError, InputError) as error:
+        raise FileError(f"{file} cannot be read: its metadata {_TRAINING!r} is no training: {error}") from error
+
+
+def _train_on(model: nn.Module, training: QuantizedTraining | None, file: Path) -> None:
+    """Put the model's quantizers in training, so that they take what was learned."""
+    if training is None:
+        return
+    if not isinstance(model, Simulation):
+        raise FileError(f"{file} is of a simulation in training, and {PLAN} makes a {type(model).__name__}")
+    try:
+        QuantizedTrainingPart(model, training)
+    except InputError as error:
+        raise FileError(f"{file} does not fit this {type(model).__name__}: {error}") from error
 
 
 def _switch_off(model: nn.Module, names: Iterable[str], file: Path) -> None:

@@ -9,6 +9,10 @@ from torch import Tensor
 from gracile.maths.fake_quant import dequantize, quantize
 from gracile.maths.quant_spec import PerBlock, PerChannel, QuantSpec
 
+# A binary activation's signs are the integers -64 and 64 of an int8, with a scale that is so much smaller: biases are
+# integers in steps of input's scale times weight's, and in steps of a weight's own scale they would lose their values.
+SIGN = 64
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encoding:
@@ -38,7 +42,7 @@ class Encoding:
 
     def fills(self, bits: int) -> bool:
         """Whether the levels are all that a type of so many bits holds, so that the type itself clips."""
-        return self.spec.qmax - self.spec.qmin == (1 << bits) - 1
+        return not self.spec.binary and self.spec.qmax - self.spec.qmin == (1 << bits) - 1
 
     def integers(self, tensor: Tensor) -> Tensor:
         """The integers of ``tensor``, as int32: those of what the simulation makes of it."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gracile.errors import FileError, InputError
 from gracile.export.onnx import write
+from gracile.export.simulations import require_trained
 from gracile.maths.quant_spec import PerBlock, PerTensor, QuantSpec
 from gracile.quantizer import Quantizer
 from gracile.simulation import Simulation
@@ -30,10 +31,11 @@ def to_encodings(simulation: Simulation, path: str | Path, *, version: Version =
         version: of the format; "0.6.1" has no blocks.
 
     Raises:
-        InputError: an unknown version, no simulation, or a quantizer without a range.
+        InputError: an unknown version, no simulation, or a quantizer that is in training, binary or without a range.
         FileError: the file cannot be written.
     """
     _require(simulation)
+    require_trained(simulation)
     if version not in ("0.6.1", "1.0.0"):
         raise InputError(f"version is {version!r}; it is '1.0.0' or '0.6.1'")
     entries: dict[str, dict[str, Any]] = {"activation_encodings": {}, "param_encodings": {}}
@@ -42,6 +44,11 @@ def to_encodings(simulation: Simulation, path: str | Path, *, version: Version =
             continue
         if not bool(torch.isfinite(quantizer.scale).all()):
             raise InputError(f"the quantizer {name} has no range; calibrate the simulation first")
+        if quantizer.spec.binary:
+            raise InputError(
+                f"the quantizer {name} is binary, and AIMET's encodings have no levels without a zero between; write "
+                "an ONNX file with gracile.export.to_onnx"
+            )
         if version == "0.6.1" and isinstance(quantizer.spec.granularity, PerBlock):
             raise InputError(f"the quantizer {name} has blocks, which version 0.6.1 does not know; give '1.0.0'")
         kind = "param_encodings" if quantizer.role == "weight" else "activation_encodings"

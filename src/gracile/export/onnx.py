@@ -20,6 +20,7 @@ from gracile.export.pooling import pool_globally
 from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
 from gracile.export.simulations import encodings_of, input_names
+from gracile.export.sums import keep_sums_apart
 from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program
@@ -161,6 +162,7 @@ def written_model(
     rename_inputs(proto, input_names(model, inputs))
     pairs = Pairs(proto, encodings.by_place)
     pairs.place()
+    keep_sums_apart(proto)
     names = tuple((encodings.paths[place], integers) for place, integers in pairs.activations)
     return Written(proto=proto, activations=names, notes=tuple(pairs.notes))
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gracile.export.encoding import Encoding
+from gracile.export.encoding import SIGN, Encoding
 from gracile.export.marks import DOMAIN, OPERATOR
 from gracile.export.onnx_graph import GraphEditor
 
@@ -64,7 +64,7 @@ class Pairs:
     def _activation(self, source: str, target: str, encoding: Encoding) -> str:
         """A pair behind ``source``; returns the name of the integers.
 
-        Clipped before, where the levels are fewer than the type holds.
+        Clipped before, where the levels are fewer than the type holds; where they are -1 and 1, signs are taken.
         """
         graph, bits = self._graph, encoding.stored_bits(weight=False)
         before = stem = source
@@ -72,7 +72,14 @@ class Pairs:
             ends = encoding.real(torch.tensor([encoding.spec.qmin, encoding.spec.qmax]))
             names = [graph.constant(f"{stem}_{end}", value.float().numpy())
                      for end, value in zip(("low", "high"), ends, strict=True)]  # fmt: skip
-            before = graph.insert_after(source, "Clip", [source, *names], f"{stem}_clipped")
+            if encoding.spec.binary:
+                zero = graph.constant(f"{stem}_threshold", np.zeros((), np.float32))
+                up = graph.insert_after(source, "GreaterOrEqual", [source, zero], f"{stem}_up")
+                before = graph.insert_after(up, "Where", [up, names[1], names[0]], f"{stem}_signs")
+            else:
+                before = graph.insert_after(source, "Clip", [source, *names], f"{stem}_clipped")
+            if encoding.spec.binary:
+                encoding = replace(encoding, scale=encoding.scale / SIGN)
         scale, zero = self._parameters(stem, encoding, bits)
         axis = {} if encoding.axis is None else {"axis": encoding.axis}
         integers = graph.insert_after(before, "QuantizeLinear", [before, scale, zero], f"{stem}_q", **axis)

@@ -1,14 +1,15 @@
 """What a saved folder holds, read without a model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from gracile.errors import FileError
-from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan
+from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan, training_in
 from gracile.plan import Plan
+from gracile.quant.training import QuantizedTraining
 from gracile.report import Report
 from gracile.text import count, table
 
@@ -25,6 +26,8 @@ class Saved:
     report: Report | None
     # Quantizers that are off.
     off: tuple[str, ...] = ()
+    # What trains the quantizers, where the model was saved in the midst of it.
+    training: QuantizedTraining | None = None
 
     @property
     def elements(self) -> int:
@@ -44,6 +47,7 @@ class Saved:
             "plan": self.plan.model_dump(mode="json"),
             "tensors": {name: {"shape": list(shape), "dtype": kind} for name, (shape, kind) in self.tensors.items()},
             "quantizers_off": list(self.off),
+            "quantized_training": None if self.training is None else asdict(self.training),
             "report": None if self.report is None else self.report.model_dump(mode="json"),
         }
 
@@ -58,6 +62,7 @@ class Saved:
             edits if self.plan.edits else "the plan changes nothing",
             tensors,
             *([f"quantizers that are off: {', '.join(self.off)}"] if self.off else []),
+            *([f"saved in the midst of {self.training}"] if self.training is not None else []),
             f"there is no {REPORT}" if self.report is None else f"{REPORT}:\n{self.report}",
         ]
         return "\n\n".join(parts)
@@ -81,6 +86,7 @@ def inspect(folder: str | Path) -> Saved:
         tensors,
         Report.read(report) if report.exists() else None,
         quantizers_off(metadata, folder / WEIGHTS),
+        training_in(metadata, folder / WEIGHTS),
     )
 
 

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 from gracile.errors import InputError
 from gracile.export.encoding import Encoding
 from gracile.inputs import Inputs
+from gracile.quant.trained import TrainedQuantizer
 from gracile.simulation import QUANTIZERS, Simulation
 
 
@@ -16,8 +17,9 @@ def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
     """Path of each quantizer -> its Encoding; None where it is off.
 
     Raises:
-        InputError: a quantizer has no range yet, or the simulation is not in float32.
+        InputError: a quantizer has no range yet or is in training, or the simulation is not in float32.
     """
+    require_trained(simulation)
     types = {tensor.dtype for tensor in simulation.parameters() if tensor.is_floating_point()} - {torch.float32}
     if types:
         raise InputError(f"the simulation has parameters of {types.pop()}; ONNX's pairs take simulation.float()")
@@ -40,6 +42,16 @@ def encodings_of(simulation: Simulation) -> dict[str, Encoding | None]:
             else None
         )
     return found
+
+
+def require_trained(simulation: Simulation) -> None:
+    """Raises InputError where quantizers are in training: their scales are not those that they compute with."""
+    for name, quantizer in simulation.named_quantizers().items():
+        if isinstance(quantizer, TrainedQuantizer):
+            raise InputError(
+                f"the quantizer {name} is in training; finalize the run (run.finalize()) before the simulation is "
+                "exported, or take a copy, prepare the same recipe for it, and finalize that"
+            )
 
 
 def input_names(simulation: Simulation, inputs: Inputs) -> tuple[str, ...]:

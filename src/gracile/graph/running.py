@@ -28,11 +28,16 @@ class Run:
     """
 
     def __init__(
-        self, graph: Graph, model: nn.Module, inputs: Inputs, substitutes: Mapping[str, Substitute] | None = None
+        self,
+        graph: Graph,
+        model: nn.Module,
+        inputs: Inputs,
+        substitutes: Mapping[str, Substitute] | None = None,
+        values: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._graph = graph
         self._substitutes = substitutes or {}
-        self._tensors = tensors_of(model)
+        self._tensors = {**tensors_of(model), **(values or {})}
         self._given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
         self._remaining = {name: len(users) for name, users in graph.users.items()}
         self._values: dict[str, Any] = {}
@@ -100,16 +105,18 @@ def run(
     visitors: Mapping[str, Visitor] | None = None,
     *,
     substitutes: Mapping[str, Substitute] | None = None,
+    values: Mapping[str, Tensor] | None = None,
     partial: bool = False,
 ) -> Any:
     """Run the program, as `Run` says, and return what the model returns.
 
-    ``substitutes`` are called in place of the operators of the nodes that they are listed under.
+    ``substitutes`` are called in place of the operators of the nodes that they are listed under, and ``values`` stand
+    for the model's tensors of these names.
     With ``partial`` the run ends, and returns None, when every visitor has been called.
     """
     visitors = visitors or {}
     waiting = len(visitors)
-    steps = Run(graph, model, inputs, substitutes)
+    steps = Run(graph, model, inputs, substitutes, values)
     while steps.next is not None:
         node, args, value = steps.step()
         if node.kind == "call" and node.name in visitors:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gracile.cost import Metric
+from gracile.cost import METRICS, Metric
 from gracile.graph import Graph
 from gracile.lowrank.layers import Layer
 from gracile.lowrank.moments import Moments
@@ -60,22 +60,28 @@ class LowRank:
         residuals[-1] = 0.0
         return residuals
 
-    def decomposition(self, name: str) -> Decomposition:
-        if name not in self._decompositions:
-            self._decompositions[name] = self._decompose(name)
-        return self._decompositions[name]
+    def decomposition(self, name: str, rank: int = 0) -> Decomposition:
+        """The first terms of a layer's decomposition: at least ``rank``, and those that save something."""
+        found = self._decompositions.get(name)
+        if found is None or found.left.shape[1] < rank:
+            layer = self.layers[name]
+            saving = max(layer.break_even(metric) for metric in METRICS)
+            found = self._decompositions[name] = self._decompose(name, max(rank, saving))
+        return found
 
     def forget(self, name: str) -> None:
         """Drop the decomposition of a layer whose weight has changed."""
         self._decompositions.pop(name, None)
 
-    def _decompose(self, name: str) -> Decomposition:
+    def _decompose(self, name: str, terms: int) -> Decomposition:
         layer, module = self.layers[name], self._module(name)
         moments = self._moments.get(name)
         full = decompose(matrix(layer.scheme, module.weight), None if moments is None else moments.covariance)
-        # Kept at the weight's own precision, at least float32: a model's worth of float64 would be large.
+        # Kept at the weight's own precision, at least float32, and up to the rank that saves nothing: together they
+        # take no more memory than the weights.
         kept = torch.promote_types(module.weight.dtype, torch.float32)
-        return Decomposition(full.left.to(kept), full.right.to(kept), full.sigma)
+        left, right = (factor.to(kept, copy=True) for factor in full.truncated(terms))
+        return Decomposition(left, right, full.sigma)
 
     def _module(self, name: str) -> nn.Linear | nn.Conv2d:
         return self.model.get_submodule(name)  # type: ignore[return-value]
@@ -88,7 +94,7 @@ class LowRank:
                 otherwise such a layer gets a bias, too, so that it can be judged alone.
         """
         layer, module = self.layers[name], self._module(name)
-        left, right = self.decomposition(name).truncated(rank)
+        left, right = self.decomposition(name, rank).truncated(rank)
         weights = factor_weights(layer.scheme, layer.shape.weight, left, right)
         values = {child(name, f"{index}.weight"): weight for index, weight in enumerate(weights)}
         edits: list[Edit] = [Factorize(module=name, scheme=layer.scheme, rank=rank)]

@@ -37,9 +37,8 @@ def weights(values: Tensor, bits: int) -> Tensor:
     squashed = torch.tanh(values)
     # The largest is a part of the formula: its gradient flows too.
     largest = squashed.abs().max()
-    if float(largest.detach()) == 0:
-        return values
-    return 2 * quantize_unit(squashed / (2 * largest) + 0.5, bits) - 1
+    found = 2 * quantize_unit(squashed / (2 * torch.where(largest > 0, largest, 1)) + 0.5, bits) - 1
+    return torch.where(largest > 0, found, values)
 
 
 def activations(values: Tensor, bits: int) -> Tensor:

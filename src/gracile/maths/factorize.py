@@ -143,7 +143,8 @@ def decompose(target: Tensor, covariance: Tensor | None = None) -> Decomposition
     if covariance is None:
         u, sigma, vt = _svd(target)
         root = sigma.sqrt()
-        return Decomposition(u * root, root[:, None] * vt, sigma)
+        # In place, as matrices of float64 are large.
+        return Decomposition(u.mul_(root), vt.mul_(root[:, None]), sigma)
     values, vectors = torch.linalg.eigh(covariance.double())
     values = values.clamp_min(0)
     # An input that never varies gives no information: any damping then means the plain decomposition.
@@ -151,7 +152,7 @@ def decompose(target: Tensor, covariance: Tensor | None = None) -> Decomposition
     scale = damped.sqrt()
     u, sigma, vt = _svd(scale[:, None] * (vectors.T @ target))
     root = sigma.sqrt()
-    return Decomposition((vectors / scale) @ (u * root), root[:, None] * vt, sigma)
+    return Decomposition((vectors / scale) @ u.mul_(root), vt.mul_(root[:, None]), sigma)
 
 
 def _svd(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,9 +166,10 @@ def _svd(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return ut.T, sigma, v.T
     values, vectors = torch.linalg.eigh(target @ target.T)
     u, sigma = vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+    del vectors
     # Terms that vanish get zero rows; any scale would do, as their weight is nil.
     safe = torch.where(sigma > 1e-12 * sigma[0], sigma, torch.inf)
-    return u, sigma, (u.T @ target) / safe[:, None]
+    return u, sigma, (u.T @ target).div_(safe[:, None])
 
 
 def max_rank(scheme: Scheme, shape: LayerShape) -> int:

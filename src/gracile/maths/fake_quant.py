@@ -100,10 +100,12 @@ def to_range(scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> tuple[Tensor
 
 
 def quantize(values: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
-    """Integers (int32): clamp(round(values / scale) + zero_point, qmin, qmax), halves to even.
+    """Integers (int32): clamp(round(values / scale) + zero_point, qmin, qmax), halves to even; signs where binary.
 
     ``values / scale`` is computed as values times the float32 reciprocal of the scale, as torch does.
     """
+    if spec.binary:
+        return torch.where(values >= 0, 1, -1).int()
     scale, zero_point = _spread(values, scale, zero_point, spec)
     inverse = (1 / scale.float()).to(torch.promote_types(values.dtype, torch.float32))
     steps = torch.round(values.to(inverse.dtype) * inverse)
@@ -124,12 +126,17 @@ def fake_quantize(values: Tensor, scale: Tensor, zero_point: Tensor, spec: Quant
     """`dequantize` of `quantize`, in the dtype of ``values``; equal to torch.fake_quantize_per_*_affine bit for bit.
 
     The gradient passes straight through where the value lies within the levels, and is zero outside (Bengio et al.
-    2013, arXiv:1308.3432; Jacob et al. 2018).
+    2013, arXiv:1308.3432; Jacob et al. 2018).  Binary formats give the scale with the sign of the value, which torch
+    has no operator for.
 
     Args:
         scale: in the shape of `scale_shape`, float; the arithmetic takes its float32 value.
         zero_point: the same shape, int32.
     """
+    if spec.binary:
+        spread, _ = _spread(values, scale.float(), zero_point, spec)
+        signed: Tensor = _Signs.apply(values, spread)  # type: ignore[no-untyped-call]
+        return signed
     if isinstance(spec.granularity, PerBlock):
         fake: Tensor = _StraightThrough.apply(values, scale, zero_point, spec)  # type: ignore[no-untyped-call]
         return fake
@@ -156,6 +163,20 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None
+
+
+class _Signs(torch.autograd.Function):
+    """The scale or minus it; the gradient passes between the two."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(values.abs() <= scale)
+        return torch.where(values >= 0, scale, -scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None
 
 
 def _spread(values: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:

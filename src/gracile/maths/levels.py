@@ -17,5 +17,7 @@ def spread(shape: tuple[int, ...], scale: Tensor, zero_point: Tensor, spec: Quan
 
 def nearest(values: Tensor, scale: Tensor, zero_point: Tensor, spec: QuantSpec) -> Tensor:
     """The levels' reals nearest to ``values``, for scales and zero points as `spread` gives them."""
+    if spec.binary:
+        return torch.where(values >= 0, scale, -scale)
     steps = torch.round(values / scale) + zero_point
     return (steps.clamp(spec.qmin, spec.qmax) - zero_point) * scale

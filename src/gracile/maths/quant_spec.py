@@ -44,6 +44,9 @@ Granularity: TypeAlias = Annotated[PerTensor | PerChannel | PerBlock, Field(disc
 class QuantSpec(BaseModel):
     """An integer format: real = (q - zero_point) * scale, with q in [qmin, qmax], as in ONNX.
 
+    One signed, symmetric bit ("int1") is binary: q is -1 or 1, the sign of the value, with 1 at zero; files hold it in
+    the next wider type.
+
     Immutable; compares by value; `model_dump_json` writes it and `model_validate_json` reads it.
     """
 
@@ -62,24 +65,31 @@ class QuantSpec(BaseModel):
 
     def model_post_init(self, _context: Any, /) -> None:
         """Raises ValueError (InputError where `quant_spec` made it) if no two levels are left."""
-        if self.qmax <= self.qmin:
+        if self.qmax <= self.qmin or (self.bits == 1 and (self.narrow or self.reduce_range)):
             raise ValueError(f"{self.bits} bits with narrow={self.narrow} and reduce_range={self.reduce_range} "
                              "leave a single level; take more bits")  # fmt: skip
         if self.signed and self.symmetric and self.qmax == 0:
-            raise ValueError(
-                "one signed bit has the levels -1 and 0, which are not symmetric; take 2 bits, symmetric=False, or "
-                "gracile.maths.binary for the levels -1 and 1"
-            )
+            raise ValueError("2 bits with reduce_range=True have the levels -1 and 0, which are not symmetric; take 3 "
+                             "bits, or symmetric=False")  # fmt: skip
+
+    @property
+    def binary(self) -> bool:
+        """Whether -1 and 1 are the only levels."""
+        return self.bits == 1 and self.signed and self.symmetric
 
     @property
     def qmin(self) -> int:
         """The lowest level."""
+        if self.binary:
+            return -1
         lowest = -(1 << (self._used - 1)) if self.signed else 0
         return lowest + self.narrow
 
     @property
     def qmax(self) -> int:
         """The highest level."""
+        if self.binary:
+            return 1
         return (1 << (self._used - self.signed)) - 1
 
     @property
@@ -88,7 +98,7 @@ class QuantSpec(BaseModel):
 
     @property
     def levels(self) -> int:
-        return self.qmax - self.qmin + 1
+        return 2 if self.binary else self.qmax - self.qmin + 1
 
     @property
     def stored_bits(self) -> int:
@@ -112,7 +122,8 @@ class QuantSpec(BaseModel):
         else:
             shared = f"per channel (axis {grain.axis})" if isinstance(grain, PerChannel) else "per tensor"
         extra = ", narrow" * self.narrow + ", reduced range" * self.reduce_range
-        return f"{self.name} {'symmetric' if self.symmetric else 'affine'} {shared}{extra}"
+        kind = "binary" if self.binary else "symmetric" if self.symmetric else "affine"
+        return f"{self.name} {kind} {shared}{extra}"
 
 
 def quant_spec(value: "str | QuantSpec", **defaults: Any) -> QuantSpec:

@@ -91,10 +91,14 @@ class _Levels:
 
     def index(self, values: Tensor) -> Tensor:
         """[rows, n] -> the level of each, counted from the lowest."""
+        if self._spec.binary:
+            return (values >= 0).to(values.dtype)
         found = torch.round(values / self._scale) + self._zero_point
         return found.clamp(self._spec.qmin, self._spec.qmax) - self._spec.qmin
 
     def nearest(self, values: Tensor) -> Tensor:
+        if self._spec.binary:
+            return torch.where(values >= 0, self._scale, -self._scale)
         return (self.index(values) + self._spec.qmin - self._zero_point) * self._scale
 
 

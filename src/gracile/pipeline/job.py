@@ -21,6 +21,7 @@ from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
 from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Done, Job, run_stages
+from gracile.pipeline.stage import Stage
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
@@ -194,9 +195,7 @@ def compress(
     with nullcontext() if found is None else same_randomness(request.seed):
         first = job.stage(methods[0], model, graph) if methods else None
         with clock("evaluate"):
-            # The user's function may change what it is given.
-            scored = copy.deepcopy(model) if first is None else first.model
-            score_before = score_of(request.evaluate, scored, "the original model")
+            score_before = _scored_before(request, model, first)
         done = run_stages(job, first, model, graph, score_before)
     report = report_of(
         model=type(model).__name__,
@@ -216,6 +215,12 @@ def compress(
     for note in report.notes:
         log.warning("%s", note)
     return Result(done.model, applied_plan(done.model), report, graph)
+
+
+def _scored_before(request: Request, model: nn.Module, first: Stage | None) -> float:
+    # The user's function may change what it is given.
+    scored = copy.deepcopy(model) if first is None else first.model
+    return score_of(request.evaluate, scored, "the original model")
 
 
 def _repeated(found: Found, done: Done, request: Request) -> tuple[str, ...]:

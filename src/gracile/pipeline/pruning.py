@@ -217,7 +217,7 @@ class PruningStage:
         return self._pruning.carried_out(selection.sizes).model
 
     def carry_out(self, selection: Selection, fine_tune_layer: FineTuneLayer | None) -> nn.Module:
-        self._pruned = self._pruning.carried_out(selection.sizes)
+        self._pruned = self._pruning.carried_out(selection.sizes, last=True)
         self.model, self.equivalence = self._pruned.model, self._pruned.error
         if fine_tune_layer is not None:
             tune_parts(fine_tune_layer, self.model, selection.sizes)

@@ -4,6 +4,7 @@ A gathering watches a model from its making until `close`.  `flush` ends a mini-
 `statistics` gives what was seen, by the name of the weight that it belongs to.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
@@ -21,8 +22,11 @@ from gracile.inputs import Calibration, at_least_one
 from gracile.inputs import Inputs as Arguments
 from gracile.maths import criteria
 from gracile.plan import child
-from gracile.prune.gates import Tap, gates_of, put_gates, take_gates
+from gracile.prune.gates import gates_of, put_gates, take_gates
+from gracile.prune.products import Products, all_finite, at_least_single
 from gracile.prune.scores import CRITERIA, Criterion, Named, named
+
+log = logging.getLogger(__name__)
 
 _NO_BATCH = "there is no batch; a generator that is used up has none left: give a list or a DataLoader"
 
@@ -33,6 +37,9 @@ Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 class Gathering(Protocol):
     """See above."""
 
+    def term(self, device: torch.device) -> Tensor | float:
+        """Zero, to be added to a loss that may be scaled on its way to backward: it tells by how much."""
+
     def flush(self) -> None: ...
 
     def statistics(self) -> dict[str, Tensor]: ...
@@ -40,50 +47,28 @@ class Gathering(Protocol):
     def close(self) -> None: ...
 
 
-class Products:
-    """Gradient times weight of each gated parameter, summed over the uses and the backward passes of a mini-batch."""
-
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        self._gates = {name: gates for name, gates in gates_of(model).items() if name in set(names)}
-        self._now: dict[str, Tensor] = {}
-        for name, gates in self._gates.items():
-            for gate in gates:
-                gate.tap = self._tap(name)
-
-    def _tap(self, name: str) -> Tap:
-        def tap(weight: Tensor, gradient: Tensor) -> None:
-            # In half precision the product of two small numbers is zero.
-            product = _at_least_single(weight) * _at_least_single(gradient)
-            self._now[name] = self._now[name] + product if name in self._now else product
-
-        return tap
-
-    def taken(self) -> dict[str, Tensor]:
-        """The products of the mini-batch, once; empty before a backward pass."""
-        now, self._now = self._now, {}
-        return now
-
-    def close(self) -> None:
-        for gates in self._gates.values():
-            for gate in gates:
-                gate.tap = None
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values.float() if values.dtype.itemsize < 4 else values
-
-
 class Weights:
     """The mean over mini-batches of what each says of gradient times weight, such as `criteria.taylor`."""
 
-    def __init__(self, model: nn.Module, names: Iterable[str], of_batch: Criterion) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str], of_batch: Criterion, *, training: bool = True) -> None:
+        """Args:
+        training: a mini-batch whose gradients overflowed does not count: gradient scalers leave its step out.
+        """
         self._products = Products(model, names)
         self._of_batch = of_batch
+        self._training = training
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
+    def term(self, device: torch.device) -> Tensor:
+        return self._products.scale.term(device)
+
     def flush(self) -> None:
-        for name, product in self._products.taken().items():
+        products = self._products.taken()
+        if self._training and not all_finite(products.values()):
+            log.info("a step whose gradients overflowed is not looked at")
+            return
+        for name, product in products.items():
             seen = _checked(self._of_batch(product), product.shape, name)
             self._sums[name] = self._sums[name] + seen if name in self._sums else seen
         self._batches += 1
@@ -105,7 +90,8 @@ def _checked(seen: object, shape: Iterable[int], name: str) -> Tensor:
 
 
 class Inputs:
-    """What linear and ungrouped convolution layers read, channel by channel, averaged over mini-batches.
+    """What linear and ungrouped convolution layers read, channel by channel: the mean over mini-batches, each of which
+    counts by its examples.
 
     That is what the channels have become on their way: behind their batch-norm and activation, whichever those are.
     """
@@ -123,7 +109,9 @@ class Inputs:
         self._backward = backward
         self._always = always
         self._sums: dict[str, Tensor] = {}
-        self._calls: dict[str, int] = {}
+        self._examples: dict[str, int] = {}
+        # What the backward passes of the mini-batch have shown so far.
+        self._now: list[tuple[str, Tensor, int]] = []
         wanted = set(names)
         self._handles: list[RemovableHandle] = []
         for path, module in model.named_modules():
@@ -141,28 +129,44 @@ class Inputs:
             # In place the model may change what the layer has read.
             values = _by_channel(read.detach().clone(), module, axis)
             if not self._backward:
-                self._add(name, module, values)
+                self._add(name, self._seen(name, module, values), values.shape[1])
             elif read.requires_grad:
                 read.register_hook(  # type: ignore[no-untyped-call]
-                    lambda gradient: self._add(name, module, values * _by_channel(gradient, module, axis))
+                    lambda gradient: self._multiply(name, module, values, _by_channel(gradient, module, axis))
                 )
 
         return see
 
-    def _add(self, name: str, module: nn.Module, values: Tensor) -> None:
+    def _multiply(self, name: str, module: nn.Module, values: Tensor, gradient: Tensor) -> None:
+        products = at_least_single(values) * at_least_single(gradient)
+        self._now.append((name, self._seen(name, module, products), products.shape[1]))
+
+    def _seen(self, name: str, module: nn.Module, values: Tensor) -> Tensor:
+        """What a call says of the channels, in the arrangement of the weight."""
         seen = _checked(self._of_batch(values), values.shape[:1], name)
         weight: Any = module.weight
         shape = [1] * weight.ndim
         shape[0 if isinstance(module, _ConvTransposeNd) else 1] = -1
-        shaped = seen.double().reshape(shape)
-        self._sums[name] = self._sums[name] + shaped if name in self._sums else shaped
-        self._calls[name] = self._calls.get(name, 0) + 1
+        return seen.double().reshape(shape)
+
+    def _add(self, name: str, seen: Tensor, examples: int) -> None:
+        # The last batch of an epoch is smaller: the mean is over examples.
+        weighed = seen * examples
+        self._sums[name] = self._sums[name] + weighed if name in self._sums else weighed
+        self._examples[name] = self._examples.get(name, 0) + examples
+
+    def term(self, device: torch.device) -> float:  # noqa: ARG002
+        """Nothing: a factor that all channels share changes no order."""
+        return 0.0
 
     def flush(self) -> None:
-        """Nothing to do: every call of a layer is seen at once."""
+        now, self._now = self._now, []
+        if self._always or all_finite(seen for _, seen, _ in now):
+            for item in now:
+                self._add(*item)
 
     def statistics(self) -> dict[str, Tensor]:
-        return {name: value / self._calls[name] for name, value in self._sums.items()}
+        return {name: value / self._examples[name] for name, value in self._sums.items()}
 
     def close(self) -> None:
         for handle in self._handles:
@@ -202,7 +206,7 @@ def gathering_for(criterion: str, model: nn.Module, names: Iterable[str], *, alw
     if chosen.of_batch is None:
         raise InputError(f"criterion={criterion!r} gathers nothing in training; it goes with gracile.prune.plan")
     if chosen.sees == "weight_products":
-        return Weights(model, names, chosen.of_batch)
+        return Weights(model, names, chosen.of_batch, training=not always)
     return Inputs(model, names, chosen.of_batch, backward=chosen.needs_loss, always=always)
 
 

@@ -26,9 +26,9 @@ from gracile.prune.ranking import Ranking, first_to_go, rank
 from gracile.prune.scores import Criterion
 from gracile.prune.statistics import Statistics
 from gracile.prune.widths import Widths
-from gracile.reconstruct import Site, free_layers, refit_sites, valued
+from gracile.reconstruct import Site, free_layers, put, refit_sites, valued
 from gracile.report import Record
-from gracile.surgery import apply
+from gracile.surgery import apply, consume
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +134,19 @@ class ChannelPruning:
             values |= self.statistics.without(layers[weight].layer, np.concatenate(columns))
         return values
 
-    def carried_out(self, widths: Widths) -> Pruned:
-        """A copy of the model cut for good; the layers that read the groups are refitted, each on its own, before."""
+    def carried_out(self, widths: Widths, *, last: bool = False) -> Pruned:
+        """A copy of the model cut for good; the layers that read the groups are refitted, each on its own, before.
+
+        With ``last`` the model itself is cut, which takes less memory; nothing can be tried on it afterwards.
+        """
         removed = first_to_go(self.rankings, widths)
         found = cut(self.model, self.graph, self.prunable.found, removed)
         left = {name: widths[name] for name in removed if name not in found.dropped}
-        with valued(self.model, self._refitted(first_to_go(self.rankings, left))):
+        refitted = self._refitted(first_to_go(self.rankings, left))
+        if last:
+            put(self.model, refitted)
+            return Pruned(consume(self.model, found.plan), left, found.error, found.dropped)
+        with valued(self.model, refitted):
             return Pruned(apply(self.model, found.plan), left, found.error, found.dropped)
 
     def repair(self, original: nn.Module, pruned: Pruned) -> tuple[Record, ...]:

@@ -15,9 +15,12 @@ from gracile.channels import ChannelGroup, ChannelGroups
 from gracile.errors import InputError
 from gracile.graph import Graph, bare_name, finite, tensors_of
 from gracile.maths import criteria
-from gracile.prune.units import Channels, Units
+from gracile.prune.units import Channels, Reader, Units
 
 log = logging.getLogger(__name__)
+
+# So many weights are in float64 at once: 8 MiB.
+_PIECE = 1 << 20
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 # A criterion of one's own: from the float64 weights of one tensor, [units, elements], to scores [units]; larger
@@ -41,8 +44,13 @@ class Named:
     # "mean" take them as they are, for scores that mean the same everywhere.
     joined: Literal["relative", "sum", "mean"] = "relative"
     # What a mini-batch says, averaged over them before the formula takes it: of inputs and their products, [channels,
-    # examples, positions], a number for each channel; of products of weights one for each weight.
+    # examples, positions], a number for each channel, by the examples of each; of products of weights one for each
+    # weight.
     of_batch: Criterion | None = None
+    # Whether a row's score depends on that row alone, so that some rows can be scored at a time.
+    by_row: bool = False
+    # Whether the formula takes a matrix in less than float64, and converts it piece by piece.
+    streams: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -68,19 +76,23 @@ _TOTAL = _drawing_nothing(criteria.total)
 
 # A new criterion: its formula in ``maths/criteria.py``, one line here.
 _CRITERIA = {
-    "l1": Named(_drawing_nothing(criteria.l1)),
-    "l2": Named(_drawing_nothing(criteria.l2)),
-    "fpgm": Named(_drawing_nothing(criteria.fpgm)),
-    "bn_scale": Named(_drawing_nothing(criteria.batch_norm_scale), "batch_norm"),
+    "l1": Named(_drawing_nothing(criteria.l1), by_row=True),
+    "l2": Named(_drawing_nothing(criteria.l2), by_row=True),
+    "fpgm": Named(_drawing_nothing(criteria.fpgm), streams=True),
+    "bn_scale": Named(_drawing_nothing(criteria.batch_norm_scale), "batch_norm", by_row=True),
     "random": Named(criteria.random, "nothing"),
     "apoz": Named(
-        _drawing_nothing(lambda shares: 1 - criteria.average(shares)), "inputs", "mean", _flat(criteria.zero_share)
+        _drawing_nothing(lambda shares: 1 - criteria.average(shares)),
+        "inputs",
+        "mean",
+        _flat(criteria.zero_share),
+        by_row=True,
     ),
-    "mean_activation": Named(_AVERAGE, "inputs", of_batch=_flat(criteria.average)),
-    "taylor_activation": Named(_AVERAGE, "input_products", of_batch=criteria.activation_taylor),
-    "taylor": Named(_TOTAL, "weight_products", "sum", criteria.taylor),
-    "obd": Named(_TOTAL, "curvatures", "sum"),
-    "movement": Named(_TOTAL, "weight_products", "sum"),
+    "mean_activation": Named(_AVERAGE, "inputs", of_batch=_flat(criteria.average), by_row=True),
+    "taylor_activation": Named(_AVERAGE, "input_products", of_batch=criteria.activation_taylor, by_row=True),
+    "taylor": Named(_TOTAL, "weight_products", "sum", criteria.taylor, by_row=True),
+    "obd": Named(_TOTAL, "curvatures", "sum", by_row=True),
+    "movement": Named(_TOTAL, "weight_products", "sum", by_row=True),
 }
 BUILT_IN = frozenset(_CRITERIA)
 CRITERIA: Mapping[str, Named] = MappingProxyType(_CRITERIA)
@@ -105,9 +117,10 @@ def register_criterion(
         name: none of gracile's own; one given before is replaced.
         formula: of "weights" and "batch_norm" (the scales) from a matrix [channels, elements] of one tensor to scores
             [channels].  Of "inputs", what a layer reads, and "input_products", that times the gradient of the loss,
-            from [channels, examples, positions] of a mini-batch to [channels]; it is averaged over mini-batches.  Of
-            "weight_products", weight times gradient, from one mini-batch's to as many numbers in the same shape, which
-            are averaged over mini-batches and added up over the weights of a channel.  Larger means keep.
+            from [channels, examples, positions] of a mini-batch to [channels]; it is averaged over mini-batches, each
+            weighed by its examples.  Of "weight_products", weight times gradient, from one mini-batch's to as many
+            numbers in the same shape, which are averaged over mini-batches and added up over the weights of a channel.
+            Larger means keep.
 
     Raises:
         InputError: the name is taken, or an argument is of the wrong kind.
@@ -122,9 +135,9 @@ def register_criterion(
         case "weights" | "batch_norm":
             _CRITERIA[name] = Named(_drawing_nothing(formula), sees)
         case "inputs" | "input_products":
-            _CRITERIA[name] = Named(_AVERAGE, sees, of_batch=formula)
+            _CRITERIA[name] = Named(_AVERAGE, sees, of_batch=formula, by_row=True)
         case "weight_products":
-            _CRITERIA[name] = Named(_TOTAL, sees, "sum", formula)
+            _CRITERIA[name] = Named(_TOTAL, sees, "sum", formula, by_row=True)
         case _:
             raise InputError(
                 f"sees is {sees!r}; it is 'weights', 'batch_norm', 'inputs', 'input_products' or 'weight_products'"
@@ -184,11 +197,10 @@ def scores_of_units(
     found, without = {}, []
     for item in units:
         used = chosen
-        if chosen.sees not in ("weights", "nothing") and next(source.matrices(item, chosen), None) is None:
+        if chosen.sees not in ("weights", "nothing") and next(source.readers(item, chosen), None) is None:
             without.append(item.name)
             used = CRITERIA["l2"]
-        # One after the other: in float64 each takes twice the memory of the tensor.
-        scores = [_scored(used, name, matrix, generator) for name, matrix in source.parts(item, used)]
+        scores = [_scored(used, name, read, item.count, generator) for name, read in source.readers(item, used)]
         found[item.name] = _joined(used, scores, item.count)
     if without:
         log.warning("nothing for %s to look at in %s: scored by l2", criterion, ", ".join(without))
@@ -227,25 +239,17 @@ class _Source:
         self._scales = frozenset() if graph is None else _batch_norm_scales(graph)
         self._statistics = statistics
 
-    def parts(self, units: Units, criterion: Named) -> Iterator[tuple[str, Tensor]]:
-        """The tensors that ``criterion`` looks at, each with a matrix [units, elements] in float64; none where it
-        finds nothing of its kind.
-
-        Raises:
-            InputError: a value is NaN or infinite.
+    def readers(self, units: Units, criterion: Named) -> Iterator[tuple[str, Reader]]:
+        """The tensors that ``criterion`` looks at, each with what gives the rows of its matrix [units, elements]; none
+        where it finds nothing of its kind.
         """
         if criterion.sees == "nothing":
-            yield units.name, torch.empty(units.count, 0, dtype=torch.float64)
+            yield units.name, lambda _rows: torch.empty(units.count, 0, dtype=torch.float64)
             return
-        for name, matrix in self.matrices(units, criterion):
-            yield name, _finite(name, matrix).double()
-
-    def matrices(self, units: Units, criterion: Named) -> Iterator[tuple[str, Tensor]]:
-        """The same in the tensors' own precision, unchecked, of criteria that look at something."""
         values = self._statistics if criterion.needs_data else self._tensors
         for name in self._seen(units, criterion):
-            for matrix in units.matrices(name, values[name].detach()):
-                yield name, matrix
+            for read in units.readers(name, values[name].detach()):
+                yield name, read
 
     def _seen(self, units: Units, criterion: Named) -> list[str]:
         names = list(units.tensors)
@@ -269,14 +273,31 @@ def _finite(name: str, matrix: Tensor) -> Tensor:
     return matrix
 
 
-def _scored(criterion: Named, name: str, matrix: Tensor, generator: Generator) -> Scores:
+def _scored(criterion: Named, name: str, read: Reader, count: int, generator: Generator) -> Scores:
     """One tensor's scores; of relative ones, divided by the mean of their magnitudes.
 
     Raises:
-        InputError: the criterion's result does not fit.
+        InputError: a value is NaN or infinite, or the criterion's result does not fit.
+    """
+    step = count
+    if criterion.by_row and count:
+        step = max(1, _PIECE // max(1, read(slice(0, 1)).numel()))
+    pieces = (read(slice(start, start + step)) for start in range(0, count, max(1, step)))
+    # In float64, which takes twice the memory of the tensor, unless the formula sees to that piece by piece.
+    scores = torch.cat([_judged(criterion, name, _finite(name, piece), generator) for piece in pieces])
+    usual = float(scores.abs().mean()) if criterion.joined == "relative" else 1.0
+    found: Scores = (scores / usual if usual > 0 else scores).numpy()
+    return found
+
+
+def _judged(criterion: Named, name: str, matrix: Tensor, generator: Generator) -> Tensor:
+    """What the criterion says of a matrix, in float64 on the CPU.
+
+    Raises:
+        InputError: it failed, or its result does not fit.
     """
     try:
-        result: Any = criterion.formula(matrix, generator)
+        result: Any = criterion.formula(matrix if criterion.streams else matrix.double(), generator)
     except Exception as error:
         raise InputError(f"the criterion failed on {name}: {type(error).__name__}: {error}") from error
     try:
@@ -292,9 +313,7 @@ def _scored(criterion: Named, name: str, matrix: Tensor, generator: Generator) -
         )
     if not bool(scores.isfinite().all()):
         raise InputError(f"the criterion returned NaN or infinite scores for {name}; return finite numbers")
-    usual = float(scores.abs().mean()) if criterion.joined == "relative" else 1.0
-    found: Scores = (scores / usual if usual > 0 else scores).numpy()
-    return found
+    return scores
 
 
 def _joined(criterion: Named, scores: list[Scores], count: int) -> Scores:

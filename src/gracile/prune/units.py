@@ -1,9 +1,10 @@
 """What can be removed alone: channels of a group, or elements, blocks, rows and columns of one tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from gracile.channels import ChannelGroup
 from gracile.errors import InputError
+
+# From units to a matrix [units, elements].
+Reader: TypeAlias = Callable[[slice], Tensor]
 
 
 class Units(Protocol):
@@ -27,10 +31,14 @@ class Units(Protocol):
     def tensors(self) -> tuple[str, ...]:
         """The tensors that removing a unit changes."""
 
-    def matrices(self, tensor: str, value: Tensor) -> list[Tensor]:
-        """[count, elements]: what belongs to each unit, of ``value``, which stands for ``tensor``; one matrix for each
-        axis that the units cut.  Axes along which ``value`` says nothing are of size 1, and give none.
+    def readers(self, tensor: str, value: Tensor) -> list[Reader]:
+        """What gives the rows of a matrix [count, elements]: what belongs to each unit, of ``value``, which stands for
+        ``tensor``; one for each axis that the units cut.  Axes along which ``value`` says nothing are of size 1, and
+        give none.
         """
+
+    def matrices(self, tensor: str, value: Tensor) -> list[Tensor]:
+        """All rows of each."""
 
     def removed(self, gone: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Tensor -> True where zeros belong, of size 1 along whole axes, when the units ``gone`` [count] go."""
@@ -54,10 +62,13 @@ class Channels:
     def tensors(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(member.tensor for member in self.group.members))
 
-    def matrices(self, tensor: str, value: Tensor) -> list[Tensor]:
+    def readers(self, tensor: str, value: Tensor) -> list[Reader]:
         members = [member for member in self.group.members if member.tensor == tensor]
         said = [member for member in members if member.positions.max() < value.shape[member.axis]]
-        return [_slices(value, member.axis, member.positions) for member in said]
+        return [partial(_slices, value, member.axis, member.positions) for member in said]
+
+    def matrices(self, tensor: str, value: Tensor) -> list[Tensor]:
+        return [read(slice(None)) for read in self.readers(tensor, value)]
 
     def removed(self, gone: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -73,10 +84,11 @@ class Channels:
         return found
 
 
-def _slices(value: Tensor, axis: int, positions: npt.NDArray[np.intp]) -> Tensor:
-    """[channels, elements]: the slices of ``value`` along ``axis`` that belong to each channel."""
-    index = torch.from_numpy(positions.ravel()).to(value.device)
-    return value.movedim(axis, 0).index_select(0, index).reshape(len(positions), -1)
+def _slices(value: Tensor, axis: int, positions: npt.NDArray[np.intp], rows: slice) -> Tensor:
+    """[channels, elements]: the slices of ``value`` along ``axis`` that belong to each channel of ``rows``."""
+    wanted = positions[rows]
+    index = torch.from_numpy(wanted.ravel()).to(value.device)
+    return value.movedim(axis, 0).index_select(0, index).reshape(len(wanted), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +140,10 @@ class Blocks:
     @property
     def _grid(self) -> tuple[int, ...]:
         return tuple(axis // size for axis, size in zip(self.shape, self.block, strict=True))
+
+    def readers(self, tensor: str, value: Tensor) -> list[Reader]:
+        [matrix] = self.matrices(tensor, value)
+        return [lambda rows: matrix[rows]]
 
     def matrices(self, tensor: str, value: Tensor) -> list[Tensor]:  # noqa: ARG002 - there is one tensor
         split = [part for pair in zip(self._grid, self.block, strict=True) for part in pair]

@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,11 @@ from gracile.errors import InputError
 from gracile.inputs import Calibration, ExampleInputs, Inputs
 from gracile.maths.adaround import Rounding
 from gracile.quant.bias_correction import correct_bias
-from gracile.quant.calibration import calibrate
+from gracile.quant.calibration import calibrate, fit_weights
 from gracile.quant.equalization import equalize
 from gracile.quant.formats import Format
 from gracile.quant.method import quantize
+from gracile.quant.observers import ObserverMaker
 from gracile.quant.rounding import adaround
 from gracile.quant.training import QuantizedTraining
 from gracile.report import Record
@@ -81,6 +82,7 @@ def quantize_within(
     tolerance: float = 0.01,
     weights: Format = "int8",
     activations: Format = "uint8",
+    observer: str | ObserverMaker | Mapping[str, str | ObserverMaker] = "mse",
     exclude: Sequence[str] = (),
     rounding: Rounding | None = None,
     fine_tune: Callable[[nn.Module], object] | None = None,
@@ -88,10 +90,11 @@ def quantize_within(
 ) -> Guided:
     """Quantize ``model``, and repair it until its score is at most ``tolerance`` below the model's own.
 
-    The path, which ends as soon as the bound is met: batch-norms folded and ranges set ("ptq"); other ranges, where the
-    activations cost the accuracy; cross-layer equalization; bias correction; AdaRound, where the weights cost it; and
-    training with the quantizers in the loop, where ``fine_tune`` is given.  Each step goes on from the best so far, and
-    is kept only if it scores better.
+    The path, which ends as soon as the bound is met: batch-norms folded and ranges set ("ptq"); other ranges, of the
+    activations, of the weights, where these cost the accuracy; cross-layer equalization; bias correction; AdaRound,
+    where the weights cost it; and training with the quantizers in the loop, where ``fine_tune`` is given.  Each step
+    goes on from the best so far, and is kept only if it scores better.  AdaRound alone goes on from the best without
+    corrected biases: it takes the original's outputs as its aim, behind the activations, and leaves no mean to correct.
 
     Args:
         model: left as it is.
@@ -101,6 +104,7 @@ def quantize_within(
         tolerance: how far the score may fall, in its own unit.
         weights: as in `gracile.quantize`.
         activations: as in `gracile.quantize`; not None.
+        observer: of the ranges that the path starts with, as in `gracile.quantize`.
         exclude: patterns of modules that stay in floating point.
         rounding: how AdaRound optimises each layer.
         fine_tune: trains the simulation that it is given, in place.
@@ -120,30 +124,32 @@ def quantize_within(
     inputs = Inputs.of(example_inputs)
     data = Calibration(calibration, inputs, seed)
     floating = score_of(evaluate, copy.deepcopy(model), "the model in floating point")
-    path = _Path(evaluate, floating, floating - tolerance)
+    path = _Path(evaluate, floating, floating - tolerance, observer)
 
-    def quantized(start: nn.Module) -> Simulation:
+    def quantized(start: nn.Module, observers: Mapping[str, Any]) -> Simulation:
         return quantize(
-            start, example_inputs, calibration=data, weights=weights, activations=activations, exclude=exclude,
-            seed=seed,
+            start, example_inputs, calibration=data, weights=weights, activations=activations,
+            observer=observers, exclude=exclude, seed=seed,
         )  # fmt: skip
 
     def equalized() -> tuple[Simulation, Record]:
         equal, record = equalize(model, example_inputs)
-        return quantized(equal), record
+        return quantized(equal, path.observers), record
 
-    path.attempt("ptq", "batch-norms folded, ranges by least squared error", lambda: (quantized(model), None))
+    path.attempt("ptq", "batch-norms folded, ranges set", lambda: (quantized(model, path.observers), None))
     if not path.met:
         path.diagnose()
         _ranges(path, data, inputs, seed)
         path.attempt("equalization", "ranges of channels across layers", equalized)
+        uncorrected = path.best
         path.attempt(
             "bias correction", "mean errors of layers", lambda: path.changed(correct_bias, data, inputs, seed=seed)
         )
         if path.weights_cost:
             path.attempt(
                 "adaround", "rounding learned layer by layer",
-                lambda: path.changed(adaround, data, inputs, settings=rounding, seed=seed),
+                lambda: path.changed(adaround, data, inputs, settings=rounding, seed=seed, start=uncorrected),
+                instead_of="bias correction",
             )  # fmt: skip
         else:
             path.left_out("adaround", "the weights alone meet the bound")
@@ -157,36 +163,47 @@ def quantize_within(
 class _Path:
     """What was tried so far."""
 
-    def __init__(self, evaluate: Evaluate, floating: float, bound: float) -> None:
+    def __init__(
+        self, evaluate: Evaluate, floating: float, bound: float, observer: str | ObserverMaker | Mapping[str, Any]
+    ) -> None:
         self._evaluate, self._floating, self._bound = evaluate, floating, bound
+        # What chose the ranges of the best, as `gracile.quantize` takes it.
+        self.observers = dict(observer) if isinstance(observer, Mapping) else {"activations": observer}
         self.best: Simulation | None = None
         self._score = float("-inf")
         self._steps: list[Step] = []
-        self._passes: list[Record] = []
+        # By the names of their steps.
+        self._passes: dict[str, Record] = {}
         self.weights_cost = self.activations_cost = True
 
     @property
     def met(self) -> bool:
         return self._score >= self._bound
 
-    def attempt(self, name: str, reason: str, make: Callable[[], tuple[Simulation, Record | None]]) -> None:
-        """Try a step unless the bound is met."""
+    def attempt(
+        self, name: str, reason: str, make: Callable[[], tuple[Simulation, Record | None]], *, instead_of: str = ""
+    ) -> bool:
+        """Try a step unless the bound is met; whether it was kept, and the step ``instead_of`` which was not."""
         if self.met:
-            return
+            return False
         try:
             made, record = make()
         except InputError as error:
             if self.best is None:
                 raise
             self.left_out(name, str(error))
-            return
+            return False
         score = score_of(self._evaluate, made, f"the simulation after {name}")
         kept = score > self._score
         self._steps.append(Step(name=name, score=score, kept=kept, reason=reason))
         log.info("%s: score %.6g of %.6g", name, score, self._bound)
         if kept:
             self.best, self._score = made, score
-            self._passes += [record] if record is not None else []
+            self._steps = [replace(step, kept=step.kept and step.name != instead_of) for step in self._steps]
+            self._passes.pop(instead_of, None)
+            if record is not None:
+                self._passes[name] = record
+        return kept
 
     def left_out(self, name: str, reason: str) -> None:
         if not self.met:
@@ -205,9 +222,11 @@ class _Path:
                 Step(name=f"{kind} only", score=score, kept=False, reason=f"to find the cause: {verdict}")
             )
 
-    def changed(self, change: Callable[..., Record], *args: Any, **options: Any) -> tuple[Simulation, Record]:
-        """A pass over a copy of the best so far."""
-        made = copy.deepcopy(self.best)
+    def changed(
+        self, change: Callable[..., Record], *args: Any, start: Simulation | None = None, **options: Any
+    ) -> tuple[Simulation, Record]:
+        """A pass over a copy of ``start``, by default the best so far."""
+        made = copy.deepcopy(start or self.best)
         assert made is not None
         return made, change(made, *args, **options)
 
@@ -216,17 +235,24 @@ class _Path:
         stopped = f"the bound is met after {self._steps[-1].name}" if self.met else "nothing more to try"
         return Guided(
             simulation=self.best, score=self._score, floating=self._floating, bound=self._bound,
-            steps=tuple(self._steps), passes=tuple(self._passes), stopped=stopped,
+            steps=tuple(self._steps), passes=tuple(self._passes.values()), stopped=stopped,
         )  # fmt: skip
 
 
 def _ranges(path: _Path, data: Calibration, inputs: Inputs, seed: int) -> None:
-    if not path.activations_cost:
+    """Try other ranges of what costs the accuracy."""
+    if path.activations_cost:
+        for name in _OBSERVERS:
+            change = partial(path.changed, calibrate, data, inputs, observer=name, seed=seed)
+            if path.attempt(f"ranges by {name}", "of activations", change):
+                path.observers["activations"] = name
+    else:
         path.left_out("other ranges", "the activations alone meet the bound")
-        return
-    for name in _OBSERVERS:
-        change = partial(path.changed, calibrate, data, inputs, observer=name, seed=seed)
-        path.attempt(f"ranges by {name}", "of activations", change)
+    # Weights have ranges from smallest to largest otherwise.
+    if path.weights_cost and "weights" not in path.observers:
+        change = partial(path.changed, fit_weights, observer="mse")
+        if path.attempt("weights' ranges", "by least squared error", change):
+            path.observers["weights"] = "mse"
 
 
 def _trained(path: _Path, fine_tune: Callable[[nn.Module], object]) -> tuple[Simulation, Record]:

@@ -1,16 +1,16 @@
 """What the papers of few bits draw in training: gradients of few bits (DoReFa), and signs at random (BNN)."""
 
+from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
 from gracile.errors import InputError
 from gracile.quant.trained import Binary, DoReFa, Noise, TrainedQuantizer
-from gracile.report import Record
 from gracile.simulation import Simulation
 
 _Kind = TypeVar("_Kind", bound=TrainedQuantizer)
 
 
-def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> Record:
+def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> None:
     """Let the gradients of a simulation that `QuantizedTraining` trains by "dorefa" have ``bits`` bits, in place.
 
     The gradient that reaches a layer through the activation behind it is rounded, at random so that it is right in the
@@ -35,10 +35,10 @@ def quantize_gradients(simulation: Simulation, bits: int, *, seed: int = 0) -> R
         )
     for place, item in enumerate(found.values()):
         item.gradient_bits, item.noise = bits, _noise(item, seed, place)
-    return Record(name="quantized_gradients", changed=tuple(found), details={"bits": float(bits), "seed": float(seed)})
+    _note(simulation, gradient_bits=bits, seed=seed)
 
 
-def draw_signs(simulation: Simulation, *, seed: int = 0) -> Record:
+def draw_signs(simulation: Simulation, *, seed: int = 0) -> None:
     """Draw the signs of a simulation that `QuantizedTraining` trains by "bnn" at random in training, in place.
 
     1 is drawn with the probability clip((x + 1) / 2, 0, 1) (Hubara et al. 2016, arXiv:1602.02830); in evaluation, and
@@ -55,7 +55,7 @@ def draw_signs(simulation: Simulation, *, seed: int = 0) -> Record:
         raise InputError("nothing is binary here: prepare QuantizedTraining('bnn') first")
     for place, item in enumerate(found.values()):
         item.noise = _noise(item, seed, place)
-    return Record(name="drawn_signs", changed=tuple(found), details={"seed": float(seed)})
+    _note(simulation, draw_signs=True, seed=seed)
 
 
 def _trained(simulation: Simulation, kind: type[_Kind], seed: int) -> dict[str, _Kind]:
@@ -64,6 +64,13 @@ def _trained(simulation: Simulation, kind: type[_Kind], seed: int) -> dict[str, 
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is {seed!r}; give a whole number from 0")
     return {name: item for name, item in simulation.named_quantizers().items() if isinstance(item, kind)}
+
+
+def _note(simulation: Simulation, **options: object) -> None:
+    """Let what trains the simulation say so: it is saved with it."""
+    spec = simulation.quantized_training
+    if is_dataclass(spec) and not isinstance(spec, type):
+        simulation.quantized_training = replace(spec, **options)
 
 
 def _noise(item: TrainedQuantizer, seed: int, place: int) -> Noise:

@@ -28,7 +28,9 @@ def adaround(
 
     A layer's inputs are those that the simulation gives with the layers before rounded already, and its wanted outputs
     those of the original, both behind the activation (Nagel et al. 2020, arXiv:2004.10568, equation 25).  The weights
-    become values on their levels: do not fit their ranges anew afterwards.
+    become values on their levels: do not fit their ranges anew afterwards.  Biases are best not corrected, neither
+    before, as they would be taken for the original's, nor afterwards: what a ReLU hides of an output is free to have
+    another mean.
 
     Args:
         simulation: with the ranges that it will keep.
@@ -38,9 +40,15 @@ def adaround(
         seed: for the mini-batches, and the order of a shuffling data loader.
 
     Raises:
-        InputError: no batch, one that does not fit, or no quantized layer.
+        InputError: no batch, one that does not fit, no quantized layer, or binary weights, which have no level between.
     """
     layers, left = weighted_layers(simulation)
+    for layer in layers:
+        if (spec := quantizer_of(simulation, layer).spec).binary:
+            raise InputError(
+                f"{layer.weight}: {spec}; AdaRound rounds to one of two neighbouring levels, and signs are not: train "
+                "with gracile.quant.QuantizedTraining('bnn')"
+            )
     if not layers:
         raise InputError(f"no layer of the simulation has a quantized weight of its own ({left})")
     settings = settings or Rounding()

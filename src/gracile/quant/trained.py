@@ -3,8 +3,8 @@
 Each takes the place of a `Quantizer` in a simulation, and leaves a plain one behind that computes the same.
 """
 
-import logging
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from gracile.maths.fake_quant import axis_of, fake_quantize, rows_of
 from gracile.maths.quant_spec import PerBlock
 from gracile.quantizer import Quantizer
 
-log = logging.getLogger(__name__)
-
 # Steps stay positive.
 _TINY = 2.0**-100
 # The largest factor by which a step changes at once.
@@ -26,19 +24,52 @@ _STRIDE = 1.25
 
 
 class TrainedQuantizer(Quantizer, ABC):
-    """What all have in common: the place of a plain quantizer."""
+    """What all have in common: the place of a plain quantizer, and the steps of training that it has seen."""
+
+    # Steps taken so far, as a buffer: a state_dict in the midst of training holds them.
+    steps: Tensor
 
     def __init__(self, plain: Quantizer) -> None:
         super().__init__(plain.spec, tuple(plain.scale.shape), plain.role)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.to(plain.scale.device)
         self.scale.copy_(plain.scale)
         self.zero_point.copy_(plain.zero_point)
         self.enabled, self.training = plain.enabled, plain.training
+        # Values pass as they are before step ``start``, and the range stays from step ``freezing`` on; None: never.
+        self.start, self.freezing = 0, None  # type: tuple[int, int | None]
         # Ranges stay as they are from then on.
         self.frozen = False
+        # The buffer's value, without waiting for another device.
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """Steps of training taken so far."""
+        return self._taken
+
+    def follow(self, start: int, freezing: int | None) -> None:
+        """Let values pass until step ``start``, and keep the range from step ``freezing`` on."""
+        self.start, self.freezing = start, freezing
+        self._switch()
+
+    def advance(self) -> None:
+        """Count a step of training."""
+        self._taken += 1
+        self.steps.fill_(self._taken)
+        self._switch()
+
+    def _switch(self) -> None:
+        if self.freezing is not None and self.frozen != (self._taken >= self.freezing):
+            self._hold(not self.frozen)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._taken = int(self.steps)
+        self._switch()
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.enabled:
+        if not self.enabled or self._taken < self.start:
             return values
         return self.trained(values)
 
@@ -52,9 +83,14 @@ class TrainedQuantizer(Quantizer, ABC):
 
     def hold(self) -> None:
         """Freeze the range."""
-        self.frozen = True
+        self._hold(True)
+
+    def _hold(self, frozen: bool) -> None:
+        self.frozen = frozen
         for parameter in self.parameters(recurse=False):
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(not frozen)
+            # An optimizer goes on with the momentum of a parameter that has a gradient, of zeros too.
+            parameter.grad = None
 
     def plain(self) -> Quantizer:
         """A plain quantizer with the scale and zero point that were found."""
@@ -292,16 +328,14 @@ class Binary(TrainedQuantizer):
     """BNN: weights, or activations, of the two levels -1 and 1 (Hubara et al. 2016, arXiv:1602.02830).
 
     Weights per channel are scaled by their mean magnitude, as XNOR-Net's are (Rastegari et al. 2016,
-    arXiv:1603.05279); weights per tensor are not scaled.  A signed format of two bits holds them.  With ``draw_signs``,
-    the signs are drawn in training.
+    arXiv:1603.05279); weights per tensor are not scaled.  The format is "int1"; of weights, which are put on their
+    levels in the end, any signed symmetric one.  With ``draw_signs``, the signs are drawn in training.
     """
 
     def __init__(self, plain: Quantizer) -> None:
         super().__init__(plain)
-        if not (self.spec.signed and self.spec.symmetric and self.spec.bits > 1):
-            raise InputError(
-                f"{self.spec}: binary values are held by signed symmetric formats from 2 bits, such as int2"
-            )
+        if not (self.spec.signed and self.spec.symmetric and (self.spec.binary or self.role == "weight")):
+            raise InputError(f"{self.spec}: binary values are held by int1, weights by any signed symmetric format")
         self.noise: Noise | None = None
         self.zero_point.fill_(0)
         self.scale.fill_(1.0)
@@ -309,18 +343,9 @@ class Binary(TrainedQuantizer):
     def trained(self, values: Tensor) -> Tensor:
         signs = binary.binary(values, self.noise.generator() if self.training and self.noise is not None else None)
         if self.scale.ndim and self.role == "weight":
-            self.scale.copy_(binary.weight_scale(rows_of(values.detach(), self.spec)))
+            # Channels of nothing but zeros have a scale, too.
+            self.scale.copy_(binary.weight_scale(rows_of(values.detach(), self.spec)).clamp_min(_TINY))
         return signs * self.along(self.scale, values).to(values.dtype)
-
-    def plain(self) -> Quantizer:
-        """A plain quantizer with the levels -1, 0 and 1: of weights on their levels it changes nothing."""
-        if self.role == "activation":
-            log.warning(
-                "activations' signs belong to training: the levels of %s are -1, 0 and 1, so that values nearer to "
-                "zero than a half become zero in the finished simulation",
-                self.spec.name,
-            )
-        return super().plain()
 
 
 def _within(quantizer: TrainedQuantizer, parameter: nn.Parameter, low: Tensor, high: Tensor) -> Tensor:

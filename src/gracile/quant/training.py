@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ Training: TypeAlias = Literal["qat", "range", "lsq", "lsq+", "dorefa", "bnn"]
 # Methods whose levels of a weight do not contain zero.
 _WITHOUT_ZERO = ("dorefa", "bnn")
 
+# The part that trains a simulation, while someone holds it.
+_OPEN: "WeakKeyDictionary[Simulation, ref[QuantizedTrainingPart]]" = WeakKeyDictionary()
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedTraining:
@@ -51,6 +55,10 @@ class QuantizedTraining:
     ranges that are learned are parameters of ``simulation.quantizers``.  Batch-norms were folded, and those that could
     not be keep their statistics.
 
+    A simulation is saved and loaded in the midst of its training, too (`gracile.export.checkpoint.save` and
+    `gracile.load`, or its state_dict, which holds the number of steps), and the same spec prepared for what was loaded
+    goes on where it stood.
+
     With a `gracile.Pruning` beside it, weights are masked first and the masked ones quantized: zero is a level, so that
     what is removed stays nothing.  The order of the two in the recipe makes no difference.
 
@@ -60,7 +68,7 @@ class QuantizedTraining:
 
     # "qat": straight-through, weights' ranges follow the weights and activations' are moving averages; "range": both
     # ends of each range are learned; "lsq", "lsq+", "dorefa", "bnn": see `gracile.quant.trained`.  "bnn" makes weights
-    # binary, and activations where their format is signed; others move as with "qat".
+    # binary, and activations where their format is "int1"; others move as with "qat".
     method: Training = "qat"
     # "paper": the steps of weights start as LSQ's and LSQ+'s authors set them; "range": where they are, as after
     # AdaRound.  Activations start at their calibrated ranges.
@@ -99,13 +107,17 @@ class QuantizedTraining:
             graph: not looked at.
 
         Raises:
-            InputError: ``model`` is no simulation, ranges are missing, or a format does not fit the method.
+            InputError: ``model`` is no simulation, ranges are missing, a format does not fit the method, or it is in
+                training already, by a run that is there still or by another spec.
         """
         if not isinstance(model, Simulation):
             raise InputError(
                 f"quantized training is of a simulation, and the model is a {type(model).__name__}; make one with "
                 "gracile.quantize and prepare that, with the other parts of the recipe too"
             )
+        if (stands := training_of(model)) is not None:
+            _require_resumable(model, stands, self)
+            return QuantizedTrainingPart(model, self, resumed=True)
         for name, item in model.named_quantizers().items():
             if isinstance(item, TrainedQuantizer):
                 raise InputError(f"quantizer {name} is being trained already; finish that run first")
@@ -119,19 +131,30 @@ class QuantizedTraining:
 class QuantizedTrainingPart:
     """See `gracile.session.Part`."""
 
-    def __init__(self, simulation: Simulation, spec: QuantizedTraining) -> None:
+    def __init__(self, simulation: Simulation, spec: QuantizedTraining, *, resumed: bool = False) -> None:
+        """With ``resumed`` the simulation's quantizers are those of such a training already."""
         self.spec = spec
         # What was done, once it is.
         self.record: Record | None = None
         self._simulation = simulation
-        self._steps = 0
-        self._plain = simulation.named_quantizers()
+        self._before = simulation.named_quantizers()
+        self._trained: dict[str, TrainedQuantizer] = {}
+        if resumed:
+            self._trained = {name: item for name, item in self._before.items() if isinstance(item, TrainedQuantizer)}
+        else:
+            self._begin()
+        _OPEN[simulation] = ref(self)
+
+    def _begin(self) -> None:
+        """Put trainable quantizers in the place of the plain ones."""
+        simulation, spec = self._simulation, self.spec
         tensors, sites = tensors_of(simulation), simulation.sites
         self._trained = {
             name: _trained(name, item, tensors[sites[name][0]].detach() if item.role == "weight" else None, spec)
-            for name, item in self._plain.items()
+            for name, item in self._before.items()
         }
         self._put(self._trained)
+        simulation.quantized_training = spec
         try:
             if spec.gradient_bits is not None:
                 quantize_gradients(simulation, spec.gradient_bits, seed=spec.seed)
@@ -140,14 +163,17 @@ class QuantizedTrainingPart:
         except InputError:
             self.withdraw()
             raise
-        self._switch()
+        for item in self._trained.values():
+            item.follow(spec.start, spec.freeze)
 
     def meet(self) -> None:
         """Raises InputError where weights are masked that have no level for zero."""
-        if self.spec.method in _WITHOUT_ZERO and (masked := sorted(gates_of(self._simulation))):
+        binary_weights = any(item.spec.binary and item.role == "weight" for item in self._trained.values())
+        without = f"method={self.spec.method!r}" if self.spec.method in _WITHOUT_ZERO else "the format int1"
+        if (self.spec.method in _WITHOUT_ZERO or binary_weights) and (masked := sorted(gates_of(self._simulation))):
             raise InputError(
-                f"method={self.spec.method!r} has no level for zero, and {masked[0]} is masked: what is removed would "
-                "not be nothing; prune first and quantize the small model, or take another method"
+                f"{without} has no level for zero, and {masked[0]} is masked: what is removed would not be nothing; "
+                "prune first and quantize the small model, or take another method or format"
             )
 
     def penalty(self) -> float:
@@ -156,13 +182,13 @@ class QuantizedTrainingPart:
 
     def step(self) -> None:
         """To be called after each step of the optimizer."""
-        self._steps += 1
         if self.spec.method == "bnn":
             tensors = tensors_of(self._simulation)
             for name, item in self._trained.items():
                 if isinstance(item, Binary) and item.role == "weight":
                     binary.clip_(tensors[self._simulation.sites[name][0]])
-        self._switch()
+        for item in self._trained.values():
+            item.advance()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -174,13 +200,14 @@ class QuantizedTrainingPart:
             return
         tensors = tensors_of(self._simulation)
         for name, item in self._trained.items():
-            item.enabled = self._plain[name].enabled
             if isinstance(item, Binary | DoReFa) and item.role == "weight":
                 weight = tensors[self._simulation.sites[name][0]]
                 weight.copy_(item.eval().trained(weight))
                 item.train(self._simulation.training)
         self._put({name: item.plain() for name, item in self._trained.items()})
-        details: dict[str, float | str] = {"method": self.spec.method, "steps": float(self._steps)}
+        self._close()
+        steps = max((item.taken for item in self._trained.values()), default=0)
+        details: dict[str, float | str] = {"method": self.spec.method, "steps": float(steps)}
         self.record = Record(name="quantized_training", changed=tuple(self._trained), details=details)
 
     def finalize(self) -> Plan:
@@ -189,8 +216,11 @@ class QuantizedTrainingPart:
         return Plan()
 
     def withdraw(self) -> None:
-        """The quantizers of before again."""
-        self._put(self._plain)
+        """The quantizers of before again: of a training that was resumed, those in training."""
+        self._put(self._before)
+        if not any(isinstance(item, TrainedQuantizer) for item in self._before.values()):
+            self._simulation.quantized_training = None
+        _OPEN.pop(self._simulation, None)
 
     def finish(self) -> Record:
         """`settle`, for a part that is used alone."""
@@ -202,18 +232,46 @@ class QuantizedTrainingPart:
         for name, item in quantizers.items():
             self._simulation.quantizers[name] = item
 
-    def _switch(self) -> None:
-        for name, item in self._trained.items():
-            item.enabled = self._plain[name].enabled and self._steps >= self.spec.start
-            if self.spec.freeze is not None and self._steps >= self.spec.freeze and not item.frozen:
-                item.hold()
+    def _close(self) -> None:
+        self._simulation.quantized_training = None
+        _OPEN.pop(self._simulation, None)
+
+
+def training_of(simulation: Simulation) -> QuantizedTraining | None:
+    """What trains a simulation's quantizers, in a run or in a file that was saved in the midst of one; else None."""
+    spec = simulation.quantized_training
+    trained = any(isinstance(item, TrainedQuantizer) for item in simulation.named_quantizers().values())
+    return spec if trained and isinstance(spec, QuantizedTraining) else None
+
+
+def _require_resumable(simulation: Simulation, stands: QuantizedTraining, wanted: QuantizedTraining) -> None:
+    """Raises InputError where the training under way cannot be taken over."""
+    holder = _OPEN.get(simulation, _nobody)()
+    if holder is not None:
+        raise InputError(
+            "the simulation is being trained already; go on with that run, or finalize it, or let go of it (del run) "
+            "to take its training over"
+        )
+    if stands != wanted:
+        raise InputError(
+            f"the simulation is in the midst of {stands}, and the recipe says {wanted}; go on with the same, or "
+            "prepare that, finalize it, and begin anew"
+        )
+
+
+def _nobody() -> None:
+    """Of simulations that no part holds."""
 
 
 def _trained(name: str, item: Quantizer, weight: Tensor | None, spec: QuantizedTraining) -> TrainedQuantizer:
     method = spec.method
-    if method == "qat" or (method == "bnn" and weight is None and not item.spec.signed):
+    if method == "qat" or (method == "bnn" and weight is None and not item.spec.binary):
         return MovingRange(item)
     require_no_blocks(name, item)
+    if item.spec.binary and method != "bnn":
+        raise InputError(
+            f"quantizer {name}: {item.spec}; its levels are -1 and 1, which method={method!r} does not know; take 'bnn'"
+        )
     start = weight if spec.initial == "paper" else None
     match method:
         case "lsq":

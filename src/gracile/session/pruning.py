@@ -239,9 +239,10 @@ class PruningPart:
 
     def penalty(self) -> Tensor | float:
         end = self.spec.schedule.end
-        if self._regularizer is None or (end is not None and self._steps >= end):
+        if end is not None and self._steps >= end:
             return 0.0
-        return self._regularizer.penalty()
+        term = self._scoring.term(next(self.model.parameters()).device)
+        return term if self._regularizer is None else term + self._regularizer.penalty()
 
     def step(self) -> None:
         self._steps += 1

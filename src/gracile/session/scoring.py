@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gracile.errors import InputError
 from gracile.graph import Graph
-from gracile.prune.gathering import Gathering, Products, gathering_for
+from gracile.prune.gathering import Gathering, gathering_for
+from gracile.prune.products import Products, all_finite
 from gracile.prune.scores import Criterion, Scores, named, scores_of_units
 from gracile.prune.units import Units
 from gracile.session.processes import mean_over_processes
@@ -19,6 +20,9 @@ from gracile.simulation import Simulation
 
 class Scoring(Protocol):
     """The scores of some units, now."""
+
+    def term(self, device: torch.device) -> Tensor | float:
+        """Zero, to be added to the loss (`gracile.prune.products.LossScale`)."""
 
     def step(self) -> None:
         """A step of the optimizer is done."""
@@ -42,6 +46,9 @@ class FromWeights:
         self._units = units
         self._criterion = criterion
         self._seed = seed
+
+    def term(self, device: torch.device) -> float:  # noqa: ARG002
+        return 0.0
 
     def step(self) -> None:
         """Nothing is gathered."""
@@ -67,6 +74,9 @@ class FromData:
         self._names = list(dict.fromkeys(name for item in units for name in item.tensors))
         self._gathering: Gathering = gathering_for(criterion, model, self._names)
 
+    def term(self, device: torch.device) -> Tensor | float:
+        return self._gathering.term(device)
+
     def step(self) -> None:
         self._gathering.flush()
 
@@ -78,10 +88,7 @@ class FromData:
         """
         statistics = self._gathering.statistics()
         if not statistics:
-            raise InputError(
-                f"criterion={self._criterion!r} has seen no training step since the last update of the masks: call "
-                "model.train(), and run.step() after each step of the optimizer, or start the schedule later"
-            )
+            raise InputError(_unseen(self._criterion))
         joined = mean_over_processes(statistics)
         return scores_of_units(self._model, self._graph, self._units, self._criterion, statistics=joined)
 
@@ -134,11 +141,17 @@ class FromMovement:
         self._products = Products(model, {name for item in units for name in item.tensors})
         # How much of the penalty counts, from 0 to 1.
         self.strength = 0.0
+        self._learned = False
+
+    def term(self, device: torch.device) -> Tensor:
+        return self._products.scale.term(device)
 
     def step(self) -> None:
         products = mean_over_processes(self._products.taken())
-        if not products:
+        # A gradient scaler leaves out the steps whose gradients overflow, in all processes.
+        if not products or not all_finite(products.values()):
             return
+        self._learned = True
         total = sum(item.count for item in self._units)
         for item in self._units:
             value = self._values[item.name]
@@ -156,6 +169,13 @@ class FromMovement:
         return torch.stack(parts).sum(0).to(value) if parts else torch.zeros_like(value)
 
     def scores(self) -> dict[str, Scores]:
+        """The scores as they are.
+
+        Raises:
+            InputError: no step has changed them.
+        """
+        if not self._learned:
+            raise InputError(_unseen("movement"))
         return {name: value.detach().double().cpu().numpy() for name, value in self._values.items()}
 
     def below(self) -> dict[str, float]:
@@ -170,6 +190,14 @@ class FromMovement:
 
     def close(self) -> None:
         self._products.close()
+
+
+def _unseen(criterion: str) -> str:
+    return (
+        f"criterion={criterion!r} has seen no training step since the last update of the masks: call model.train(), "
+        "and run.step() after each step of the optimizer, or start the schedule later; steps whose gradients overflow "
+        "do not count"
+    )
 
 
 def scoring_for(

@@ -27,6 +27,7 @@ from gracile.compat.aimet import (
     prepare_model,
     reestimate_bn_stats,
 )
+from gracile.compat.aimet.auto_quant import QuantSchemePair
 from gracile.compat.aimet.batch_norm_fold import fold_given_batch_norms
 from gracile.compat.aimet.bias_correction import find_all_conv_bn_with_activation
 from gracile.compat.aimet.common import quantsim as versions
@@ -321,6 +322,22 @@ class TestChoosing:
         assert best == pytest.approx(-error(model, self.model))
         assert Path(path).is_file()
         assert auto.result.reached
+
+    def test_auto_quant_starts_with_the_best_of_the_schemes(self, tmp_path):
+        self.model = trained()
+        auto = AutoQuant(self.model, X, LOADER, self.score, param_bw=4, results_dir=tmp_path)
+        # Half of the values are clipped by the first.
+        poor = QuantSchemePair("percentile", "percentile", 50.0, 50.0)
+        auto.set_quant_scheme_candidates([poor])
+        worst = auto.optimize(1e3)[1]
+        auto.set_quant_scheme_candidates([poor, ("tf_enhanced", "tf_enhanced")])
+        assert auto.get_quant_scheme_candidates()[0] == poor
+        auto.set_export_params({"opset_version": 21}, propagate_encodings=True)
+        auto.set_model_preparer_params([], None)
+        assert auto.optimize(1e3)[1] > worst
+        for wrong, message in (([], "candidates is"), (["tf"], "quant_scheme"), ([("tf",)], "give QuantSchemePair")):
+            with pytest.raises(InputError, match=message):
+                auto.set_quant_scheme_candidates(wrong)
 
     def test_mixed_precision(self, tmp_path):
         self.model = trained()

@@ -191,6 +191,20 @@ class TestTraining:
         # Sums after ReLU: 1 + 2, 3, 2 + 4, 12.
         assert self.activations(v2.ActivationMeanRankPruner, inputs=((1.0,), (2.5,), (-3.0,)))["bias"] == [0, 0, 1, 1]
 
+    def test_a_smaller_batch_counts_by_its_examples(self):
+        # After ReLU 1, 1, 1 and 0; 0, 0, 0 and 4; 2, 2, 2 and 0; 0, 0, 0 and 8: sums of 3, 4, 6 and 8.  As means of the
+        # means of both batches the second would be above the third.
+        model = nn.Sequential(linear([[1.0], [-4.0], [2.0], [-8.0]], [0.0] * 4))
+
+        def train(model, optimizer, criterion, scheduler, max_steps, max_epochs):
+            model.train()
+            for batch in (torch.ones(3, 1), torch.full((1, 1), -1.0)):
+                criterion(model(batch)).backward()
+                optimizer.step()
+
+        evaluator = v2.TorchEvaluator(train, torch.optim.SGD(model.parameters(), 0.0), lambda out: out.sum())
+        assert masked(v2.ActivationMeanRankPruner(model, HALF, evaluator, 2))["bias"] == [0, 0, 1, 1]
+
     def test_relu6_caps(self):
         # Sums after ReLU6: 1, 3, 2, 6: the first and the third go.
         assert self.activations(v2.ActivationMeanRankPruner, "relu6", ((1.0,), (-3.0,)))["bias"] == [0, 1, 0, 1]

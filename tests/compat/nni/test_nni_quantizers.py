@@ -126,7 +126,7 @@ class TestVersion3:
         quantized, config = quantizer.compress(3, None)
         assert torch.equal(model.conv2.weight, start)
         assert not torch.equal(quantized.get_parameter("conv2.weight"), start)
-        expected = {"DoReFaQuantizer": "int9", "BNNQuantizer": "int2"}.get(kind, "int8")
+        expected = {"DoReFaQuantizer": "int9", "BNNQuantizer": "int1"}.get(kind, "int8")
         assert config["conv2"]["weight"]["quant_dtype"] == expected
         outputs = quantized(IMAGES)
         saved = quantizer.export_model(tmp_path / "m.pt", tmp_path / "c.pt")

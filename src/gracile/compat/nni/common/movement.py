@@ -56,9 +56,10 @@ class MovementScores:
         for part in self._parts:
             part.strength = strength
 
-    def penalty(self) -> float:
-        """Nothing: the scores have an optimizer of their own, which sees the penalty's gradient."""
-        return 0.0
+    def penalty(self) -> Tensor:
+        """Zero: the scores have an optimizer of their own, which sees the penalty's gradient."""
+        device = next(self._masking.model.parameters()).device
+        return torch.stack([part.term(device) for part in self._parts]).sum()
 
     def close(self) -> None:
         for part in self._parts:

@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 def fitted(rules: QuantRules, method: str) -> QuantRules:
     """The rules with what a method needs.
 
-    DoReFa's 2^k levels of a weight are held by k + 1 signed bits, its activations are unsigned; BNN's two levels by two
-    signed bits; LSQ's formats are symmetric, LSQ+'s are as they are.
+    DoReFa's 2^k levels of a weight are held by k + 1 signed bits, its activations are unsigned; BNN's two levels are
+    one signed bit; LSQ's formats are symmetric, LSQ+'s are as they are.
 
     Raises:
         InputError: a format does not go with the method.
@@ -34,7 +34,7 @@ def _fitted(where: str, target: Target, spec: QuantSpec, method: str) -> QuantSp
             return _plain(spec, bits=spec.bits + 1, signed=True, symmetric=True)
         return _plain(spec, bits=spec.bits, signed=False, symmetric=False)
     if method == "bnn":
-        return _plain(spec, bits=2, signed=True, symmetric=True)
+        return _plain(spec, bits=1, signed=True, symmetric=True)
     if method == "lsq" and not spec.symmetric and target == "weight":
         log.warning("%s: LSQ's weights are symmetric, and so they are here, whatever quant_scheme says", where)
         return spec.model_copy(update={"symmetric": True})
@@ -44,7 +44,7 @@ def _fitted(where: str, target: Target, spec: QuantSpec, method: str) -> QuantSp
 def _plain(spec: QuantSpec, *, bits: int, signed: bool, symmetric: bool) -> QuantSpec:
     if not isinstance(spec.granularity, PerTensor):
         log.warning("DoReFa and BNN have one scale for the whole tensor, whatever granularity says")
-    return QuantSpec(bits=bits, signed=signed, symmetric=symmetric, narrow=signed and symmetric)
+    return QuantSpec(bits=bits, signed=signed, symmetric=symmetric, narrow=signed and symmetric and bits > 1)
 
 
 def naive(rules: QuantRules) -> QuantRules:

@@ -62,6 +62,9 @@ class TaylorScores(WeightScores):
     def step(self) -> None:
         self._gathering.flush()
 
+    def penalty(self) -> Tensor:
+        return self._gathering.term(next(self._masking.model.parameters()).device)
+
     def scores(self) -> dict[str, Tensor]:
         seen = self._gathering.statistics()
         return {
@@ -77,7 +80,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu"
 
 
 class OutputScores(WeightScores):
-    """What an activation makes of the outputs of the masked layers, averaged over forward passes in training.
+    """What an activation makes of the outputs of the masked layers, averaged over all examples of the training.
 
     "apoz" is 1 - APoZ (`gracile.maths.criteria.zero_share`), "mean" the mean.
     """
@@ -89,7 +92,8 @@ class OutputScores(WeightScores):
         self._activation = _ACTIVATIONS[activation]
         self._kind = kind
         self._sums: dict[str, Tensor] = {}
-        self._calls: dict[str, int] = {}
+        # Examples times positions.
+        self._counts: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
         for rule in masking.rules:
             module = masking.model.get_submodule(rule.module)
@@ -114,16 +118,17 @@ class OutputScores(WeightScores):
             if not self._masking.model.training:
                 return
             values = self._activation(output.detach()).movedim(axis, 0).flatten(1)
-            seen = criteria.zero_share(values) if self._kind == "apoz" else criteria.average(values)
+            count = values.shape[1]
+            seen = count * (criteria.zero_share(values) if self._kind == "apoz" else criteria.average(values))
             self._sums[name] = self._sums[name] + seen if name in self._sums else seen
-            self._calls[name] = self._calls.get(name, 0) + 1
+            self._counts[name] = self._counts.get(name, 0) + count
 
         return see
 
     def scores(self) -> dict[str, Tensor]:
         found = {}
         for name in self._masking.blocks:
-            mean = _seen(name, self._sums, self._masking.model) / self._calls[name]
+            mean = _seen(name, self._sums, self._masking.model) / self._counts[name]
             found[name] = 1 - mean if self._kind == "apoz" else mean
         return found
 

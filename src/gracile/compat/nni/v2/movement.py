@@ -98,7 +98,7 @@ class MovementPruner(Training):
                 self._masking.allocate(scoring.scores(), lambda ratio: schedule.agp(progress, ratio))
 
         evaluator = self._require_evaluator()
-        with evaluator.watched(after_step=after_step):
+        with evaluator.watched(scoring.penalty, after_step):
             evaluator.train(self._steps, self._epochs)
 
     def _allocate(self, scores: Any) -> None:
