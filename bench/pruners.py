@@ -49,6 +49,10 @@ class Cell:
     def example(self) -> Tensor:
         return self.parts["test"].images[:1]
 
+    def dense(self) -> nn.Module:
+        """Each seed has a dense network of its own."""
+        return dense(self.network, self.seed)
+
     @property
     def target(self) -> gracile.Target:
         return gracile.Target(params=1 - self.removed)
@@ -81,7 +85,7 @@ def one_shot(criterion: str) -> Algorithm:
     """Channels go at once, the small model is fine-tuned."""
 
     def prune(cell: Cell) -> Outcome:
-        model = dense(cell.network)
+        model = cell.dense()
         batches = list(cell.parts["train"][:SEEN].batches(BATCH))
         plan = gracile.prune.plan(
             model, cell.example, criterion=criterion, target=cell.target, round_to=1, seed=cell.seed,
@@ -98,7 +102,7 @@ def in_training(**options: object) -> Algorithm:
     """Masks come while the network trains; channels are sliced in the end."""
 
     def prune(cell: Cell) -> Outcome:
-        model = dense(cell.network)
+        model = cell.dense()
         channels = options.get("granularity", "channel") == "channel"
         size = {"target": cell.target} if channels else {"sparsity": cell.removed}
         run = gracile.prepare(model, cell.example, gracile.Pruning(seed=cell.seed, **size, **options))  # type: ignore[arg-type]
@@ -115,9 +119,9 @@ def searched(search: gracile.Search) -> Algorithm:
 
     def prune(cell: Cell) -> Outcome:
         result = gracile.compress(
-            dense(cell.network), cell.example, evaluate=lambda _: 0.0, evaluate_search=cell.score, target=cell.target,
+            cell.dense(), cell.example, evaluate=lambda _: 0.0, evaluate_search=cell.score, target=cell.target,
             method="prune", criterion="l2", search=search, round_to=1, seed=cell.seed,
-            store=CACHE / f"pruners_{cell.network}.db",
+            store=CACHE / f"pruners_{cell.network}_{cell.seed}.db",
         )  # fmt: skip
         cell.fine_tune(result.model)
         return Outcome(result.model, result.report.stages[0].equivalence)
@@ -128,7 +132,7 @@ def searched(search: gracile.Search) -> Algorithm:
 def auto_compress(cell: Cell) -> Outcome:
     """Two rounds, each a quarter of the budget under ADMM and a quarter behind the cut."""
     done = gracile.prune_iteratively(
-        dense(cell.network), cell.example, evaluate=lambda _: 0.0, evaluate_search=cell.score, target=cell.target,
+        cell.dense(), cell.example, evaluate=lambda _: 0.0, evaluate_search=cell.score, target=cell.target,
         rounds=2, criterion="l2", search="annealing", round_to=1, seed=cell.seed,
         fine_tune=lambda model: cell.fine_tune(model, share=0.25),
         admm=gracile.ADMM(rho=1e-3, every=10), train=lambda model, run: cell.fine_tune(model, run, 0.25),
@@ -187,7 +191,7 @@ def run_cell(cell: tuple[str, str, float, int], parts: Mapping[str, Images], row
     start = time.process_time()
     outcome = {**ALGORITHMS, **REFERENCES}[algorithm](made)
     seconds = time.process_time() - start
-    model, original = outcome.model.eval(), dense(network)
+    model, original = outcome.model.eval(), made.dense()
     before, after = gracile.profile(original, made.example), gracile.profile(model, made.example)
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 SEED = 0
 # By the batch size.
-ROUNDS = {1: 15, 16: 5}
+ROUNDS = {1: 25, 16: 7}
 IMAGES = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
 BATCHES = (1, 16)
 WORDS, LENGTH = 30522, 128
