@@ -6,17 +6,15 @@ BIN := $(VENV)/bin
 # One thread a process: small tensors gain nothing from more, and results are equal per thread count.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz lint format docs bench zoo clean
+.PHONY: demo test test-all fuzz lint format docs bench zoo clean
 
-# Where a package of the line with Ray cannot be had, the tests that need it are skipped.
+# Tests that need gymnasium, lightning, ray, stable-baselines3 or transformers are skipped without: `make test-all`.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		accelerate hatchling hypothesis import-linter jsonschema mypy onnx onnxruntime onnxscript pillow \
 		playwright pytest pytest-xdist ruff torch==2.13.0 -e ".[auto,report]"
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		gymnasium lightning ray stable-baselines3 torch==2.13.0 transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
 	touch $@
 
@@ -24,6 +22,12 @@ demo: $(VENV)/installed
 	$(BIN)/gracile demo
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# With the packages of other frameworks, some 430 MB more.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		gymnasium lightning ray stable-baselines3 torch==2.13.0 transformers
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Random networks and damaged files for a night.

@@ -304,8 +304,8 @@ def test_parametrized_modules(wrap):
     assert compress(model).report.ratio("macs") <= 0.7
     with pytest.raises(InputError, match=r"conv2 has parametrized tensors; .*remove_parametrizations"):
         gracile.quantize(model, X[:1], calibration=[X])
-    with pytest.raises(PlanError, match=r"conv2.*parametrized.*remove_parametrizations"):
-        prune(model)
+    # Cut where that equals the zeroed model; spectral norms see all channels at once, so what they touch stays whole.
+    assert bool(prune(model).edits) == (wrap == "weight_norm")
     torch.nn.utils.parametrize.remove_parametrizations(model.conv2, "weight")
     assert prune(model).edits
 

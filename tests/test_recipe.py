@@ -30,8 +30,8 @@ def test_targets(arguments: dict[str, float | str], metric: str, bound: float) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of macs, params, bytes and latency; none given"),
-        ({"macs": 0.5, "bytes": 0.5}, "exactly one of macs, params, bytes and latency; macs and bytes given"),
+        ({}, "exactly one of macs, params, bytes, latency and own; none given"),
+        ({"macs": 0.5, "bytes": 0.5}, "exactly one of macs, params, bytes, latency and own; macs and bytes given"),
         ({"macs": 0}, r'macs=0: a ratio is a number in \(0, 1\]; an absolute amount is text, as in macs="500M"'),
         ({"macs": 1.2}, "macs=1.2: a ratio"),
         ({"macs": -0.5}, "macs=-0.5: a ratio"),

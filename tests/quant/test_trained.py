@@ -147,8 +147,7 @@ def first_bias_gradient(bits, seed, example=X[:1], skip=0):
     simulation = simulation_of(DOREFA, "uint4")
     QuantizedTraining("dorefa").prepare(simulation)
     if bits is not None:
-        record = quantize_gradients(simulation, bits, seed=seed)
-        assert record.details == {"bits": bits, "seed": seed}
+        quantize_gradients(simulation, bits, seed=seed)
     simulation.train()
     for _ in range(skip):
         simulation(example)
@@ -192,7 +191,7 @@ def test_signs_are_drawn_in_training_alone():
         assert len(run.finish().changed) == len(simulation.named_quantizers())
         QuantizedTraining("bnn").prepare(simulation)
         if seed is not None:
-            assert len(draw_signs(simulation, seed=seed).changed) == len(simulation.named_quantizers())
+            draw_signs(simulation, seed=seed)
         drawn = [simulation.train()(X) for _ in range(2)]
         return (*drawn, simulation.eval()(X))
 
