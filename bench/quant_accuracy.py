@@ -79,7 +79,7 @@ def rounded(method: str, model: nn.Module, formats: tuple[str, str], parts: dict
         round_sequentially(simulation, batches, example, act_order=True, seed=SEED)
     if method == "adaround":
         adaround(simulation, batches, example, settings=settings, seed=SEED)
-    if method in ("bias", "gptq", "adaround"):
+    if method in ("bias", "gptq"):
         correct_bias(simulation, batches, example, seed=SEED)
     if method == "trained":
         train(simulation, some(parts["train"], TRAINED))
