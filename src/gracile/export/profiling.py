@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from gracile.errors import FileError, InputError
@@ -25,7 +24,7 @@ class OperatorTime:
     operator: str
     # In onnxruntime's own graph, which has fused and inserted nodes.
     nodes: int
-    # Seconds of one call of the file, of each node the median over the calls, and as a share of all nodes'.
+    # Seconds of one call of the file, the mean over the calls, and as a share of all nodes'.
     seconds: float
     share: float
 
@@ -103,10 +102,7 @@ def _summed(events: Iterable[dict[str, Any]], repeats: int) -> dict[str, Any]:
     for (operator, _), found in times.items():
         # Nodes without a name of their own share one: each call has as many of its events.
         number = max(1, round(len(found) / (_WARM_UP + repeats)))
-        counted = found[-number * repeats :]
-        # The median over the calls: what else the machine does stops a node in some of them, for long.
-        calls = [sum(counted[start : start + number]) for start in range(0, len(counted), number)]
-        seconds[operator] = seconds.get(operator, 0.0) + 1e-6 * median(calls)
+        seconds[operator] = seconds.get(operator, 0.0) + 1e-6 * sum(found[-number * repeats :]) / repeats
         nodes[operator] = nodes.get(operator, 0) + number
     total = sum(seconds.values())
     operators = tuple(
