@@ -85,6 +85,14 @@ INPUTS = [
 ]
 
 
+@pytest.fixture
+def nothing_written(tmp_path, monkeypatch):
+    """The test runs in a folder that is empty, and stays so."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("entry", "make", "message"),
     [
@@ -93,14 +101,12 @@ INPUTS = [
         for entry in entries
     ],
 )
-def test_models(entry, make, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_models(entry, make, message, nothing_written):
     if entry == "to_onnx":
         optional("onnxscript")
     model = make()
     with pytest.raises((CaptureError, InputError), match=message):
         ENTRIES[entry](model, X[:2])
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -111,13 +117,11 @@ def test_models(entry, make, message, tmp_path, monkeypatch):
         for entry in entries
     ],
 )
-def test_example_inputs(entry, example, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_example_inputs(entry, example, message, nothing_written):
     if entry == "to_onnx":
         optional("onnxscript")
     with pytest.raises((CaptureError, InputError, PlanError), match=message):
         ENTRIES[entry](net(), example)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_draws_random_numbers_is_named():

@@ -68,6 +68,12 @@ def front_of(trials: Iterable[Trial]) -> list[Trial]:
     return front
 
 
+def within(trials: Iterable[Trial], target: float) -> list[Trial]:
+    """Those on the front that cost no more than ``target``."""
+    # Costs are counts, and the target a number: a last bit makes no difference.
+    return [trial for trial in front_of(trials) if _cost(trial) <= target * (1 + 1e-9)]
+
+
 def chosen_of(
     trials: Iterable[Trial], target: float, baseline: float, tolerated_loss: float | None
 ) -> tuple[Trial, str] | None:
@@ -76,14 +82,13 @@ def chosen_of(
     Without ``tolerated_loss`` the best score; else the cheapest that loses at most so much, or the best score where
     none does.
     """
-    # Costs are counts, and the target a number: a last bit makes no difference.
-    within = [trial for trial in front_of(trials) if _cost(trial) <= target * (1 + 1e-9)]
-    if not within:
+    fitting = within(trials, target)
+    if not fitting:
         return None
-    best = within[-1]
+    best = fitting[-1]
     if tolerated_loss is None:
         return best, ""
-    tolerable = [trial for trial in within if baseline - _score(trial) <= tolerated_loss]
+    tolerable = [trial for trial in fitting if baseline - _score(trial) <= tolerated_loss]
     if tolerable:
         return tolerable[0], ""
     return best, (

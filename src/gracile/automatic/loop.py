@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from gracile.auto_options import Auto
-from gracile.automatic.front import Rivals, front_of
+from gracile.automatic.front import Rivals, within
 from gracile.automatic.space import Point, Space
 from gracile.progress import Bar, bar
 from gracile.report import Origin, Trial, TrialState
@@ -205,11 +205,7 @@ class Course:
         )  # fmt: skip
 
     def _noted(self, clock: "_Clock") -> str:
-        best = [
-            trial
-            for trial in front_of(self._ended())
-            if (trial.cost or 0) <= self.target * (1 + self.room) * (1 + 1e-9)
-        ]
+        best = within(self._ended(), self.target * (1 + self.room))
         parts = [f"best {best[-1].score:.6g}"] if best else []
         return ", ".join([*parts, *clock.left])
 

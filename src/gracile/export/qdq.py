@@ -76,10 +76,9 @@ class Pairs:
                 zero = graph.constant(f"{stem}_threshold", np.zeros((), np.float32))
                 up = graph.insert_after(source, "GreaterOrEqual", [source, zero], f"{stem}_up")
                 before = graph.insert_after(up, "Where", [up, names[1], names[0]], f"{stem}_signs")
+                encoding = replace(encoding, scale=encoding.scale / SIGN)
             else:
                 before = graph.insert_after(source, "Clip", [source, *names], f"{stem}_clipped")
-            if encoding.spec.binary:
-                encoding = replace(encoding, scale=encoding.scale / SIGN)
         scale, zero = self._parameters(stem, encoding, bits)
         axis = {} if encoding.axis is None else {"axis": encoding.axis}
         integers = graph.insert_after(before, "QuantizeLinear", [before, scale, zero], f"{stem}_q", **axis)

@@ -27,7 +27,7 @@ from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.forecasting import measured
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.pipeline.running import Job, run_stages
+from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
 from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
@@ -85,10 +85,15 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
         ):
             course = Course(
                 space=space, options=options, ledger=study, owner=options.worker or socket.gethostname(),
-                baseline=baseline, target=target, room=_ROOM if request.timed else 0.0,
+                baseline=baseline, target=target, room=_room(request),
             )  # fmt: skip
             ended, ended_by = course.run(pool)
     return _found(request, space, ended, ended_by, baseline, target)
+
+
+def _room(request: Request) -> float:
+    """By what share of the target a trial's cost may lie above: that of one that is only predicted."""
+    return _ROOM if request.timed else 0.0
 
 
 def _found(
@@ -96,7 +101,7 @@ def _found(
 ) -> Found:
     assert request.auto is not None
     tolerated_loss = request.auto.tolerated_loss
-    chosen = chosen_of(ended, target * (1 + _ROOM if request.timed else 1), baseline, tolerated_loss)
+    chosen = chosen_of(ended, target * (1 + _room(request)), baseline, tolerated_loss)
     if chosen is None:
         reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
         raise TargetError(
@@ -181,17 +186,13 @@ def _fixed(request: Request, point: Point, target: float) -> Request:
         auto=None,
         methods=point.sized,
         integers=point.integers,
-        target=_at(request.target, min(1.0, target * point.share)),
+        target=aimed(request.target, min(1.0, target * point.share)),
         splits=request.splits if point.split is None else (point.split,),
         criterion=criteria[point.criterion] if point.criterion is not None else next(iter(criteria.values())),
         scope=point.scope or request.scope,
         round_to=point.round_to or request.round_to,
         training=point.training or "each",
     )
-
-
-def _at(target: Target, share: float) -> Target:
-    return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 
 class Trials:

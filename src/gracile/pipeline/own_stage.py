@@ -110,9 +110,8 @@ class OwnStage:
         columns = self.columns(metric)
         added = self._amount(self._whole) - sum(int(column.costs[-1]) for column in columns)
         # Amounts of the user's own are rounded.
-        if abs(self._amount(self._cost(dict.fromkeys(self._parts, 1))) - added) <= (not is_counted(metric)) * len(
-            columns
-        ):
+        rounding = 0 if is_counted(metric) else len(columns)
+        if abs(self._amount(self._cost(dict.fromkeys(self._parts, 1))) - added) <= rounding:
             return None
         return lambda sizes: self._amount(self._cost(sizes))
 

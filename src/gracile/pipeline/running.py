@@ -132,7 +132,7 @@ def _before_integers(
 
 def _at_share(job: Job, model: nn.Module, graph: Graph, score_before: float, share: float, *, tune: bool) -> Done:
     assert job.request.target is not None
-    request = replace(job.request, target=_at(job.request.target, share))
+    request = replace(job.request, target=aimed(job.request.target, share))
     if not tune:
         request = replace(request, fine_tune=None, recover=None)
     part = replace(job, request=request, look=job.look if tune else None)
@@ -254,7 +254,7 @@ def _chained(
         trained = tune and (last or request.training == "each")
         part = replace(
             request,
-            target=_at(request.target, share),
+            target=aimed(request.target, share),
             fine_tune=request.fine_tune if trained else None,
             recover=request.recover if trained else None,
             forecast=None if request.forecast is None else request.forecast.behind(reached),
@@ -274,7 +274,8 @@ def _chained(
     return Done(current, tuple(outcomes))
 
 
-def _at(target: Target, share: float) -> Target:
+def aimed(target: Target, share: float) -> Target:
+    """The target with another share of the original, a latency too."""
     return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 

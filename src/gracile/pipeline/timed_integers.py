@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 from torch import nn
 
@@ -67,6 +69,20 @@ class TimedIntegers:
         Raises:
             TargetError: none comes near enough.
         """
+        with ExitStack() as stack:
+            with self._clock("measure"):
+                dense = stack.enter_context(self._watch.dense())
+            measured, share = self._nearest(dense, resized)
+        if measured > (1 + NEAR) * self.asked:
+            raise TargetError(
+                f"the target of {self.asked:.3g} of the time was not reached: the best of {len(self._attempts)} "
+                f"attempts takes {measured:.3g} in integers, measured in {self._watch.target.runtime}. Ways out: a "
+                "higher target, a larger max_sparsity, fewer excluded layers, another method"
+            )
+        return share
+
+    def _nearest(self, dense: nn.Module | Path, resized: Callable[[float], nn.Module]) -> tuple[float, float]:
+        """What was measured nearest to the bound, and the share in floating point that gave it."""
         guess, best = AIM * self.asked, None
         for _ in range(_ATTEMPTS):
             share = min(1.0, guess / self.alone)
@@ -79,7 +95,7 @@ class TimedIntegers:
                     f"int8 alone takes {self.alone:.3g} of the time, so that before it {share:.3g} may be left, for "
                     f"{self.asked:.3g} in the end: {error}"
                 ) from error
-            with self._clock("measure"), self._watch.dense() as dense:
+            with self._clock("measure"):
                 measured = self._watch.share(dense, self._quantized(model))
             macs = Totals.of(applied_since(model, self._original).cost(self._graph)).macs
             self._attempts.append(Attempt(expected=share * self.alone, measured=measured, macs=macs))
@@ -90,13 +106,7 @@ class TimedIntegers:
                 break
             guess = next_guess(self._attempts, self.asked)
         assert best is not None
-        if best[0] > (1 + NEAR) * self.asked:
-            raise TargetError(
-                f"the target of {self.asked:.3g} of the time was not reached: the best of {len(self._attempts)} "
-                f"attempts takes {best[0]:.3g} in integers, measured in {self._watch.target.runtime}. Ways out: a "
-                "higher target, a larger max_sparsity, fewer excluded layers, another method"
-            )
-        return best[1]
+        return best
 
     def report(self, model: nn.Module, layers: tuple[int, int]) -> LatencyReport:
         """``model``, as it is in the end, beside the original.

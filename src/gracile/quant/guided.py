@@ -126,17 +126,17 @@ def quantize_within(
     floating = score_of(evaluate, copy.deepcopy(model), "the model in floating point")
     path = _Path(evaluate, floating, floating - tolerance, observer)
 
-    def quantized(start: nn.Module, observers: Mapping[str, Any]) -> Simulation:
+    def quantized(start: nn.Module) -> Simulation:
         return quantize(
             start, example_inputs, calibration=data, weights=weights, activations=activations,
-            observer=observers, exclude=exclude, seed=seed,
+            observer=path.observers, exclude=exclude, seed=seed,
         )  # fmt: skip
 
     def equalized() -> tuple[Simulation, Record]:
         equal, record = equalize(model, example_inputs)
-        return quantized(equal, path.observers), record
+        return quantized(equal), record
 
-    path.attempt("ptq", "batch-norms folded, ranges set", lambda: (quantized(model, path.observers), None))
+    path.attempt("ptq", "batch-norms folded, ranges set", lambda: (quantized(model), None))
     if not path.met:
         path.diagnose()
         _ranges(path, data, inputs, seed)
