@@ -43,14 +43,38 @@ def refit(moments: Moments, prior: Tensor, *, intercept: bool) -> tuple[Tensor, 
     Returns:
         W and b, float64; b is None without ``intercept``.
     """
-    if moments.xx is None or moments.xy is None or moments.x is None or moments.y is None:
-        raise InputError("no rows were added to the moments")
-    xx, xy = moments.xx / moments.count, moments.xy / moments.count
-    mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
-    if intercept:
-        xx, xy = xx - torch.outer(mean_x, mean_x), xy - torch.outer(mean_x, mean_y)
-    prior = prior.double()
-    damping = RIDGE * xx.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-    system = xx + damping * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-    weight = torch.linalg.solve(system, xy + damping * prior.T, left=True).T
-    return weight, mean_y - weight @ mean_x if intercept else None
+    return Fit(moments, prior, intercept=intercept).weights()
+
+
+class Fit:
+    """The same, with the system factorized once for several right sides."""
+
+    def __init__(self, moments: Moments, prior: Tensor, *, intercept: bool) -> None:
+        if moments.xx is None or moments.xy is None or moments.x is None or moments.y is None:
+            raise InputError("no rows were added to the moments")
+        xx, xy = moments.xx / moments.count, moments.xy / moments.count
+        self._mean_x, self._mean_y = moments.x / moments.count, moments.y / moments.count
+        self._intercept = intercept
+        if intercept:
+            xx = xx - torch.outer(self._mean_x, self._mean_x)
+            xy = xy - torch.outer(self._mean_x, self._mean_y)
+        damping = RIDGE * xx.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+        self._factors = torch.linalg.lu_factor(xx + damping * torch.eye(len(xx), dtype=xx.dtype, device=xx.device))
+        self._right = xy + damping * prior.double().T
+
+    def weights(self, x: Tensor | None = None, change: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """W and b, float64.
+
+        Args:
+            x: a sample [P, p] of the rows.
+            change: [P, n], what is added to their y; the rows that are not in the sample change as these do.
+        """
+        right, mean_y = self._right, self._mean_y
+        if x is not None and change is not None:
+            mean = change.mean(0, dtype=torch.float64)
+            moved = (x.T @ change).double() / len(x)
+            if self._intercept:
+                moved -= torch.outer(x.mean(0, dtype=torch.float64), mean)
+            right, mean_y = right + moved, mean_y + mean
+        weight = torch.linalg.lu_solve(*self._factors, right).T
+        return weight, mean_y - weight @ self._mean_x if self._intercept else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gracile.graph import Graph, Node, Ref, Spec, bare_name, capture, tensors_of
+from gracile.graph import Graph, Node, Ref, Spec, bare_name, capture, clip_range, tensors_of
 from gracile.inputs import ExampleInputs, Inputs
 from gracile.maths.bias_correction import clipped_normal_mean
 from gracile.maths.equalize import absorbable_bias, chain_scales, channel_ranges
@@ -125,19 +125,15 @@ def input_means(model: nn.Module, example_inputs: ExampleInputs | Inputs) -> dic
         if layer is None:
             continue
         source, bounds = graph.nodes[node.args[0].name], (-torch.inf, torch.inf)
-        if bare_name(source.op) in _CLIPS:
-            given = [float(item) for item in source.args[1:3]]
-            low, high = _CLIPS[bare_name(source.op)] or (given if len(given) == 2 else [-1.0, 1.0])
-            bounds = low, high
+        clipped_to = clip_range(source) if source.kind == "call" else None
+        if clipped_to is not None:
+            bounds = clipped_to
             source = graph.nodes[source.args[0].name]
         if source.kind == "call" and bare_name(source.op) == "batch_norm":
             norm = model.get_submodule(source.module)
             mean, deviation = _normal(norm)
             found[layer.name] = clipped_normal_mean(mean, deviation, *bounds)
     return found
-
-
-_CLIPS: dict[str, tuple[float, float] | None] = {"relu": (0.0, torch.inf), "relu6": (0.0, 6.0), "hardtanh": None}
 
 
 def _normal(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gracile.graph import Graph, Node, Ref, bare_name
 
-_PASSING = {"dropout", "alias", "contiguous", "clone"}
+# What stands between a layer and what its results are for, and changes no value in evaluation.
+PASSING = {"dropout", "alias", "contiguous", "clone"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Sum:
 def sum_after(graph: Graph, name: str, *, order: Mapping[str, int]) -> Sum | None:
     """The addition after the node ``name``, whose other branch is known when ``name`` runs; None without one."""
     layer, batch_norm = name, None
-    node = _only_user(graph, name)
+    node = only_user(graph, name)
     while node is not None:
         kind = bare_name(node.op)
         if kind == "add" and len(node.refs) == 2 and not node.kwargs:
@@ -37,15 +38,21 @@ def sum_after(graph: Graph, name: str, *, order: Mapping[str, int]) -> Sum | Non
             if other is None or order[other] > order[layer]:
                 return None
             return Sum(node.name, other, batch_norm)
-        if kind == "batch_norm" and batch_norm is None and not node.args[5] and node.args[1] is not None:
+        if kind == "batch_norm" and batch_norm is None and is_fixed(node):
             batch_norm = node.name
-        elif kind not in _PASSING:
+        elif kind not in PASSING:
             return None
-        name, node = node.name, _only_user(graph, node.name)
+        name, node = node.name, only_user(graph, node.name)
     return None
 
 
-def _only_user(graph: Graph, name: str) -> Node | None:
+def is_fixed(norm: Node) -> bool:
+    """Whether a batch-norm is one scale and one shift a channel: with a weight, and in evaluation."""
+    return not norm.args[5] and norm.args[1] is not None
+
+
+def only_user(graph: Graph, name: str) -> Node | None:
+    """The one call that reads the node ``name``; None where several do, or the output."""
     users = graph.users[name]
     return graph.nodes.get(users[0]) if len(users) == 1 else None
 
@@ -54,8 +61,9 @@ def _only_user(graph: Graph, name: str) -> Node | None:
 class SumPair:
     """A sum of the original, and the other branch in the compressed model."""
 
-    # The original's addition, the compressed model's node beside, and its batch-norm between, with its program.
+    # The original's addition, the compressed model's, its node beside, and its batch-norm between, with its program.
     wanted: str
+    total: str
     beside: str
     batch_norm: str | None
     small: Graph
@@ -91,7 +99,7 @@ class Sums:
         to_come = [self._places[0][name] for names, _ in self._layers[index + 1 :] for name in names]
         if any(place < self._places[0][first.node] for place in to_come):
             return None
-        return SumPair(first.node, second.other, second.batch_norm, self._small)
+        return SumPair(first.node, second.node, second.other, second.batch_norm, self._small)
 
 
 def before_batch_norm(graph: Graph, name: str, wanted: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
