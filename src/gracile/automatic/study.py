@@ -104,7 +104,8 @@ class Study:
 
     def _trials(self) -> list[FrozenTrial]:
         with _named(self._url):
-            return self._study.get_trials(deepcopy=False)
+            trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
 
     def add(self, point: Point, place: int, batch: int, owner: str) -> bool:
         """Begin a trial of this point; False where another process has just begun one at another place."""
