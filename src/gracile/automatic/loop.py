@@ -206,6 +206,7 @@ class Course:
         return Trial(
             place=entry.place, origin=origin, method=point.name, asked=self.target * point.share, split=point.split,
             criterion=point.criterion, scope=point.scope, round_to=point.round_to, training=point.training,
+            tunings=point.tunings,
             **asdict(measured),
         )  # fmt: skip
 

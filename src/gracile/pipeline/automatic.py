@@ -29,7 +29,7 @@ from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
-from gracile.recipe import Target
+from gracile.recipe import IntegerMethod, Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
@@ -128,7 +128,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     forecast: Forecast | None = None
     if request.timed:
         forecast = measured(
-            request, job.original, graph, job.data, job.clock, integers=True in _integers(request, options)
+            request, job.original, graph, job.data, job.clock, integers="int8" in _integers(request, options)
         )
         target = min(1.0, request.target.seconds(forecast.seconds) / forecast.seconds)
         job = replace(job, request=replace(request, forecast=forecast))
@@ -175,8 +175,9 @@ def space_of(request: Request, options: Auto) -> Space:
         rounds=options.round_to or (request.round_to,),
         shares=options.shares,
         integers=integers,
-        integers_alone=True in integers and _saved_by_integers(request),
+        integers_alone=_saved_by_integers(request),
         trained=request.fine_tune is not None or request.recover is not None,
+        tunings=options.tunings,
     )
 
 
@@ -187,12 +188,12 @@ def _saved_by_integers(request: Request) -> bool:
     return request.metric == "bytes"
 
 
-def _integers(request: Request, options: Auto) -> tuple[bool, ...]:
-    """Whether pipelines may end in int8."""
+def _integers(request: Request, options: Auto) -> tuple[IntegerMethod | None, ...]:
+    """The integers that pipelines may end in; None for none."""
     if options.int8:
-        return (True,)
+        return options.weights
     tried = options.int8 is None and _saved_by_integers(request) and request.calibrated
-    return (False, True) if tried else (False,)
+    return (None, *options.weights) if tried else (None,)
 
 
 def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
@@ -222,6 +223,7 @@ def _fixed(request: Request, point: Point, target: float) -> Request:
         scope=point.scope or request.scope,
         round_to=point.round_to or request.round_to,
         training=point.training or "each",
+        tunings=point.tunings or 1,
     )
 
 
