@@ -194,6 +194,37 @@ def test_bytes_are_shared_with_integers():
     assert {trial.method for trial in always.trials} == {"prune+int8"}
 
 
+def test_bit_widths_of_weights_are_part_of_the_search():
+    """At a tenth of the bytes eight bits leave no room without another method, four bits nearly do."""
+    auto = gracile.Auto(
+        trials=6, methods=("prune",), criteria=("l2",), scopes=("layer",), shares=(1.0,), weights=("int8", "int4")
+    )
+    result = job(target=gracile.Target(bytes=0.35), auto=auto)
+    costs = {trial.method: trial.bytes for trial in result.trials}
+    assert list(costs)[:5] == ["int8", "int4", "prune", "prune+int8", "prune+int4"]
+    assert costs["int4"] < costs["int8"]
+    assert result.report.score == max(t.score for t in result.trials if t.state == "finished" and t.cost <= 0.35)
+
+
+def test_the_budget_of_training_is_part_of_the_search():
+    calls = []
+
+    def train(model):
+        calls.append(1)
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-6)
+
+    auto = gracile.Auto(
+        trials=4, methods=("prune",), criteria=("l2",), scopes=("layer",), shares=(1.0,), tunings=(1, 3), margin=1e9
+    )
+    result = job(fine_tune=train, auto=auto)
+    budgets = [trial.tunings for trial in result.trials]
+    assert sorted(budgets) == [1, 3]
+    chosen = result.report.auto.trial(result.report.auto.chosen)
+    assert len(calls) == 1 + 3 + chosen.tunings
+    assert next(trial.recipe for trial in result.trials if trial.tunings == 3).endswith("3 x the training")
+
+
 def test_recovery_is_part_of_the_trials():
     auto = gracile.Auto(trials=2, methods=("spatial_svd", "prune"), criteria=("l2",), scopes=("layer",))
     result = job(recover=gracile.train.Recovery(block_epochs=0, epochs=1), auto=auto)
@@ -222,6 +253,10 @@ def test_a_search_that_ends_before_all_single_methods_says_so():
         ({"ratios": {"*": 0.5}}, "ratios by hand"),
         ({"auto": 3}, r"auto is 3; give gracile\.Auto"),
         ({"method": "prune"}, r'auto goes with method="auto"; method is \'prune\''),
+        (
+            {"target": gracile.Target(latency=0.5), "auto": gracile.Auto(weights=("int4",))},
+            "runtimes compute in eight bits",
+        ),
         ({"auto": gracile.Auto(int8=True), "calibration": None}, r"Auto\(int8=True\) needs calibration"),
         ({"auto": gracile.Auto(criteria=("elimination",)), "calibration": None}, "elimination.* looks at data"),
         ({"auto": gracile.Auto(criteria=("best",))}, "criterion is 'best'"),
@@ -249,6 +284,8 @@ def test_what_does_not_go_together_is_refused_before_any_work(options, message):
         ({"shares": (0.5,)}, "1 among them"),
         ({"shares": (1.0, 1.2)}, r"numbers in \(0, 1\]"),
         ({"round_to": (0,)}, "round_to is"),
+        ({"weights": ("int3",)}, "weights is .*int8, int4"),
+        ({"tunings": (0,)}, r"tunings is \(0,\)"),
         ({"int8": "yes"}, "int8 is 'yes'"),
         ({"fine_tune": 3}, "fine_tune is 3; give a function"),
         ({"study": "runs/a.db"}, "give an address"),

@@ -120,6 +120,36 @@ def test_where_int8_is_enough_nothing_else_is_done():
     assert any("int8 alone reaches the target" in note for note in result.report.notes)
 
 
+def test_weights_of_four_bits_take_half_of_what_eight_take(tmp_path):
+    four, eight = job("int4"), job("int8")
+    specs = {item.spec.name for item in four.model.named_quantizers("weight").values()}
+    assert specs == {"int4"}
+    assert {item.spec.name for item in four.model.named_quantizers("activation").values()} == {"uint8"}
+    weights = sum(module.weight.numel() for module in MODEL.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    # A zero point beside each scale takes half a byte less, too.
+    saved = eight.report.after.bytes - four.report.after.bytes
+    assert weights / 2 <= saved < 0.55 * weights + 8
+    assert four.report.stages[-1].method == "int4"
+    both = job("prune+int4", target=gracile.Target(bytes=0.2))
+    assert both.report.after.bytes <= 0.2 * both.report.before.bytes
+    with torch.no_grad():
+        assert torch.equal(gracile.load(both.save(tmp_path / "saved"), MODEL)(DATA), both.model(DATA))
+
+
+def test_three_methods_are_one_plan_that_loads_on_a_fresh_model(tmp_path):
+    result = job("spatial_svd+channel_pruning+int8", target=gracile.Target(macs=0.5), search="tar")
+    assert [stage.method for stage in result.report.stages] == ["spatial_svd", "channel_pruning", "int8"]
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+    graph = gracile.capture(MODEL, DATA[:2])
+    again = gracile.Plan.from_json(result.plan.to_json())
+    assert again == result.plan
+    assert (again.cost(graph).macs, again.cost(graph).bytes) == (result.report.after.macs, result.report.after.bytes)
+    torch.manual_seed(5)
+    fresh = gracile.load(result.save(tmp_path / "saved"), SmallNet(8))
+    with torch.no_grad():
+        assert torch.equal(fresh(DATA), result.model(DATA))
+
+
 @pytest.mark.parametrize("copied", [False, True])
 def test_fine_tuning_trains_with_the_quantizers(copied):
     seen = []

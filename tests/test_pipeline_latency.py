@@ -238,6 +238,49 @@ def test_auto_predicts_the_trials_and_measures_what_it_takes(machine, runtime, t
     assert machine.measured - measured < measured
 
 
+class Surprise(Machine):
+    """Factorized models are slow, of which the table of layers knows nothing."""
+
+    def __init__(self, slowed: float, pruned: float = 1.0) -> None:
+        super().__init__()
+        self.slowed, self.pruned = slowed, pruned
+
+    def seconds(self, model, graph):
+        factorized = any(isinstance(edit, Factorize) for edit in applied_plan(model).edits)
+        narrower = any(isinstance(edit, Slice) for edit in applied_plan(model).edits)
+        slower = self.slowed if factorized else self.pruned if narrower else 1.0
+        return slower * super().seconds(model, graph)
+
+
+def auto_for_latency():
+    """A search whose trials prefer factorized models."""
+    model, data = network(), images()
+    agree = agreement(model, data)
+    return gracile.compress(
+        model, data, method="auto", search="tar", round_to=1, target=target(0.6), calibration=[data],
+        evaluate=lambda one: agree(one) + any(isinstance(edit, Factorize) for edit in applied_plan(one).edits),
+        auto=gracile.Auto(trials=2, methods=("prune", "spatial_svd"), criteria=("l2",), scopes=("layer",)),
+    )  # fmt: skip
+
+
+def test_what_misses_the_latency_once_it_is_measured_is_passed_over(machine, monkeypatch):
+    optional("optuna")
+    monkeypatch.setattr(timed, "benchmark", Surprise(slowed=20.0).benchmark)
+    result = auto_for_latency()
+    auto = result.report.auto
+    best = max(auto.trials, key=lambda trial: trial.score)
+    assert (best.method, auto.trial(auto.chosen).method, result.report.method) == ("spatial_svd", "prune", "prune")
+    assert result.report.latency.met
+    assert any(note.startswith(f"trial {best.place}, spatial_svd") for note in result.report.notes)
+
+
+def test_where_every_pipeline_misses_the_latency_each_says_why(machine, monkeypatch):
+    optional("optuna")
+    monkeypatch.setattr(timed, "benchmark", Surprise(slowed=20.0, pruned=20.0).benchmark)
+    with pytest.raises(TargetError, match=r"none of the 2 best pipelines reaches the target\. trial 1, .* trial 0, "):
+        auto_for_latency()
+
+
 def test_splits_that_a_method_cannot_reach_are_left_out(machine, monkeypatch):
     monkeypatch.setitem(Request.__init__.__kwdefaults__, "splits", (0.05, 0.99))
     model, data = network(), images()

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, Final, Literal, get_args
 
 from gracile.errors import InputError
-from gracile.recipe import PRUNING, Scope
+from gracile.recipe import INTEGERS, PRUNING, IntegerMethod, Scope
 from gracile.search_options import ShortFineTune
 
 # The method of `gracile.compress` that finds the methods.
@@ -33,6 +33,8 @@ class Auto:
     # Whether pipelines end in int8: all, none, or, for None, some where the target is in bytes and there is calibration
     # data.
     int8: bool | None = None
+    # The weights of those integers: "int8", "int4"; activations are uint8.
+    weights: tuple[IntegerMethod, ...] = ("int8",)
     # Which channels go first; empty stands for the criterion of the call, whose "auto" is "elimination" and "l2" with
     # calibration data, else "l2".
     criteria: tuple[str, ...] = ()
@@ -46,6 +48,9 @@ class Auto:
     batch: int = 4
     # Trains trials in place of the call's fine_tune, which then trains the chosen pipeline alone.
     fine_tune: ShortFineTune | None = None
+    # How often fine_tune is called each time (of recover: by how much its epochs are multiplied); single methods get
+    # the first.
+    tunings: tuple[int, ...] = (1,)
     # A trial is stopped when it cannot be as good as another one even if training won so many times what it ever won.
     margin: float = 1.5
     # The address of a database that several machines share, as SQLAlchemy takes it; by default a file beside the store.
@@ -64,6 +69,8 @@ class Auto:
             self._require(name, good, f"it is a number {'above 0' if name == 'minutes' else 'from 0'}")
         self._require_choices("methods", _METHODS)
         self._require_choices("scopes", get_args(Scope))
+        self._require_choices("weights", INTEGERS)
+        self._require_counts("tunings")
         self._require("int8", self.int8 in (None, True, False), "it is True, False or None")
         names = isinstance(self.criteria, tuple) and all(isinstance(name, str) for name in self.criteria)
         self._require("criteria", names and _differ(self.criteria), "they are different names of criteria, in a tuple")
@@ -85,6 +92,11 @@ class Auto:
     def _require(self, name: str, good: bool, meaning: str) -> None:
         if not good:
             raise InputError(f"Auto: {name} is {getattr(self, name)!r}; {meaning}")
+
+    def _require_counts(self, name: str) -> None:
+        value = getattr(self, name)
+        good = isinstance(value, tuple) and bool(value) and all(_is_whole(one) and one >= 1 for one in value)
+        self._require(name, good and _differ(value), "they are different whole numbers from 1, in a tuple")
 
     def _require_choices(self, name: str, known: tuple[str, ...]) -> None:
         value = getattr(self, name)

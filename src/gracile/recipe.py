@@ -15,9 +15,11 @@ from gracile.timings import Runtime, require_runtime
 
 PruningMethod: TypeAlias = Literal["channel_pruning", "prune"]
 PRUNING: tuple[PruningMethod, ...] = get_args(PruningMethod)
-# Changes the numbers, and no sizes: comes last.
-INTEGERS: Literal["int8"] = "int8"
-METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING, INTEGERS)
+# Change the numbers, and no sizes: come last, one of them.  Named by their weights; activations are uint8.  Files have
+# integers of these widths.
+IntegerMethod: TypeAlias = Literal["int8", "int4"]
+INTEGERS: tuple[IntegerMethod, ...] = get_args(IntegerMethod)
+METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING, *INTEGERS)
 
 Scope = Literal["layer", "global"]
 SearchKind = Literal["greedy", "tar", "exact", "annealing", "netadapt", "sensitivity", "amc"]
@@ -38,7 +40,7 @@ def methods_of(method: object, registered: Collection[str] = OWN_METHODS) -> tup
         registered: names beside gracile's own.
 
     Raises:
-        InputError: one of them is unknown, or "int8" is not the last.
+        InputError: one of them is unknown, or one of integers is not the last.
     """
     parts = method.split("+") if isinstance(method, str) else [method]
     unknown = [part for part in parts if not part or part not in (*METHODS, *registered)]
@@ -47,10 +49,11 @@ def methods_of(method: object, registered: Collection[str] = OWN_METHODS) -> tup
             f"method is {method!r}; it is one of {', '.join((*METHODS, *OWN_METHODS))}, or several joined by +, as "
             "'spatial_svd+channel_pruning'"
         )
-    if INTEGERS in parts[:-1]:
+    early = [part for part in parts[:-1] if part in INTEGERS]
+    if early:
         raise InputError(
-            f"method is {method!r}; int8 comes last and once, as in 'prune+int8': what is quantized is a captured "
-            "program, which is no longer cut"
+            f"method is {method!r}; {early[0]} comes last and once, as in 'prune+{early[0]}': what is quantized is a "
+            "captured program, which is no longer cut"
         )
     return tuple(str(part) for part in parts)
 

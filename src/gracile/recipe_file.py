@@ -381,7 +381,7 @@ def examples(inputs: Iterable[InputSection], seed: int = 0) -> tuple[Tensor, ...
 
 def _either_or(document: YamlFile) -> list[Fault]:
     given = [name for name in ("target", "ratios") if document.data.get(name) is not None]
-    if len(given) == 1 or (not given and document.data.get("method") == INTEGERS):
+    if len(given) == 1 or (not given and document.data.get("method") in INTEGERS):
         return []
     if given:
         text = "target and ratios exclude each other: with a target the ratios are found, otherwise they are given"

@@ -1,7 +1,9 @@
 """The search itself, on trials whose results are formulas."""
 
+import multiprocessing
 import random
 import time
+from collections import Counter
 
 import pytest
 
@@ -134,6 +136,48 @@ def test_what_another_process_carries_out_is_left_to_it(tmp_path):
     together, _ = run(theirs, tmp_path / "a.study", owner="other", trials=9)
     assert len(theirs.calls) == 2
     assert len(together) == len(trials) + 2 == 9
+
+
+def _joined(path, ready, answers):
+    pool = Formula(seconds=0.02)
+    ready.wait(60)
+    trials, _ = run(pool, path, owner="other", trials=16)
+    answers.put((len(pool.calls), len(trials)))
+
+
+def test_two_processes_that_begin_at_the_same_moment_share_the_trials(tmp_path):
+    """Before the tables are there, so that these are made by both, too."""
+    context = multiprocessing.get_context("spawn")
+    ready, answers = context.Barrier(2), context.Queue()
+    other = context.Process(target=_joined, args=(tmp_path / "a.study", ready, answers))
+    other.start()
+    pool = Formula(seconds=0.02)
+    ready.wait(60)
+    trials, ended_by = run(pool, tmp_path / "a.study", trials=16)
+    calls, seen = answers.get(timeout=60)
+    other.join(60)
+    assert (len(pool.calls) + calls, ended_by) == (16, "trials")
+    assert min(len(pool.calls), calls) >= 1
+    # The one that ends last has seen all.
+    assert max(len(trials), seen) == 16
+    with study(tmp_path / "a.study") as ledger:
+        placed = ledger.placed()
+    assert [entry.place for entry in placed] == list(range(16))
+    assert Counter(entry.owner for entry in placed) == {"me": len(pool.calls), "other": calls}
+    assert len({entry.point for entry in placed}) == 16
+
+
+@pytest.mark.parametrize("what", ["place", "point"])
+def test_of_two_trials_that_collide_the_first_counts(tmp_path, what):
+    """As two processes see it that have both looked before either began."""
+    first, second = SPACE.singles()[:2]
+    with study(tmp_path / "a.study") as mine, study(tmp_path / "a.study") as theirs:
+        assert mine.add(first, 0, 0, "me")
+        begun = theirs.add(*((second, 0) if what == "place" else (first, 1)), 0, "other")
+        # A place is taken, whoever has it; of a point another one is to be found.
+        assert begun == (what == "place")
+        assert [(one.place, one.point, one.owner) for one in theirs.placed()] == [(0, first, "me")]
+        assert mine.placed() == theirs.placed()
 
 
 def test_time_ends_the_search_but_not_before_the_first_trial():

@@ -47,11 +47,11 @@ def test_what_a_method_does_not_look_at_makes_no_difference():
 
 
 def test_values_mean_their_point():
-    full = space(trained=True, integers=(False, True), integers_alone=True)
+    full = space(trained=True, tunings=(1, 3), integers=(None, "int8"), integers_alone=True)
     pairs = full.combined(dict.fromkeys(full.singles(), 0.1))
     for point in (*full.singles(), *pairs):
         assert full.point(full.values(point)) == point
-    assert full.singles()[0] == Point(methods=("int8",))
+    assert full.singles()[0] == Point(methods=("int8",), tunings=1)
     assert any(point.training == "each" for point in pairs)
 
 
@@ -81,7 +81,7 @@ def test_a_method_that_has_failed_is_in_no_pair():
 def test_integers_end_pipelines():
     names = [
         "+".join(methods)
-        for methods in space(methods=("spatial_svd", "prune"), integers=(False, True), integers_alone=True).sequences
+        for methods in space(methods=("spatial_svd", "prune"), integers=(None, "int8"), integers_alone=True).sequences
     ]
     assert names == [
         "int8", "spatial_svd", "spatial_svd+int8", "prune", "prune+int8", "spatial_svd+prune", "spatial_svd+prune+int8",

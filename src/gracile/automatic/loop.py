@@ -49,7 +49,7 @@ class Ledger(Protocol):
 
     def placed(self) -> Sequence["Entry"]: ...
 
-    def add(self, point: Point, place: int, batch: int, owner: str) -> None: ...
+    def add(self, point: Point, place: int, batch: int, owner: str) -> bool: ...
 
     def propose(self, place: int, batch: int, owner: str) -> bool: ...
 
@@ -106,32 +106,38 @@ class Course:
                 progress.advance()
             while True:
                 more = self._filled() and more
-                mine = [entry for entry in self.ledger.placed() if self._is_open(entry)]
+                mine = self._open()
                 if not mine:
                     return self._ended(), "trials" if more else "exhausted"
                 if clock.over and self._ended():
                     return self._ended(), "time"
                 self._carried_out(mine, pool, clock, progress)
 
-    def _is_open(self, entry: Entry) -> bool:
-        """Whether this process has to carry it out; not what a search with more trials has left."""
-        return entry.ended is None and entry.owner == self.owner and entry.place < self.options.trials
+    def _open(self) -> list[Entry]:
+        """What this process has to carry out; not what a search with more trials has left."""
+        return [
+            entry
+            for entry in self.ledger.placed()
+            if entry.ended is None and entry.owner == self.owner and entry.place < self.options.trials
+        ]
 
     def _filled(self) -> bool:
         """Fill the first batch that has room; False where nothing new can be proposed for a place.
 
-        One that was begun is filled up; none is begun while a trial of this process is open.
+        One that was begun is filled up; none is begun while a trial of this process is open.  Where other processes
+        were faster, the next one is.
         """
-        placed = self.ledger.placed()
-        taken = {entry.place for entry in placed}
-        opened = any(self._is_open(entry) for entry in placed)
         for number, places in enumerate(self._batches()):
+            taken = {entry.place for entry in self.ledger.placed()}
             free = [place for place in places if place not in taken]
             if not free:
                 continue
-            if opened and len(free) == len(places):
+            if len(free) == len(places) and self._open():
                 return True
-            return all(self._asked(place, number) for place in free)
+            if not all(self._asked(place, number) for place in free):
+                return False
+            if self._open():
+                return True
         return True
 
     def _batches(self) -> list[range]:
@@ -148,8 +154,7 @@ class Course:
             pairs = self.space.combined(self._losses(singles))
             at = place - len(singles)
             fixed = pairs[at] if at < len(pairs) else None
-        if fixed is not None and fixed not in known:
-            self.ledger.add(fixed, place, batch, self.owner)
+        if fixed is not None and fixed not in known and self.ledger.add(fixed, place, batch, self.owner):
             return True
         return self.ledger.propose(place, batch, self.owner)
 
@@ -201,6 +206,7 @@ class Course:
         return Trial(
             place=entry.place, origin=origin, method=point.name, asked=self.target * point.share, split=point.split,
             criterion=point.criterion, scope=point.scope, round_to=point.round_to, training=point.training,
+            tunings=point.tunings,
             **asdict(measured),
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from gracile.maths.factorize import SCHEMES
 from gracile.prune.widths import RoundTo
-from gracile.recipe import INTEGERS, PRUNING, Scope
+from gracile.recipe import INTEGERS, PRUNING, IntegerMethod, Scope
 
 # When a model is trained: after each method, or after the last one alone.
 Training: TypeAlias = Literal["each", "last"]
@@ -20,7 +20,7 @@ SPLIT_LOW, SPLIT_HIGH, SPLIT_STEP = 0.1, 0.9, 0.05
 class Point:
     """One pipeline.  What its methods do not look at is None, so that equal pipelines are equal points."""
 
-    # In their order; "int8" last.
+    # In their order; integers last.
     methods: tuple[str, ...]
     # The share of the target that it goes for; 1 is the target.
     share: float = 1.0
@@ -30,15 +30,18 @@ class Point:
     scope: Scope | None = None
     round_to: RoundTo | None = None
     training: Training | None = None
+    # How often the user's training is called each time.
+    tunings: int | None = None
 
     @property
     def sized(self) -> tuple[str, ...]:
         """The methods that change sizes."""
-        return tuple(method for method in self.methods if method != INTEGERS)
+        return tuple(method for method in self.methods if method not in INTEGERS)
 
     @property
-    def integers(self) -> bool:
-        return INTEGERS in self.methods
+    def integers(self) -> IntegerMethod | None:
+        """What the pipeline ends in, where that is integers."""
+        return next((method for method in INTEGERS if method in self.methods), None)
 
     @property
     def name(self) -> str:
@@ -46,7 +49,7 @@ class Point:
 
     @property
     def alone(self) -> bool:
-        """Whether there is one method, int8 apart."""
+        """Whether there is one method, integers apart."""
         return len(self.sized) <= 1
 
 
@@ -59,11 +62,13 @@ class Space:
     scopes: tuple[Scope, ...]
     rounds: tuple[RoundTo, ...]
     shares: tuple[float, ...]
-    # Whether pipelines may end in int8, and whether int8 alone is one, as it is where bytes are counted.
-    integers: tuple[bool, ...] = (False,)
+    # The integers that pipelines may end in, None for none, and whether these alone are pipelines, as they are where
+    # bytes are counted.
+    integers: tuple[IntegerMethod | None, ...] = (None,)
     integers_alone: bool = False
     # Whether there is training.
     trained: bool = False
+    tunings: tuple[int, ...] = (1,)
 
     @property
     def sequences(self) -> tuple[tuple[str, ...], ...]:
@@ -71,8 +76,8 @@ class Space:
         first = [method for method in self.methods if method in SCHEMES]
         second = [method for method in self.methods if method in PRUNING]
         sized = [(method,) for method in self.methods] + [(a, b) for a in first for b in second]
-        ends = [(INTEGERS,) if integers else () for integers in self.integers]
-        alone = [(INTEGERS,)] if self.integers_alone else []
+        ends: list[tuple[str, ...]] = [() if integers is None else (integers,) for integers in self.integers]
+        alone = [end for end in ends if end] if self.integers_alone else []
         return (*alone, *((*methods, *end) for methods in sized for end in ends))
 
     @property
@@ -85,6 +90,8 @@ class Space:
             "scope": self.scopes,
             "round_to": self.rounds,
             "training": ("each", "last") if self.trained else ("each",),
+            # One choice would take random numbers from the others.
+            **({"tunings": self.tunings} if self.trained and len(self.tunings) > 1 else {}),
         }
 
     def point(self, values: Mapping[str, Any]) -> Point:
@@ -101,13 +108,14 @@ class Space:
             scope=values["scope"] if "prune" in sized else None,
             round_to=values["round_to"] if sized else None,
             training=values["training"] if several and self.trained else None,
+            tunings=(values.get("tunings") or self.tunings[0]) if self.trained else None,
         )
 
     def values(self, point: Point) -> dict[str, Any]:
         """Values that mean ``point``; where it says nothing, the first choice."""
         given = {
             "methods": point.name, "share": point.share, "criterion": point.criterion, "scope": point.scope,
-            "round_to": point.round_to, "training": point.training,
+            "round_to": point.round_to, "training": point.training, "tunings": point.tunings,
         }  # fmt: skip
         chosen = {name: given[name] if given[name] is not None else first[0] for name, first in self.dimensions.items()}
         return {**chosen, "split": 0.5 if point.split is None else point.split}

@@ -6,6 +6,7 @@ asked for.
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from gracile.automatic.space import SPLIT_HIGH, SPLIT_LOW, SPLIT_STEP, Point, Space
 from gracile.errors import StoreError
@@ -64,7 +65,7 @@ class Study:
         self._storage: Any = None
         try:
             with _named(url):
-                self._storage = optuna.storages.InMemoryStorage() if url is None else optuna.storages.RDBStorage(url)
+                self._storage = optuna.storages.InMemoryStorage() if url is None else _opened(url)
                 self._study = optuna.create_study(
                     storage=self._storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
                 )
@@ -85,42 +86,71 @@ class Study:
             )
 
     def placed(self) -> list[Placed]:
-        """All trials that have a place, by their places."""
-        with _named(self._url):
-            trials = self._study.get_trials(deepcopy=False)
-        found = [_placed(trial, self._space) for trial in trials if "place" in trial.user_attrs and trial.params]
-        return sorted(found, key=lambda trial: (trial.place, trial.number))
+        """All trials that have a place, by their places.
 
-    def add(self, point: Point, place: int, batch: int, owner: str) -> None:
-        """Begin a trial of this point."""
-        attributes = {"batch": batch, "owner": owner, "place": place}
+        Processes that share the study may begin trials of one place, or of one point, at the same moment.  Each is
+        written in one transaction, which gives it its number: the first one counts, for all of them.
+        """
+        places, points, found = set[int](), set[Point](), []
+        for trial in sorted(self._trials(), key=lambda trial: trial.number):
+            if "place" not in trial.user_attrs or not self._space.dimensions.keys() <= trial.params.keys():
+                continue
+            one = _placed(trial, self._space)
+            if one.place not in places and one.point not in points:
+                places.add(one.place)
+                points.add(one.point)
+                found.append(one)
+        return sorted(found, key=lambda one: one.place)
+
+    def _trials(self) -> list[FrozenTrial]:
         with _named(self._url):
-            self._study.enqueue_trial(self._space.values(point), user_attrs=attributes)
-            self._begin_waiting()
+            trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
+        return trials
+
+    def add(self, point: Point, place: int, batch: int, owner: str) -> bool:
+        """Begin a trial of this point; False where another process has just begun one at another place."""
+        with _named(self._url):
+            template = create_trial(
+                state=TrialState.RUNNING,
+                params=self._space.values(point),
+                distributions=self._distributions,
+                user_attrs={"batch": batch, "owner": owner, "place": place},
+            )
+            self._study.add_trial(template)
+        placed = self.placed()
+        if not any(one.place == place and one.owner == owner for one in placed):
+            self._withdraw(place, owner)
+        return any(one.place == place for one in placed)
+
+    def _withdraw(self, place: int, owner: str) -> None:
+        """End what does not count, so that nobody looks for its end."""
+        for trial in self._trials():
+            attributes = trial.user_attrs
+            if trial.state in _OPEN and (attributes.get("place"), attributes.get("owner")) == (place, owner):
+                with _named(self._url):
+                    self._study.tell(trial.number, state=TrialState.FAIL)
 
     def propose(self, place: int, batch: int, owner: str) -> bool:
         """Begin a trial of a point that no other one has; False where none was found."""
-        with _named(self._url):
-            self._begin_waiting()
-            known = {
-                self._space.point(trial.params) for trial in self._study.get_trials(deepcopy=False) if trial.params
-            }
-            for attempt in range(_GUIDED + _RANDOM):
-                seed = _seed(self._seed, place, attempt)
-                # Made anew for each trial: what it proposes depends on the study alone, and not on how often the
-                # search was interrupted.
-                self._study.sampler = (
-                    optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False)
-                    if attempt < _GUIDED
-                    else optuna.samplers.RandomSampler(seed=seed)
-                )
-                trial = self._study.ask(self._distributions)
-                if self._space.point(trial.params) in known:
-                    self._study.tell(trial, state=TrialState.FAIL)
-                    continue
-                for name, value in (("batch", batch), ("owner", owner), ("place", place)):
-                    trial.set_user_attr(name, value)
-                return True
+        known = {one.point for one in self.placed()}
+        ended = [trial for trial in self._trials() if trial.state == TrialState.COMPLETE]
+        # A study of this process alone: what is only looked at leaves no trace in the one that is shared.
+        sketch = optuna.create_study(directions=self._study.directions)
+        sketch.add_trials(ended)
+        for attempt in range(_GUIDED + _RANDOM):
+            seed = _seed(self._seed, place, attempt)
+            # Made anew for each trial: what it proposes depends on the study alone, and not on how often the search
+            # was interrupted.
+            sketch.sampler = (
+                optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=False)
+                if attempt < _GUIDED
+                else optuna.samplers.RandomSampler(seed=seed)
+            )
+            point = self._space.point(sketch.ask(self._distributions).params)
+            if point not in known:
+                if self.add(point, place, batch, owner):
+                    return True
+                known.add(point)
         return False
 
     def tell(self, placed: Placed, ended: Trial) -> None:
@@ -139,11 +169,6 @@ class Study:
         choices = {name: CategoricalDistribution(values) for name, values in self._space.dimensions.items()}
         return {**choices, "split": FloatDistribution(SPLIT_LOW, SPLIT_HIGH, step=SPLIT_STEP)}
 
-    def _begin_waiting(self) -> None:
-        """Queued trials get their values; one may be left from a process that was killed between the two."""
-        while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._study.ask(self._distributions)
-
     def close(self) -> None:
         optuna.logging.set_verbosity(self._verbosity)
         if isinstance(self._storage, optuna.storages.RDBStorage):
@@ -157,6 +182,18 @@ class Study:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(url: str) -> optuna.storages.RDBStorage:
+    """The database, where another process may be making its tables at the same moment."""
+    for pause in (0.1, 0.2, 0.4, 0.8):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except SQLAlchemyError as error:
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
+                raise
+            time.sleep(pause)
+    return optuna.storages.RDBStorage(url)
 
 
 def _placed(trial: FrozenTrial, space: Space) -> Placed:

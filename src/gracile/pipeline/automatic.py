@@ -4,7 +4,7 @@ import copy
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
-from gracile.recipe import Target
+from gracile.recipe import IntegerMethod, Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
@@ -42,14 +42,76 @@ _ROOM = 0.1
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Found:
-    """What the search has taken: a request of a fixed pipeline, and how it was found."""
+    """What is taken of a search: a request of a fixed pipeline, and how it was found."""
 
     request: Request
     report: AutoReport
     notes: tuple[str, ...]
 
+    @property
+    def trial(self) -> Trial:
+        return self.report.trial(self.report.chosen)
 
-def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Findings:
+    """A search that has ended."""
+
+    request: Request
+    space: Space
+    trials: tuple[Trial, ...]
+    ended_by: EndedBy
+    # The original's score, and the share of its cost that is asked for.
+    baseline: float
+    target: float
+
+    def best(self, missed: Collection[int] = ()) -> Found:
+        """What to take.
+
+        Args:
+            missed: places of trials that are out of question.
+
+        Raises:
+            TargetError: no pipeline reaches the target.
+        """
+        auto = self.request.auto
+        assert auto is not None
+        left = [trial for trial in self.trials if trial.place not in missed]
+        chosen = chosen_of(left, self.target * (1 + _room(self.request)), self.baseline, auto.tolerated_loss)
+        if chosen is None:
+            reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in self.trials)
+            raise TargetError(
+                f"none of {len(self.trials)} pipelines reaches the target of {self.target:.4g} of the "
+                f"{self.request.measure}. " + "; ".join(reasons)
+            )
+        trial, note = chosen
+        report = AutoReport(
+            metric=self.request.measure,
+            target=self.target,
+            baseline=self.baseline,
+            tolerated_loss=auto.tolerated_loss,
+            trials=self.trials,
+            front=tuple(found.place for found in front_of(self.trials)),
+            chosen=trial.place,
+            ended_by=self.ended_by,
+        )
+        notes = (note,) if note else ()
+        point = _point_of(trial, self.space, self.target)
+        return Found(
+            request=_fixed(self.request, point, self.target), report=report, notes=(*notes, *self._cut_short())
+        )
+
+    def _cut_short(self) -> tuple[str, ...]:
+        singles = len(self.space.singles())
+        if sum(trial.place < singles for trial in self.trials) >= singles:
+            return ()
+        return (
+            f"{singles} single methods could have been tried, and the search ended before all were: give it more "
+            "trials or minutes",
+        )
+
+
+def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     """Try pipelines for the target of ``job`` within the bounds of its `Auto`.
 
     Args:
@@ -57,7 +119,6 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
         before: its cost.
 
     Raises:
-        TargetError: no pipeline reaches the target.
         EvaluationError: a function of the user failed; trials that have ended are kept in the store.
         StoreError: the store or the study is damaged or belongs to another job.
     """
@@ -67,7 +128,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
     forecast: Forecast | None = None
     if request.timed:
         forecast = measured(
-            request, job.original, graph, job.data, job.clock, integers=True in _integers(request, options)
+            request, job.original, graph, job.data, job.clock, integers="int8" in _integers(request, options)
         )
         target = min(1.0, request.target.seconds(forecast.seconds) / forecast.seconds)
         job = replace(job, request=replace(request, forecast=forecast))
@@ -88,45 +149,14 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Found:
                 baseline=baseline, target=target, room=_room(request),
             )  # fmt: skip
             ended, ended_by = course.run(pool)
-    return _found(request, space, ended, ended_by, baseline, target)
+    return Findings(
+        request=request, space=space, trials=tuple(ended), ended_by=ended_by, baseline=baseline, target=target
+    )
 
 
 def _room(request: Request) -> float:
     """By what share of the target a trial's cost may lie above: that of one that is only predicted."""
     return _ROOM if request.timed else 0.0
-
-
-def _found(
-    request: Request, space: Space, ended: list[Trial], ended_by: EndedBy, baseline: float, target: float
-) -> Found:
-    assert request.auto is not None
-    tolerated_loss = request.auto.tolerated_loss
-    chosen = chosen_of(ended, target * (1 + _room(request)), baseline, tolerated_loss)
-    if chosen is None:
-        reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in ended)
-        raise TargetError(
-            f"none of {len(ended)} pipelines reaches the target of {target:.4g} of the {request.measure}. "
-            + "; ".join(reasons)
-        )
-    trial, note = chosen
-    report = AutoReport(
-        metric=request.measure,
-        target=target,
-        baseline=baseline,
-        tolerated_loss=tolerated_loss,
-        trials=tuple(ended),
-        front=tuple(found.place for found in front_of(ended)),
-        chosen=trial.place,
-        ended_by=ended_by,
-    )
-    singles = len(space.singles())
-    notes = [note] if note else []
-    if sum(found.place < singles for found in ended) < singles:
-        notes.append(
-            f"{singles} single methods could have been tried, and the search ended before all were: give it more "
-            "trials or minutes"
-        )
-    return Found(request=_fixed(request, _point_of(trial, space, target), target), report=report, notes=tuple(notes))
 
 
 def _point_of(trial: Trial, space: Space, target: float) -> Point:
@@ -145,8 +175,9 @@ def space_of(request: Request, options: Auto) -> Space:
         rounds=options.round_to or (request.round_to,),
         shares=options.shares,
         integers=integers,
-        integers_alone=True in integers and _saved_by_integers(request),
+        integers_alone=_saved_by_integers(request),
         trained=request.fine_tune is not None or request.recover is not None,
+        tunings=options.tunings,
     )
 
 
@@ -157,12 +188,12 @@ def _saved_by_integers(request: Request) -> bool:
     return request.metric == "bytes"
 
 
-def _integers(request: Request, options: Auto) -> tuple[bool, ...]:
-    """Whether pipelines may end in int8."""
+def _integers(request: Request, options: Auto) -> tuple[IntegerMethod | None, ...]:
+    """The integers that pipelines may end in; None for none."""
     if options.int8:
-        return (True,)
+        return options.weights
     tried = options.int8 is None and _saved_by_integers(request) and request.calibrated
-    return (False, True) if tried else (False,)
+    return (None, *options.weights) if tried else (None,)
 
 
 def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
@@ -192,6 +223,7 @@ def _fixed(request: Request, point: Point, target: float) -> Request:
         scope=point.scope or request.scope,
         round_to=point.round_to or request.round_to,
         training=point.training or "each",
+        tunings=point.tunings or 1,
     )
 
 

@@ -23,7 +23,7 @@ def report_of(
 ) -> Report:
     """The Report of a job whose stages are ``done``."""
     last = done.outcomes[-1]
-    latency = None if last.latency is None else _as_asked(last.latency, request)
+    latency = None if last.latency is None else as_asked(last.latency, request)
     selections = [outcome.selection for outcome in done.outcomes]
     notes = [*done.notes]
     notes += [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
@@ -63,7 +63,7 @@ def report_of(
     )
 
 
-def _as_asked(latency: LatencyReport, request: Request) -> LatencyReport:
+def as_asked(latency: LatencyReport, request: Request) -> LatencyReport:
     """The report against the user's target, whatever share of it the pipeline that was taken has gone for."""
     assert request.target is not None
     original = latency.timings.entries[0].median

@@ -43,7 +43,7 @@ def measured(
             job.put("seconds", 0, known["seconds"])
         if integers and "int8" not in known:
             assert data is not None
-            timed = TimedIntegers(request, original, graph, data, clock)
+            timed = TimedIntegers(replace(request, integers="int8"), original, graph, data, clock)
             timed.measure()
             known["int8"] = timed.alone
             job.put("int8", 0, timed.alone)

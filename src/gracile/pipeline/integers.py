@@ -1,4 +1,4 @@
-"""int8 as the last stage: the model that is left, simulated in integers."""
+"""Integers as the last stage: the model that is left, simulated in integers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,30 +17,30 @@ from gracile.quant.formats import Formats
 from gracile.quant.method import simulate
 from gracile.quant.trained import TrainedQuantizer
 from gracile.quant.training import QuantizedTraining
-from gracile.recipe import INTEGERS
 from gracile.report import LayerReport, Record, Totals
 from gracile.simulation import Simulation
 from gracile.surgery import applied_since
 
 
 class Integers:
-    """The int8 stage of one job; see `gracile.pipeline.stage.Reported`.
+    """The stage of one job that ends in integers; see `gracile.pipeline.stage.Reported`.
 
     Args:
+        request: with the format of the weights, its last method.
         model: left as it is.
         graph: its program.
     """
 
-    method: str = INTEGERS
-
     def __init__(self, request: Request, model: nn.Module, graph: Graph) -> None:
+        assert request.integers is not None
+        self.method: str = request.integers
         self._original, self._graph = model, graph
-        formats = Formats("int8", "uint8", exclude=request.exclude)
+        formats = Formats(request.integers, "uint8", exclude=request.exclude)
         self.simulation, self._placement = simulate(model, graph.example, formats)
         self.model: nn.Module = self.simulation
         self.notes: tuple[str, ...] = ()
         if not self.simulation.named_quantizers("weight"):
-            self.notes = ("int8: no weight could be quantized; see the reasons by layer",)
+            self.notes = (f"{self.method}: no weight could be quantized; see the reasons by layer",)
 
     @property
     def cost(self) -> Cost:
@@ -52,18 +52,18 @@ class Integers:
         found = self.cost.bytes
         if found > bound:
             raise TargetError(
-                f"the target of {bound:.6g} bytes cannot be reached by int8 alone, which leaves {found}. Ways out: a "
-                "higher target, fewer excluded layers, a method before int8 as in 'prune+int8'"
+                f"the target of {bound:.6g} bytes cannot be reached by {self.method} alone, which leaves {found}. Ways "
+                f"out: a higher target, fewer excluded layers, a method before it as in 'prune+{self.method}'"
             )
 
     def carry_out(self, data: Calibration) -> Sequence[Record]:
         """Set all ranges."""
         return (fit_weights(self.simulation), calibrate(self.simulation, data, self._graph.example))
 
-    def trained(self, fine_tune: FineTune) -> Record:
+    def trained(self, fine_tune: FineTune, times: int = 1) -> Record:
         """Train with the quantizers in the loop, gradients straight through; ranges follow."""
         run = QuantizedTraining("qat").prepare(self.simulation)
-        tuned = fine_tuned(fine_tune, self.simulation)
+        tuned = fine_tuned(fine_tune, self.simulation, times)
         assert isinstance(tuned, Simulation)
         record = run.finish()
         for name, item in tuned.named_quantizers().items():

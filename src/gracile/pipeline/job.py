@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +15,14 @@ from gracile.export.checkpoint import save
 from gracile.export.onnx import OnnxFile, to_onnx
 from gracile.graph import Graph, capture, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs
-from gracile.pipeline.automatic import Found, find_pipeline, same_randomness
+from gracile.pipeline.automatic import Found, find_pipeline
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.stage import Stage
+from gracile.pipeline.taking import taken
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
@@ -193,12 +193,15 @@ def compress(
             request.target.pricing(before)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     job = Job(request, model, data, clock)
-    found = None if request.auto is None else find_pipeline(job, graph, before)
-    if found is not None:
+    found = None
+    if request.auto is not None:
+        findings = find_pipeline(job, graph, before)
+        with clock("evaluate"):
+            score_before = _scored_before(request, model, None)
+        found, done = taken(job, findings, graph, score_before)
         job = replace(job, request=found.request)
-    methods = job.request.methods
-    with nullcontext() if found is None else same_randomness(request.seed):
-        first = job.stage(methods[0], model, graph) if methods else None
+    else:
+        first = job.stage(request.methods[0], model, graph) if request.methods else None
         with clock("evaluate"):
             score_before = _scored_before(request, model, first)
         done = run_stages(job, first, model, graph, score_before)
@@ -234,7 +237,7 @@ def _repeated(found: Found, done: Done, request: Request) -> tuple[str, ...]:
     A latency is measured then, and the sizes are others.
     """
     trained_alike = request.auto is not None and request.auto.fine_tune is None
-    trial = found.report.trial(found.report.chosen)
+    trial = found.trial
     if not trained_alike or request.timed or request.evaluate is not request.evaluate_search or trial.score is None:
         return ()
     if abs(done.score - trial.score) <= 1e-6 * max(1.0, abs(trial.score)):

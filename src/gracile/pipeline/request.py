@@ -19,7 +19,7 @@ from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
-from gracile.recipe import INTEGERS, Scope, Search, Target, methods_of
+from gracile.recipe import INTEGERS, IntegerMethod, Scope, Search, Target, methods_of
 from gracile.registered import OWN_METHODS
 from gracile.scoring import Evaluate
 from gracile.search import executors
@@ -39,9 +39,9 @@ class Request:
     evaluate: Evaluate
     evaluate_search: Evaluate
     target: Target | None
-    # In the order in which they are carried out; int8, which comes behind all of them, apart.
+    # In the order in which they are carried out; integers, which come behind all of them, apart.
     methods: tuple[str, ...]
-    integers: bool
+    integers: IntegerMethod | None
     search: Search
     criterion: str | Criterion
     loss: Loss | None
@@ -70,6 +70,8 @@ class Request:
     # The splits to try, and whether several methods are each followed by training.
     splits: tuple[float, ...] = _SPLITS
     training: Training = "each"
+    # How often the user's training is called each time.
+    tunings: int = 1
     # Where the methods are to be found; `methods` is empty until then.
     auto: Auto | None = None
     # A store in memory that the stages of one call share where no file is given.
@@ -112,7 +114,7 @@ class Request:
 
     @property
     def method(self) -> str:
-        return "+".join((*self.methods, *[INTEGERS] * self.integers))
+        return "+".join((*self.methods, *([] if self.integers is None else [self.integers])))
 
     def bound(self, before: Cost) -> float | None:
         """The largest admissible cost; None where the ratios are set by hand, and of a latency outside its search."""
@@ -150,7 +152,8 @@ def checked(
             raise InputError(f"{name} is a {type(value).__name__}; give a function")
     options = _options(method, auto)
     named = methods_of(method) if options is None else ()
-    methods, integers = tuple(part for part in named if part != INTEGERS), INTEGERS in named
+    methods = tuple(part for part in named if part not in INTEGERS)
+    integers = next((part for part in INTEGERS if part in named), None)
     if options is not None:
         _require_auto(options, arguments, calibrated=calibrated)
     if integers:
@@ -206,6 +209,11 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         raise InputError('ratios by hand go with one method, and method is "auto"; leave them out')
     if options.int8 and target.latency is not None:
         _require_runtime_of_integers(target)
+    if target.latency is not None and options.weights != ("int8",):
+        raise InputError(
+            f"weights is {options.weights!r} with a latency as target; runtimes compute in eight bits, whatever the "
+            'weights are kept in: leave it at ("int8",), or give a target in bytes'
+        )
     if options.int8 and not calibrated:
         raise InputError("Auto(int8=True) needs calibration data for the ranges of activations; give calibration")
     if options.fine_tune is not None and arguments["fine_tune"] is None:

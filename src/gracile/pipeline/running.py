@@ -108,7 +108,7 @@ def _before_integers(
         tried[share] = _at_share(job, model, graph, score_before, share, tune=False)
         return tried[share].model
 
-    left_out = f"int8 alone reaches the target: {'+'.join(request.methods)} was left out"
+    left_out = f"{request.integers} alone reaches the target: {'+'.join(request.methods)} was left out"
     if request.forecast is not None:
         share = float(request.target.value) / request.forecast.integers
         if share >= 1:
@@ -157,7 +157,7 @@ def _as_integers(job: Job, done: Done, timed: TimedIntegers | None, original: nn
     if request.fine_tune is not None:
         job.looked(score_after)
         with clock("fine-tune"):
-            passes.append(stage.trained(request.fine_tune))
+            passes.append(stage.trained(request.fine_tune, request.tunings))
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned quantized model")
     after = applied_since(stage.model, original).cost(graph)
@@ -186,7 +186,7 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
     """All methods that change sizes."""
     request = job.request
     if len(request.methods) == 1:
-        outcome = _carried_out(job, request, first, model, score_before, more=request.integers)
+        outcome = _carried_out(job, request, first, model, score_before, more=request.integers is not None)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
     total = float(request.target.value)
@@ -259,7 +259,7 @@ def _chained(
             recover=request.recover if trained else None,
             forecast=None if request.forecast is None else request.forecast.behind(reached),
         )
-        more = request.integers or not last
+        more = request.integers is not None or not last
         outcome = _carried_out(job, part, stage, current, score, more=more, lenient=not last)
         outcomes.append(outcome)
         current = outcome.stage.model
@@ -316,11 +316,12 @@ def _carried_out(
         job.looked(score_after)
     tuned = None
     if request.recover is not None:
-        found, tuned = _recovered(job, request, request.recover, stage, score_after)
+        options = replace(request.recover, epochs=request.tunings * request.recover.epochs)
+        found, tuned = _recovered(job, request, options, stage, score_after)
         passes = (*passes, found)
     if request.fine_tune is not None:
         with clock("fine-tune"):
-            stage.model = fine_tuned(request.fine_tune, stage.model)
+            stage.model = fine_tuned(request.fine_tune, stage.model, request.tunings)
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
     after = applied_since(stage.model, original).cost(stage.graph)

@@ -20,8 +20,16 @@ def tune_parts(fine_tune_layer: FineTuneLayer, model: nn.Module, names: Iterable
             module.training = training
 
 
-def fine_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
-    """The model after ``fine_tune``, which may train it in place or return another; modes as before."""
+def fine_tuned(fine_tune: FineTune, model: nn.Module, times: int = 1) -> nn.Module:
+    """The model after ``times`` calls of ``fine_tune``, which may train it in place or return another; modes as
+    before.
+    """
+    for _ in range(times):
+        model = _once_tuned(fine_tune, model)
+    return model
+
+
+def _once_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
     modes = {name: module.training for name, module in model.named_modules()}
     plan = applied_plan(model)
     tuned = fine_tune(model)

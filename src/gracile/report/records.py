@@ -257,7 +257,7 @@ class Evidence(_Frozen):
     def _headline(self) -> str:
         found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
         sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
-        if any(stage.method == "int8" for stage in self.stages):
+        if any(stage.method in ("int8", "int4") for stage in self.stages):
             sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
         if self.own is not None:
             sizes = f"{self.own.ratio:.1%} of the {self.own.name}, {sizes}"

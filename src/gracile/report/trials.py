@@ -30,6 +30,8 @@ class Trial(_Frozen):
     round_to: int | str | None = None
     # Whether it was trained after each method, or after the last one alone.
     training: str | None = None
+    # How often the user's training was called each time.
+    tunings: int | None = None
     state: TrialState
     # Of the search's evaluation function; of a stopped trial where it stopped.  Cost / the original's cost.
     score: float | None = None
@@ -52,6 +54,8 @@ class Trial(_Frozen):
         parts += [str(part) for part in (self.criterion, self.scope) if part is not None]
         if self.training == "last":
             parts.append("trained once")
+        if self.tunings is not None and self.tunings > 1:
+            parts.append(f"{self.tunings} x the training")
         return ", ".join(parts)
 
 
