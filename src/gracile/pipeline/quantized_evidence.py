@@ -38,9 +38,15 @@ def quantization_of(simulation: Simulation, data: Calibration, graph: Graph) -> 
 
 def _reported(name: str, quantizer: Quantizer, found: Distribution) -> QuantizerReport:
     low, high = found.low.double()[:, None], found.high.double()[:, None]
-    places = (found.centres.double() - low) / (high - low).clamp_min(1e-30)
+    span = (high - low).clamp_min(1e-30)
+    places = (found.centres.double() - low) / span
+    # What shares a bin with an end of the range may lie within it.
+    half = (found.centres[:, 1:2] - found.centres[:, :1]).double() / span / 2
+    outside = found.counts[(places < -half) | (places > 1 + half)].sum() / found.counts.sum().clamp_min(1)
+    places = torch.where((places < 0) & (places >= -half), 0.0, places)
+    places = torch.where((places >= 1) & (places <= 1 + half), 1 - 1e-9, places)
     width = (LAST - FIRST) / BINS
-    bins = ((places - FIRST) / width).floor().clamp(0, BINS - 1).long()
+    bins = ((places - FIRST) / width + 1e-9).floor().clamp(0, BINS - 1).long()
     counts = torch.zeros(BINS, dtype=torch.float64, device=bins.device)
     counts.index_add_(0, bins.flatten(), found.counts.double().flatten())
     return QuantizerReport(
@@ -52,4 +58,5 @@ def _reported(name: str, quantizer: Quantizer, found: Distribution) -> Quantizer
         smallest=float(found.smallest.min()),
         largest=float(found.largest.max()),
         counts=tuple(round(count) for count in counts.tolist()),
+        outside=float(outside),
     )

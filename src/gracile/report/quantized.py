@@ -27,19 +27,14 @@ class QuantizerReport(_Frozen):
     largest: float
     # Values by their place within their own range, in `BINS` bins from `FIRST` to `LAST`.
     counts: tuple[int, ...]
+    # The share of the values beyond the range, which are clipped.
+    outside: float
 
     @model_validator(mode="after")
     def _binned(self) -> "QuantizerReport":
         if len(self.counts) != BINS:
             raise ValueError(f"counts has {len(self.counts)} bins, not {BINS}")
         return self
-
-    @property
-    def outside(self) -> float:
-        """The share of the values in bins beyond the range, which are clipped."""
-        width = (LAST - FIRST) / BINS
-        first, last = round(-FIRST / width), round((1 - FIRST) / width)
-        return 1 - sum(self.counts[first:last]) / max(1, sum(self.counts))
 
 
 class LayerError(_Frozen):

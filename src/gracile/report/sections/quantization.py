@@ -67,7 +67,7 @@ def _histograms(quantizers: tuple[QuantizerReport, ...]) -> Chart:
             },
         ]  # fmt: skip
     layout, height = rows_of([item.name for item in quantizers], {"title": {"text": "place within the range"}})
-    ends = {"tickmode": "array", "tickvals": [0, 0.5, 1], "ticktext": ["lowest", "middle", "highest"]}
+    ends = {"tickmode": "array", "tickvals": [0, 1], "ticktext": ["lowest", "highest"], "tickangle": 0}
     return Chart(
         title="Values within their ranges",
         about="For each quantizer a histogram of its values between the lowest and the highest level of its range; "
