@@ -102,7 +102,8 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
     for index, point in enumerate(points):
         beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
         shift = 10 if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
-        left = point.share < 0.35
+        # Where a phone has less room to the right.
+        left = point.share < 0.6
         labels.append(
             {
                 "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
