@@ -109,7 +109,8 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
             {
                 "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
                 "showarrow": False, "xanchor": "center" if above else "right" if left else "left",
-                "xshift": 0 if above else -12 if left else 12, "yshift": 18 if above else shift, "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
+                "xshift": 0 if above else -12 if left else 12, "yshift": 18 if above else shift,
+                "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
             }
         )  # fmt: skip
     return labels
