@@ -1,6 +1,7 @@
 """The same bad input at each entry point: a named error everywhere, as `test_bad_input` has them for `compress`."""
 
 import json
+import threading
 import warnings
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 import gracile
 from gracile.cli import main
-from gracile.errors import CaptureError, EvaluationError, GracileError, InputError, PlanError
+from gracile.errors import CaptureError, EvaluationError, ExportError, GracileError, InputError, PlanError
 from gracile.quant import analyze, quantize_within
 
 ENTRIES = {
@@ -57,7 +58,30 @@ def traced():
         return torch.jit.trace(net(), X[:2])
 
 
+def with_nan_in_a_buffer():
+    model = net()
+    model.norm.running_mean[0] = NAN
+    return model
+
+
+def partly_traced():
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.conv2 = torch.jit.trace(model.conv2, torch.ones(1, 8, 8, 8))
+    return model
+
+
+def with_a_lock():
+    model = net()
+    model.guard = threading.Lock()
+    return model
+
+
 MODELS = [
+    ("NaN in a buffer", with_nan_in_a_buffer, VALUES, "norm.running_mean holds NaN.*load an earlier checkpoint"),
+    ("traced in part", partly_traced, EVERY, "conv2 is a TorchScript module.* give the original Python module"),
+    ("with a lock", with_a_lock, ["compress", "prune.plan", "quantize"], "guard is a lock, of which .* no copy.*Ways"),
     ("None", lambda: None, EVERY, "model is a NoneType"),
     ("a class", lambda: Net, EVERY, r"model is the class Net; give an instance"),
     ("a state_dict", lambda: net().state_dict(), EVERY, "model is a OrderedDict"),
@@ -278,3 +302,44 @@ def test_plans_of_hostile_values_change_nothing():
     with pytest.raises(PlanError):
         gracile.Plan.from_json(json.dumps({"version": 1, "edits": [{"edit": "slice"}]}))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_edits_a_model_names_what_cannot_be_edited():
+    plan = gracile.prune.plan(net(), X[:2], sparsity=0.5)
+    with pytest.raises(InputError, match="conv2 is a TorchScript module, whose parts cannot be changed"):
+        gracile.apply(partly_traced(), plan)
+    with pytest.raises(InputError, match="guard is a lock"):
+        gracile.apply(with_a_lock(), plan)
+    with pytest.raises(InputError, match=r"weight is on the meta device"):
+        gracile.prune.sparsify(on_meta(), 0.5)
+    with pytest.raises(InputError, match="ReLU has no macs to save"):
+        gracile.prune_iteratively(nn.ReLU(), X, evaluate=lambda _: 1.0, target=gracile.Target(macs=0.5), rounds=1)
+    with pytest.raises(InputError, match="is not initialised yet; run the model once"):
+        gracile.benchmark({"a": nn.Sequential(nn.Identity(), nn.LazyLinear(2))}, X, runtime="eager", repeats=1)
+
+
+class Divided(nn.Conv2d):
+    """Weights divided by their norms, in the model's own code."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None], self.bias)
+
+
+def test_masks_leave_alone_what_they_would_make_nan(caplog):
+    model = nn.Sequential(Divided(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    run = gracile.prepare(model, X[:2], gracile.Pruning(sparsity=0.5))
+    assert not model(X).isnan().any()
+    assert "0 divides its weights by their norm" in caplog.text
+    assert {edit.tensor for edit in run.finalize().edits} == {"2.weight", "2.bias", "4.weight"}
+    assert any(edit.tensor == "0.weight" for edit in gracile.prune.plan(model, X[:2], sparsity=0.5).edits)
+
+
+def test_what_returns_nothing_is_no_file(tmp_path):
+    optional("onnxscript")
+
+    class Silent(nn.Linear):
+        def forward(self, x):
+            super().forward(x)
+
+    with pytest.raises(ExportError, match="Silent returns no tensor"):
+        gracile.export.to_onnx(Silent(4, 4), torch.ones(1, 4), tmp_path / "a.onnx")

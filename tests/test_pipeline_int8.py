@@ -72,6 +72,21 @@ def test_int8_alone_needs_no_target_and_reports_every_layer():
     assert report.stages[-1].score_after == report.score_after
     assert [record.name for record in report.passes] == ["weight_ranges", "calibration"]
     assert "int8, to 100.0% of the MACs" in str(report)
+    found = report.quantization
+    simulation = result.model
+    assert [item.name for item in found.quantizers] == list(simulation.named_quantizers())
+    weights = {item.name: item for item in found.quantizers if item.role == "weight"}
+    for name, item in weights.items():
+        tensor = dict(simulation.named_parameters())[simulation.sites[name][0]].detach()
+        assert sum(item.counts) == tensor.numel()
+        assert item.smallest == pytest.approx(float(tensor.min()))
+        assert item.largest == pytest.approx(float(tensor.max()))
+        assert item.outside == 0
+        # All lies between the lowest and the highest level.
+        assert sum(item.counts[10:50]) == tensor.numel()
+    errors = gracile.quant.layer_errors(simulation, CALIBRATION, DATA[:2])
+    assert {layer.name: layer.sqnr for layer in found.layers} == pytest.approx(dict(errors.sqnr))
+    assert found.examples == 16
 
 
 def test_what_is_excluded_stays_and_says_so():

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -35,6 +35,25 @@ def require_path(name: str, path: object) -> None:
     """Raises InputError where the argument ``name`` is neither a path nor None."""
     if path is not None and not isinstance(path, str) and not isinstance(path, PurePath):
         raise InputError(f"{name} is a {type(path).__name__}; give a path as text or as a pathlib.Path")
+
+
+def path_of(name: str, path: object) -> Path:
+    """The argument ``name`` as a path.
+
+    Raises:
+        InputError: it is none.
+    """
+    require_path(name, path)
+    if path is None:
+        raise InputError(f"{name} is None; give a path as text or as a pathlib.Path")
+    return Path(path)  # type: ignore[arg-type]
+
+
+def require_flags(**flags: object) -> None:
+    """Raises InputError where one of the arguments is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; give True or False")
 
 
 def require_seed(seed: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gracile.errors import GracileError, InputError, StoreError
 from gracile.html import Chart, Column, Document, Figures, Number, Section, Table, Text, named, page
+from gracile.inputs import path_of
 from gracile.store import Job, Store
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def store_page(store: str | Path, *, refresh: int | None = None) -> str:
         StoreError: there is no such file, it is no store, or it is damaged.
         MissingExtraError: plotly is not installed.
     """
-    path = Path(store)
+    path = path_of("store", store)
     if not path.is_file():
         raise StoreError(f"there is no store {path} yet; start a run with gracile.compress(..., store={str(path)!r})")
     with Store(path) as opened:
@@ -56,6 +57,8 @@ def serve(store: str | Path, *, port: int = 0, refresh: int = 5, started: Callab
         StoreError: as `store_page`; later, a store that cannot be read shows as a message in the page.
     """
     store_page(store, refresh=refresh)
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise InputError(f"port is {port!r}; give a number from 0 to 65535, 0 for any free one")
     try:
         server = ThreadingHTTPServer((_HOST, port), _handler(Path(store), refresh))
     except (OSError, OverflowError) as error:

@@ -6,7 +6,7 @@ only, and zero divided by zero counts as zero.  A pruned model must equal it.
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -81,16 +81,19 @@ def kept_by(plan: Plan, graph: Graph) -> dict[tuple[str, int], tuple[int, ...]]:
 
 def _quotients(graph: Graph, groups: ChannelGroups) -> dict[str, Substitute]:
     """Divisions by what is zero where channels are removed, as weights are divided by their norms."""
-    found: dict[str, Substitute] = {}
+    found: dict[str, Substitute] = {
+        node.name: partial(_weight_norm, node) for node in graph.calls if operator(node) == "_weight_norm"
+    }
+    return found | {node.name: partial(_quotient, node) for node, _ in vanishing_divisors(graph, groups)}
+
+
+def vanishing_divisors(graph: Graph, groups: ChannelGroups) -> Iterator[tuple[Node, Value]]:
+    """Divisions, and the divisors that are zero where their channels' parameters are."""
     for node in graph.calls:
-        kind = operator(node)
-        if kind == "_weight_norm":
-            found[node.name] = partial(_weight_norm, node)
-        elif kind == "div" and isinstance(node.args[1], Ref):
+        if operator(node) == "div" and isinstance(node.args[1], Ref):
             divisor = groups.values.get(node.args[1].name)
             if isinstance(divisor, Value) and any(field.zero for field in divisor.fields):
-                found[node.name] = partial(_quotient, node)
-    return found
+                yield node, divisor
 
 
 def _quotient(node: Node, dividend: Any, divisor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

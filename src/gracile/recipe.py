@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
+from gracile.inputs import require_flags
 from gracile.maths.factorize import SCHEMES
 from gracile.own_metric import OwnPrice, amount_of, require_metric
 from gracile.registered import OWN_METHODS, OWN_SEARCHES
@@ -255,6 +256,7 @@ class Search:
                 f"options is {self.options!r}; the search {self.kind!r} takes "
                 + (f"gracile.{wanted.__name__}(...)" if wanted is not None else "none")
             )
+        require_flags(monotonic=self.monotonic)
         if not isinstance(self.candidates, int | tuple | list) or (
             isinstance(self.candidates, tuple | list)
             and not all(isinstance(ratio, int | float) for ratio in self.candidates)

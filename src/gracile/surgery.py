@@ -16,7 +16,7 @@ from gracile.attention import CuttableAttention
 from gracile.attributes import sizes_after
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, finite, require_copyable, tensors_of
-from gracile.inputs import require_module
+from gracile.inputs import require_flags, require_module
 from gracile.layer_kinds import CONVOLUTIONS, TRANSPOSED, shape_of, unfit, unfoldable
 from gracile.maths.factorize import (
     LayerShape,
@@ -59,6 +59,14 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, values: Values
     require_module(model)
     if not isinstance(plan, Plan):
         raise InputError(f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text)")
+    require_flags(inplace=inplace)
+    if values is not None and not isinstance(values, Mapping):
+        raise InputError(f"values is a {type(values).__name__}; give a dictionary of names and tensors")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{path} is a TorchScript module, whose parts cannot be changed; give the original Python module"
+            )
     if inplace:
         surgeon = _Surgeon(model, values or {})
         return _operated(surgeon, plan)

@@ -10,13 +10,16 @@ from gracile.text import count, table
 Runtime = Literal["onnxruntime", "eager", "compile"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
+# More than any machine has; what takes the number takes no larger ones.
+_MOST_THREADS = 65_536
+
 
 def require_runtime(runtime: object, threads: object) -> None:
     """Raises InputError where one of them is none."""
     if runtime not in RUNTIMES:
         raise InputError(f"runtime is {runtime!r}; it is one of {', '.join(RUNTIMES)}")
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads is {threads!r}; it is a number of threads, from 1")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"threads is {threads!r}; it is a number of threads, from 1 to {_MOST_THREADS}")
 
 
 class _Frozen(BaseModel):

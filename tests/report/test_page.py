@@ -33,7 +33,7 @@ def test_the_verdict_comes_first_and_every_section_is_linked():
     titles = [attributes["id"] for attributes in parsed.all("section")]
     assert titles == [
         "summary", "accuracy", "stages", "chosen-ratios", "cost-of-each-layer", "evaluation-dictionary",
-        "channel-groups", "layers", "run",
+        "channel-groups", "quantization", "layers", "run",
     ]  # fmt: skip
     assert [link["href"] for link in parsed.all("a") if link["href"].startswith("#")][1:] == [f"#{t}" for t in titles]
     assert "48.0% of the MACs and 48.0% of the parameters remain; the score fell from 0.91 to 0.89" in parsed.texts
@@ -42,7 +42,7 @@ def test_the_verdict_comes_first_and_every_section_is_linked():
 
 def test_charts_hold_the_records():
     parsed = Parsed(report().to_html())
-    accuracy, factorized, pruned, macs, size, dictionary = charts(parsed)
+    accuracy, factorized, pruned, macs, size, dictionary, errors, ranges = charts(parsed)
     assert accuracy["data"][0]["x"] == [1.0, 0.69, 0.48, 0.48]
     assert accuracy["data"][0]["y"] == [0.91, 0.9, 0.85, 0.89]
     assert factorized["data"][0]["x"] == [0.48, 0.49, 0.5]
@@ -53,6 +53,10 @@ def test_charts_hold_the_records():
     curves, rings = dictionary["data"][0::2], dictionary["data"][1::2]
     assert [curve["x"] for curve in curves] == [[0.25, 0.5, 0.75]] * 3
     assert [(ring["x"], ring["y"]) for ring in rings] == [([0.5], [0.85])] * 3
+    # The layer without an error has no bar.
+    assert errors["data"][0]["x"] == [30.0, 31.0, 32.0]
+    assert len(ranges["data"]) == 2 * 6
+    assert ranges["data"][1]["y"][-1] == pytest.approx(0 - 0.85)
 
 
 def test_one_script_is_plotly_and_nothing_comes_from_the_network():

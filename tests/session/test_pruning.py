@@ -751,6 +751,7 @@ def test_wrong_options_are_named(make, message):
     ],
 )
 def test_what_does_not_fit_the_model_is_named_before_any_training(options, message):
-    spec = Pruning(**{"criterion": "l1", "schedule": Schedule(start=1000), **options})
     with pytest.raises(InputError, match=message):
-        gracile.prepare(mlp(), batches(1)[0], spec)
+        gracile.prepare(
+            mlp(), batches(1)[0], Pruning(**{"criterion": "l1", "schedule": Schedule(start=1000), **options})
+        )

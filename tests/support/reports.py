@@ -1,6 +1,17 @@
 """Reports to draw: one of every kind of record, and one whose names are hostile."""
 
-from gracile.report import Entry, Environment, LayerReport, Record, Report, StageReport, Totals
+from gracile.report import (
+    Entry,
+    Environment,
+    LayerError,
+    LayerReport,
+    QuantizationReport,
+    QuantizerReport,
+    Record,
+    Report,
+    StageReport,
+    Totals,
+)
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&amp;"\'<b>%{y}</b>'
 
@@ -41,6 +52,16 @@ def report(layers: int = 3, *, extra: str = "block") -> Report:
         ),
         dictionary_baseline=0.9,
         passes=(Record(name="refit", changed=(extra,), details={"batches": 3.0, extra: extra}),),
+        quantization=QuantizationReport(
+            quantizers=tuple(
+                QuantizerReport(name=f"{name}_{role}", role=role, bits=8, low=-1.0, high=1.0, smallest=-1.5,
+                                largest=0.5, counts=tuple(range(60)), outside=0.25)
+                for name in names for role in ("weight", "activation")
+            ),
+            layers=(*(LayerError(name=name, sqnr=30.0 + index) for index, name in enumerate(names)),
+                    LayerError(name="head", sqnr=None)),
+            examples=64,
+        ),
         notes=(f"exclude: {extra!r} matches no layer",), seconds={"search": 1.5},
         environment=Environment(gracile="0.1.0", seed=7),
     )  # fmt: skip

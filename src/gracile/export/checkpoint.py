@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
 from gracile.graph import require_copyable
-from gracile.inputs import require_module, require_path
+from gracile.inputs import path_of, require_module
 from gracile.plan import Plan, Slice
 from gracile.prune.gates import gates_of
 from gracile.quant.trained import TrainedQuantizer
@@ -50,7 +50,7 @@ def save(folder: str | Path, model: nn.Module, report: Report | None = None) -> 
         InputError: masks are on the model, or quantizers in training of another kind.
         FileError: the folder holds other files, or cannot be written.
     """
-    folder = _folder(folder).absolute()
+    folder = path_of("folder", folder).absolute()
     _require_savable(model)
     require_free(folder)
     try:
@@ -101,7 +101,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
                 "on a real device, or call model.to_empty(device='cpu') first"
             )
     require_copyable(model)
-    folder = _folder(folder)
+    folder = path_of("folder", folder)
     plan = read_plan(folder / PLAN)
     values, metadata = _read_weights(folder / WEIGHTS)
     try:
@@ -114,13 +114,6 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     _fill(loaded, values, folder / WEIGHTS)
     _switch_off(loaded, quantizers_off(metadata, folder / WEIGHTS), folder / WEIGHTS)
     return loaded
-
-
-def _folder(folder: object) -> Path:
-    require_path("folder", folder)
-    if folder is None:
-        raise InputError("folder is None; give a path as text or as a pathlib.Path")
-    return Path(folder)  # type: ignore[arg-type]
 
 
 def _write(folder: Path, model: nn.Module, report: Report | None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from gracile.errors import FileError, InputError
 from gracile.export.onnx import write
 from gracile.export.simulations import require_trained
+from gracile.inputs import path_of
 from gracile.maths.quant_spec import PerBlock, PerTensor, QuantSpec
 from gracile.quantizer import Quantizer
 from gracile.simulation import Simulation
@@ -57,7 +58,7 @@ def to_encodings(simulation: Simulation, path: str | Path, *, version: Version =
     content: dict[str, Any] = {"version": version}
     for kind, found in entries.items():
         content[kind] = found if version == "0.6.1" else list(found.values())
-    path = Path(path)
+    path = path_of("path", path)
     write(path, json.dumps(content, indent=1, sort_keys=True).encode())
     return path
 

@@ -9,6 +9,7 @@ from typing import Any
 from gracile.errors import FileError
 from gracile.export.runtime import session
 from gracile.extras import extra
+from gracile.inputs import path_of
 from gracile.machine import saturates
 from gracile.text import table
 
@@ -79,7 +80,7 @@ def inspect_onnx(path: str | Path) -> Kernels:
         FileError: the file cannot be read.
     """
     onnx: Any = extra("onnx", "export")
-    path = Path(path)
+    path = path_of("path", path)
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         session(path, optimized=optimized)

@@ -24,7 +24,7 @@ from gracile.export.sums import keep_sums_apart
 from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program, require_finite
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs, Inputs, path_of, require_flags
 from gracile.simulation import Simulation
 from gracile.text import count
 
@@ -95,12 +95,16 @@ def to_onnx(
         FileError: the file cannot be written.
     """
     _require(opset, tolerance)
-    path = Path(path)
+    require_flags(dynamic_batch=dynamic_batch, verify=verify)
+    path = path_of("path", path)
     if path.is_dir():
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    if isinstance(model, nn.Module):
+        require_finite(model)
     written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
-    require_finite(model)
+    if not written.proto.graph.output:
+        raise ExportError(f"{type(model).__name__} returns no tensor, and an ONNX file holds what it returns")
     proto, content = written.proto, serialized(written.proto)
     error = steps = None
     if verify and isinstance(model, Simulation):

@@ -10,9 +10,11 @@ from typing import Any
 from gracile.errors import FileError, InputError
 from gracile.export.runtime import feeds, session
 from gracile.graph import Graph
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs, Inputs, path_of
 from gracile.text import table
 
+# Threads and calls at most.
+_MOST = 65_536
 # Calls before those that count.
 _WARM_UP = 3
 
@@ -74,9 +76,9 @@ def operator_times(
         FileError: the file cannot be read.
     """
     for name, value in (("threads", threads), ("repeats", repeats)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; it is a whole number, from 1")
-    path = Path(path)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+            raise InputError(f"{name} is {value!r}; it is a whole number from 1 to {_MOST}")
+    path = path_of("path", path)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         opened = session(path, threads=threads, profile=Path(folder) / "profile")

@@ -9,7 +9,7 @@ from torch import nn
 
 from gracile.errors import ExportError, FileError, InputError
 from gracile.graph import Graph, export_program
-from gracile.inputs import ExampleInputs
+from gracile.inputs import ExampleInputs, path_of, require_flags
 
 
 def to_program(
@@ -30,7 +30,8 @@ def to_program(
         ExportError: torch cannot serialise the program.
         FileError: the file cannot be written.
     """
-    path = Path(path)
+    require_flags(dynamic_batch=dynamic_batch)
+    path = path_of("path", path)
     if path.suffix != ".pt2":
         raise InputError(f"path is {str(path)!r}; torch's programs are files that end in .pt2")
     program = export_program(model, example_inputs, dynamic_batch=dynamic_batch)

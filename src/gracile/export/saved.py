@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from gracile.errors import FileError
 from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan, training_in
+from gracile.inputs import path_of
 from gracile.plan import Plan
 from gracile.quant.training import QuantizedTraining
 from gracile.report import Report
@@ -74,7 +75,7 @@ def inspect(folder: str | Path) -> Saved:
     Raises:
         FileError: there is no such folder, or a file in it is missing or damaged.
     """
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     if not folder.is_dir():
         raise FileError(f"{folder} is no folder; give one that gracile saved, with {PLAN} and {WEIGHTS} in it")
     plan = read_plan(folder / PLAN)

@@ -15,7 +15,7 @@ from gracile.errors import CaptureError, InputError
 from gracile.graph.nodes import Graph, Node, Spec, refs_in, users_of
 from gracile.graph.reading import Reader, spec_of
 from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
-from gracile.inputs import ExampleInputs, Inputs, require_module
+from gracile.inputs import ExampleInputs, Inputs, require_flags, require_module
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def capture(
         InputError: ``model`` is no module, or ``example_inputs`` holds no tensor.
         CaptureError: the model is compiled, scripted, wrapped or not initialised, or torch.export refuses it.
     """
+    require_flags(dynamic_batch=dynamic_batch, training=training)
     if isinstance(example_inputs, Graph):
         return example_inputs
     inputs = Inputs.of(example_inputs)

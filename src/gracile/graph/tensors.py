@@ -1,13 +1,18 @@
 """The tensors and modes of a model, as the program names them."""
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from gracile.errors import InputError
 
+# What every module holds, and values that need no look.
+_OF_MODULES = frozenset(vars(nn.Module()))
+_PLAIN = (bool, int, float, str, type, type(None))
 _PARAMETRIZED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")
 
 
@@ -34,17 +39,37 @@ def ties_of(model: nn.Module) -> dict[str, str]:
 
 
 def require_copyable(model: nn.Module) -> None:
-    """Raises InputError where a module keeps a tensor that a hook computes, which no copy can take along."""
+    """Raises InputError where a module keeps what no copy can take along: a tensor that a hook computes, or an object
+    such as a lock.
+    """
+    seen: dict[int, Any] = {id(item): item for item in (*model.modules(), *tensors_of(model).values())}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
-                tensor = f"{path}.{name}" if path else name
-                raise InputError(
-                    f"{tensor} is computed by a hook before each forward pass, as torch.nn.utils.weight_norm and "
-                    "torch.nn.utils.prune do, so that the model cannot be copied.  Ways out: make it plain with "
-                    "torch.nn.utils.remove_weight_norm(module) or torch.nn.utils.prune.remove(module, name); for "
-                    "masks, gracile.prune.from_masks"
-                )
+            if name in _OF_MODULES or isinstance(value, _PLAIN) or id(value) in seen:
+                continue
+            _require_copyable(f"{path}.{name}" if path else name, value, seen)
+            seen[id(value)] = value
+
+
+def _require_copyable(name: str, value: object, shared: dict[int, Any]) -> None:
+    if isinstance(value, Tensor):
+        if not value.requires_grad or value.is_leaf:
+            return
+        raise InputError(
+            f"{name} is computed by a hook before each forward pass, as torch.nn.utils.weight_norm and "
+            "torch.nn.utils.prune do, so that the model cannot be copied.  Ways out: make it plain with "
+            "torch.nn.utils.remove_weight_norm(module) or torch.nn.utils.prune.remove(module, name); for "
+            "masks, gracile.prune.from_masks"
+        )
+    try:
+        # The model's own modules and tensors are not copied for this.
+        copy.deepcopy(value, dict(shared))
+    except Exception as error:
+        raise InputError(
+            f"{name} is a {type(value).__name__}, of which Python makes no copy ({type(error).__name__}: {error}), and "
+            "gracile works on copies of a model. Ways out: take it off the model meanwhile, or give its class a "
+            "__deepcopy__"
+        ) from error
 
 
 def finite(values: Tensor) -> bool:
@@ -53,9 +78,13 @@ def finite(values: Tensor) -> bool:
 
 
 def require_finite(model: nn.Module) -> None:
-    """Raises InputError where a parameter holds NaN or an infinity."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not finite(parameter):
+    """Raises InputError where a parameter holds NaN or an infinity, or a buffer NaN: masks are infinite by right."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        # Capturing names what has no values.
+        empty = tensor.is_meta or isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+        if empty or not tensor.is_floating_point() or finite(tensor):
+            continue
+        if isinstance(tensor, nn.Parameter) or bool(tensor.isnan().any()):
             raise InputError(
                 f"{plain_name(name)} holds NaN or infinite values; train again with a lower rate or clipped gradients, "
                 "or load an earlier checkpoint"

@@ -11,6 +11,7 @@ from gracile.errors import FileError
 from gracile.extras import extra
 from gracile.html.drawing import section
 from gracile.html.parts import Chart, Document
+from gracile.inputs import path_of
 
 # Nothing may be loaded from anywhere, whatever stands in the names of a model.
 _POLICY = (
@@ -74,7 +75,7 @@ def write(path: str | PathLike[str], text: str) -> Path:
     Raises:
         FileError: the file cannot be written.
     """
-    file = Path(path)
+    file = path_of("path", path)
     try:
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as beside:
             pass

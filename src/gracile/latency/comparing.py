@@ -13,7 +13,7 @@ from torch import nn
 
 from gracile.errors import InputError
 from gracile.graph import Graph
-from gracile.inputs import ExampleInputs, Inputs
+from gracile.inputs import ExampleInputs, Inputs, require_seed
 from gracile.latency.runs import Run, opened, threads_of_torch, version_of
 from gracile.machine import integer_instructions, processor
 from gracile.timings import Runtime, Timing, Timings, require_runtime
@@ -21,6 +21,7 @@ from gracile.timings import Runtime, Timing, Timings, require_runtime
 # One measurement takes at least this long: shorter calls are repeated within it.
 _SECONDS = 2e-3
 _MOST_CALLS = 1000
+_MOST_ROUNDS = 1_000_000
 
 Clock = Callable[[], float]
 
@@ -58,6 +59,7 @@ def benchmark(
     """
     require_runtime(runtime, threads)
     _require(models, repeats, warm_up)
+    require_seed(seed)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     with ExitStack() as stack:
         stack.enter_context(threads_of_torch(threads))
@@ -85,11 +87,13 @@ def _require(models: object, repeats: object, warm_up: object) -> None:
     if not isinstance(models, Mapping) or not models:
         raise InputError(f'models is {models!r}; give a dictionary, as {{"dense": model, "small": small}}')
     for name, model in models.items():
+        if not isinstance(name, str):
+            raise InputError(f"{name!r} in models is a {type(name).__name__}; names are texts, as 'dense'")
         if not isinstance(model, nn.Module | str | Path):
             raise InputError(f"models[{name!r}] is a {type(model).__name__}; give a module or the path of an ONNX file")
     for name, value, least in (("repeats", repeats, 1), ("warm_up", warm_up, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}; it is a number of rounds, from {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_ROUNDS:
+            raise InputError(f"{name} is {value!r}; it is a number of rounds, from {least} to {_MOST_ROUNDS}")
 
 
 def by_turns(

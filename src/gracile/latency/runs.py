@@ -52,7 +52,10 @@ def opened(model: nn.Module | Path, inputs: Inputs, runtime: Runtime, threads: i
 
 
 def _require_running(model: nn.Module, inputs: Inputs) -> None:
-    """Raises InputError where the model does not run on the inputs."""
+    """Raises InputError where the model does not run on the inputs, or a parameter has no shape yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise InputError(f"{name} is not initialised yet; run the model once on real inputs first")
     try:
         with eval_mode(model), torch.no_grad():
             inputs.call(model)

@@ -62,7 +62,7 @@ class Schedule:
     times: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in _FORMULAS:
+        if not isinstance(self.kind, str) or self.kind not in _FORMULAS:
             raise InputError(f"a schedule's kind is {self.kind!r}; it is one of {', '.join(KINDS)}")
         for name, least in (("start", 0), ("every", 1), ("times", 1)):
             value = getattr(self, name)

@@ -117,7 +117,10 @@ def prune_iteratively(
         original=model, graph=graph, cost=price(graph), evaluate=evaluate, target=target,
         fine_tune=fine_tune, rewind=rewind, admm=admm, train=train, options=options,
     )  # fmt: skip
-    final = target.bound(loop.cost) / target.amount(loop.cost)
+    whole = target.amount(loop.cost)
+    if not whole:
+        raise InputError(f"{type(model).__name__} has no {target.measure} to save; look at gracile.profile(model, ...)")
+    final = target.bound(loop.cost) / whole
     score_before = score_of(evaluate, model, "the original model")
     current, done = copy.deepcopy(model), []
     with bar("rounds of pruning", rounds) as progress:

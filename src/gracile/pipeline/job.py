@@ -19,6 +19,7 @@ from gracile.pipeline.automatic import Found, find_pipeline
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
 from gracile.pipeline.outcomes import Done
+from gracile.pipeline.quantized_evidence import quantization_of
 from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.stage import Stage
@@ -32,6 +33,7 @@ from gracile.recipe import Scope, Search, Target
 from gracile.report import Report, Trial
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
+from gracile.simulation import Simulation
 from gracile.surgery import applied_plan, applied_since
 from gracile.train import Recovery
 
@@ -216,6 +218,9 @@ def compress(
         done=done,
         seconds=clock.seconds,
     )
+    if isinstance(done.model, Simulation) and data is not None:
+        with clock("histograms"):
+            report = report.model_copy(update={"quantization": quantization_of(done.model, data, graph)})
     if found is not None:
         report = report.model_copy(
             update={"auto": found.report, "notes": (*found.notes, *_repeated(found, done, request), *report.notes)}

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from gracile.errors import InputError, PlanError
 from gracile.graph import eval_mode, tensors_of
-from gracile.inputs import require_module
+from gracile.inputs import require_flags, require_module
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 
@@ -38,7 +38,8 @@ class _Buffer:
 def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool = False) -> nn.Module:
     """A copy of ``model`` with zeros in all that ``plan`` would cut; the model itself with ``inplace=True``.
 
-    Of a Plan only the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
+    Where the model's own code divides a weight by its norm, zeros make NaN: take `gracile.apply` there.  Of a Plan only
+    the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
     away, and ``gracile.apply(unmask(masked), plan)`` makes the small model.
 
     Args:
@@ -50,6 +51,7 @@ def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool =
         PlanError: a slice does not fit the model.
     """
     require_module(model)
+    require_flags(inplace=inplace)
     if not isinstance(plan, Plan | Mapping):
         raise InputError(
             f"plan is a {type(plan).__name__}; give a gracile.Plan, for example Plan.from_json(text), or masks as "
@@ -84,6 +86,7 @@ def unmask(model: nn.Module, *, keep_zeros: bool = True, inplace: bool = False) 
     Raises:
         InputError: the model holds no masks of `mask`, or a masked parameter has got further parametrizations.
     """
+    require_flags(keep_zeros=keep_zeros, inplace=inplace)
     if not isinstance(model, nn.Module) or not _is_masked(model):
         raise InputError("the model holds no masks; give what gracile.mask returned")
     require_gates_alone(model)

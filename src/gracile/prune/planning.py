@@ -12,7 +12,7 @@ from gracile.channels import ChannelGroup, ChannelGroups, Grouped, Heads
 from gracile.cost import Measure, price
 from gracile.cutting import Cut, cut
 from gracile.errors import InputError
-from gracile.graph import Graph, bare_name, capture, require_copyable
+from gracile.graph import Graph, bare_name, capture, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs, require_seed
 from gracile.patterns import matching, require_patterns
 from gracile.plan import Plan
@@ -99,6 +99,7 @@ def plan(
     require_seed(seed)
     graph = capture(model, example_inputs)
     require_copyable(model)
+    require_finite(model)
     prunable = find_groups(graph, include=include, exclude=exclude, heads=heads, grouped=grouped)
     for note in prunable.notes:
         log.warning("%s", note)

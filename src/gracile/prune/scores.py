@@ -193,7 +193,11 @@ def scores_of_units(
     if chosen.needs_data and statistics is None:
         raise InputError(f"criterion={criterion!r} looks at data, and none was gathered; give calibration batches")
     generator = torch.Generator().manual_seed(seed)
-    source = _Source(tensors_of(model), graph, statistics or {})
+    units = list(units)
+    tensors = tensors_of(model)
+    for name in dict.fromkeys(name for item in units for name in item.tensors):
+        _require_scorable(name, tensors[name])
+    source = _Source(tensors, graph, statistics or {})
     found, without = {}, []
     for item in units:
         used = chosen
@@ -205,6 +209,13 @@ def scores_of_units(
     if without:
         log.warning("nothing for %s to look at in %s: scored by l2", criterion, ", ".join(without))
     return found
+
+
+def _require_scorable(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise InputError(f"{name} is on the meta device and holds no values; load the weights first")
+    if tensor.is_complex():
+        raise InputError(f"{name} holds complex numbers, for which there are no scores; exclude its layer")
 
 
 def named(criterion: object) -> Named:

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gracile.errors import InputError
 from gracile.graph import tensors_of, ties_of
+from gracile.inputs import require_seed
 from gracile.maths.sparse import keep_balanced, keep_globally, keep_largest, keep_n_of_m
 from gracile.patterns import matching, require_patterns
 from gracile.plan import child
@@ -58,8 +59,13 @@ class Masking:
             )
         if self.scope not in get_args(Scope):
             raise InputError(f"scope is {self.scope!r}; it is {' or '.join(map(repr, get_args(Scope)))}")
-        if isinstance(self.max_sparsity, bool) or not 0 <= self.max_sparsity <= 1:
+        share = self.max_sparsity
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InputError(f"max_sparsity is {self.max_sparsity!r}; it is the most of a tensor that goes, in [0, 1]")
+        if self.tile is not None and not (
+            isinstance(self.tile, tuple) and self.tile and all(type(size) is int and size > 0 for size in self.tile)
+        ):
+            raise InputError(f"tile is {self.tile!r}; give the sizes of a tile along the last axes, as (1, 4)")
         if self.tile is not None and (kind != "element" or self.scope == "global"):
             raise InputError(f"tile={self.tile} balances elements within layers: it goes with granularity='element'")
         if self.n_of_m is not None and self.scope == "global":
@@ -189,9 +195,12 @@ def sparsify(
     Raises:
         InputError: an argument is wrong, or blocks do not divide a tensor.
     """
-    masking = Masking(
-        granularity=granularity, tile=None if tile is None else tuple(tile), scope=scope, max_sparsity=max_sparsity
-    )
+    require_seed(seed)
+    if statistics is not None and not isinstance(statistics, Mapping):
+        raise InputError(f"statistics is a {type(statistics).__name__}; give what gracile.prune.gather returns")
+    # A list is as good as a tuple.
+    tile = tuple(tile) if isinstance(tile, list) else tile
+    masking = Masking(granularity=granularity, tile=tile, scope=scope, max_sparsity=max_sparsity)  # type: ignore[arg-type]
     shares = layer_sparsities(model, sparsity, masking, include=include, exclude=exclude)
     units = blocks_of(model, masking, shares)
     require_blocks_criterion(criterion, masking)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from gracile.errors import InputError
 from gracile.graph import Graph, Node
 from gracile.maths.quant_spec import PerBlock, PerChannel, QuantSpec, quant_spec
-from gracile.patterns import matching
+from gracile.patterns import matching, require_patterns
 
 # "int8", a QuantSpec, or None: stays in floating point.
 Format: TypeAlias = str | QuantSpec | None
@@ -52,9 +52,12 @@ class Formats:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
-        for name, patterns in (("include", include), ("exclude", exclude)):
-            if isinstance(patterns, str):
-                raise InputError(f"{name} is the text {patterns!r}; give a list of patterns: [{patterns!r}]")
+        require_patterns("include", () if include is None else include)
+        require_patterns("exclude", exclude)
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise InputError(
+                f"overrides is {overrides!r}; give a dictionary of patterns and formats, as {{'head': None}}"
+            )
         self._default: dict[str, QuantSpec | None] = {
             "weights": weight_spec(weights),
             "activations": activation_spec(activations),

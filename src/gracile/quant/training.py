@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
+from gracile.inputs import require_flags, require_seed
 from gracile.maths import binary
 from gracile.plan import Plan
 from gracile.prune.gates import gates_of
@@ -94,6 +95,8 @@ class QuantizedTraining:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"{name} is {value!r}; give a number of steps from 0")
+        require_flags(draw_signs=self.draw_signs)
+        require_seed(self.seed)
         if self.gradient_bits is not None and self.method != "dorefa":
             raise InputError(f"gradient_bits is of method='dorefa', and the method is {self.method!r}; leave it out")
         if self.draw_signs and self.method != "bnn":

@@ -1,6 +1,7 @@
 """What was *shown*: records of a compression, drawn as text, as HTML, and kept as JSON."""
 
 from gracile.report.drawn import Report
+from gracile.report.quantized import LayerError, QuantizationReport, QuantizerReport
 from gracile.report.records import (
     UNSEARCHED,
     VERSION,
@@ -24,9 +25,12 @@ __all__ = [
     "Entry",
     "Environment",
     "Evidence",
+    "LayerError",
     "LayerReport",
     "Origin",
     "OwnCost",
+    "QuantizationReport",
+    "QuantizerReport",
     "Record",
     "Report",
     "StageReport",

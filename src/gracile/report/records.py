@@ -11,6 +11,7 @@ from torch import get_num_threads
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
 from gracile.inputs import require_path
+from gracile.report.quantized import QuantizationReport
 from gracile.report.trials import AutoReport
 from gracile.text import count, table
 from gracile.timings import LatencyReport
@@ -177,6 +178,8 @@ class Evidence(_Frozen):
     # The score of the original in the units of the dictionary (`evaluate_search`).
     dictionary_baseline: float | None = None
     passes: tuple[Record, ...] = ()
+    # Of a model in integers.
+    quantization: QuantizationReport | None = None
     # What the user should know: patterns that matched nothing, flat scores, ...
     notes: tuple[str, ...] = ()
     # Phase -> seconds.

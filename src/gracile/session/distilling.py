@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
 from gracile.graph import Graph, eval_mode
-from gracile.inputs import Inputs
+from gracile.inputs import Inputs, require_seed
 from gracile.maths.distill import mean_square, nearest, soft_target_loss
 from gracile.plan import Plan
 from gracile.session.adapters import Adapters, Pair
@@ -83,6 +83,14 @@ class Distillation:
             raise InputError(f"loss is {self.loss!r}; it is one of {', '.join(get_args(LayerLoss))}")
         if isinstance(self.layers, str):
             raise InputError(f"layers is the text {self.layers!r}; give a list of names, or a dictionary of links")
+        if not isinstance(self.layers, Mapping | Sequence):
+            raise InputError(f"layers is {self.layers!r}; give a list of names, or a dictionary of links")
+        for name, linked in self.links.items():
+            if not all(isinstance(item, str) for item in (name, *linked)):
+                raise InputError(f"layers links {name!r} to {linked!r}; names of modules are texts, as 'layer1.0'")
+        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
+            raise InputError(f"axis is {self.axis!r}; give the number of an axis, as -1 or 1")
+        require_seed(self.seed)
         if not self.weight and not (self.links and self.layer_weight):
             raise InputError("nothing is distilled: weight is 0, and no layers are linked; give layers or a weight")
 
@@ -92,7 +100,7 @@ class Distillation:
         if not isinstance(self.layers, Mapping):
             return {name: (name,) for name in self.layers}
         return {
-            student: (teachers,) if isinstance(teachers, str) else tuple(teachers)
+            student: tuple(teachers) if isinstance(teachers, list | tuple) else (teachers,)  # type: ignore[misc]
             for student, teachers in self.layers.items()
         }
 

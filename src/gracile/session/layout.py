@@ -12,6 +12,7 @@ from gracile.channels import Grouped, Heads
 from gracile.cutting import cut
 from gracile.errors import InputError
 from gracile.graph import Graph, bare_name, tensors_of
+from gracile.oracle import vanishing_divisors
 from gracile.plan import Plan
 from gracile.prune.gates import without_gates
 from gracile.prune.planning import Chooser, Prunable, find_groups
@@ -80,7 +81,7 @@ class ChannelLayout:
             log.warning("%s", note)
         # A program reads what is below the gates of other parts and of masks, which the model itself does not.
         plain = without_gates(model)
-        self._prunable = _without_stubborn(plain, graph, found)
+        self._prunable = _without_stubborn(plain, graph, _without_vanishing_divisors(graph, found))
         if not self._prunable.groups:
             reasons = [*self._prunable.skipped.values(), *found.found.frozen.values()]
             raise InputError(f"no channels can be removed: {'; '.join(dict.fromkeys(reasons)) or 'no layers'}")
@@ -122,6 +123,22 @@ class ChannelLayout:
         for name, reason in found.dropped.items():
             log.warning("%s stays with zeros: %s", name, reason)
         return found.plan
+
+
+def _without_vanishing_divisors(graph: Graph, found: Prunable) -> Prunable:
+    """Without the groups whose masks would make NaN: zero divided by zero, as of weights divided by their norms."""
+    reasons: dict[str, str] = {}
+    for node, divisor in vanishing_divisors(graph, found.found):
+        labels = np.concatenate([field.labels.ravel() for field in divisor.fields if field.zero])
+        met = set(found.found.component[labels].tolist())
+        for group in found.groups:
+            if not met.isdisjoint(found.found.component_of(group).tolist()):
+                reasons[group.name] = (
+                    f"{node.module or node.name} divides its weights by their norm, and masks would make that zero by "
+                    "zero; prune it with gracile.prune.plan"
+                )
+                log.warning("%s is not masked: %s", group.name, reasons[group.name])
+    return found.skipping(reasons)
 
 
 def _without_stubborn(model: nn.Module, graph: Graph, found: Prunable) -> Prunable:

@@ -13,7 +13,9 @@ from gracile.channels import Grouped, Heads
 from gracile.cost import price
 from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
+from gracile.inputs import require_seed
 from gracile.maths.schedule import Schedule
+from gracile.patterns import require_patterns
 from gracile.plan import Plan
 from gracile.prune.gates import Gate, gates_of, put_gates, take_gates, tensors_below_gates
 from gracile.prune.scores import Criterion, Scores, named
@@ -26,6 +28,13 @@ from gracile.session.regularizers import ADMM, Multipliers, Regularizer, Slim, S
 from gracile.session.scoring import FromMovement, FromWeights, Movement, scoring_for
 
 log = logging.getLogger(__name__)
+
+_EXAMPLES = {
+    "schedule": "a gracile.Schedule, as Schedule(kind='agp', every=100, times=10)",
+    "movement": "a gracile.Movement, as Movement(rate=0.01)",
+    "regularizer": "gracile.Slim(...), gracile.ADMM(...) or None",
+    "target": "for example gracile.Target(macs=0.5), or leave it out",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class Pruning:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._require_types()
         chosen = named(self.criterion)
         soft = self.criterion == "movement" and self.movement.threshold is not None
         given = [name for name in ("sparsity", "target") if getattr(self, name) is not None]
@@ -120,6 +130,23 @@ class Pruning:
                 f"rewind_to={self.rewind_to} comes after the schedule's first update, at step {start}: "
                 "nothing could be rewound then; take fewer steps, or start the schedule later"
             )
+
+    def _require_types(self) -> None:
+        """Raises InputError where a field is of another kind than it says."""
+        require_patterns("include", () if self.include is None else self.include)
+        require_patterns("exclude", self.exclude)
+        for name, value, kind in (
+            ("schedule", self.schedule, Schedule), ("movement", self.movement, Movement),
+            ("regularizer", self.regularizer, Slim | ADMM | None), ("target", self.target, Target | None),
+        ):  # fmt: skip
+            if not isinstance(value, kind):
+                raise InputError(f"{name} is {value!r}; give {_EXAMPLES[name]}")
+        for name, known in (("heads", get_args(Heads)), ("grouped", get_args(Grouped))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it is {' or '.join(map(repr, known))}")
+        if self.granularity == "channel" and self.tile is not None:
+            raise InputError(f"tile={self.tile!r} balances elements within layers: it goes with granularity='element'")
+        require_seed(self.seed)
 
     def _require_shares(self) -> None:
         """Raises InputError where a sparsity is out of range."""

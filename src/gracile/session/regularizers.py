@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import torch
@@ -37,7 +38,7 @@ class Slim:
     scale: float = 1e-4
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or self.scale <= 0:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < inf:
             raise InputError(f"the scale of Slim is {self.scale!r}; give a number above 0, such as 1e-4")
 
 
@@ -77,7 +78,7 @@ class ADMM:
     every: int = 100
 
     def __post_init__(self) -> None:
-        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or self.rho <= 0:
+        if isinstance(self.rho, bool) or not isinstance(self.rho, int | float) or not 0 < self.rho < inf:
             raise InputError(f"ADMM's rho is {self.rho!r}; give a number above 0, such as 1e-4")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise InputError(f"ADMM's every is {self.every!r}; give the steps between two updates, from 1")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from gracile.equivalence import equivalence
 from gracile.errors import InputError, PlanError
-from gracile.graph import Graph, capture
+from gracile.graph import Graph, capture, require_finite
 from gracile.inputs import ExampleInputs, Inputs
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.session.part import Part, PartSpec
+from gracile.simulation import Simulation
 
 
 class Run:
@@ -113,6 +114,9 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
                 f"the recipe holds {spec!r}; give specs such as gracile.Distillation(teacher), one or a list of them"
             )
     graph = capture(model, example_inputs)
+    # A simulation says itself which of its ranges are missing.
+    if not isinstance(model, Simulation):
+        require_finite(model)
     parts: list[Part] = []
     try:
         for spec in specs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -121,11 +122,12 @@ class Movement:
     scale: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or self.rate <= 0:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 < self.rate < inf:
             raise InputError(f"the rate of movement scores is {self.rate!r}; give a number above 0")
-        if self.threshold is not None and not 0 < self.threshold < 1:
+        soft = self.threshold
+        if soft is not None and not (isinstance(soft, int | float) and 0 < soft < 1):
             raise InputError(f"the threshold of movement scores is {self.threshold!r}; give a number in (0, 1)")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or self.scale < 0:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 <= self.scale < inf:
             raise InputError(f"the scale of the movement penalty is {self.scale!r}; give a number from 0")
 
 

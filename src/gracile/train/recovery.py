@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
-from gracile.graph import Graph, capture, eval_mode
-from gracile.inputs import Calibration, ExampleInputs, Inputs
+from gracile.graph import Graph, capture, eval_mode, require_finite
+from gracile.inputs import Calibration, ExampleInputs, Inputs, require_flags
 from gracile.progress import Bar, bar
 from gracile.report import Record
 from gracile.session import Distillation, Run, prepare
@@ -66,6 +66,9 @@ class Recovery:
             good = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
             if not good or (name in ("rate", "temperature") and not value):
                 raise InputError(f"{name} is {value!r}; give a number above 0, or 0 where that leaves something out")
+        require_flags(batch_statistics=self.batch_statistics)
+        if self.autocast is not None and not isinstance(self.autocast, torch.dtype):
+            raise InputError(f"autocast is {self.autocast!r}; give a type of torch's, as torch.bfloat16, or None")
 
 
 def recover(
@@ -100,6 +103,8 @@ def recover(
     data = calibration if isinstance(calibration, Calibration) else Calibration(calibration, graph.example, seed)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("no parameter of the model has requires_grad; there is nothing to train")
+    require_finite(model)
+    require_finite(original)
     began = time.perf_counter()
     batches = list(data)
     blocks = matching_blocks(model, original, graph.example)

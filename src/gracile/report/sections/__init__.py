@@ -11,6 +11,7 @@ from gracile.report.sections import (
     costs,
     dictionary,
     layers,
+    quantization,
     ratios,
     run,
     stages,
@@ -30,6 +31,7 @@ SECTIONS: tuple[Draw, ...] = (
     costs.draw,
     dictionary.draw,
     channels.draw,
+    quantization.draw,
     layers.draw,
     run.draw,
 )

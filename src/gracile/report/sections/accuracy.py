@@ -103,11 +103,14 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
         beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
         shift = 10 if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
         left = point.share < 0.35
+        # In the middle of a phone's screen there is no room to either side.
+        above = len(points) == 2 and 0.25 <= point.share < 0.75
         labels.append(
             {
                 "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
-                "showarrow": False, "xanchor": "right" if left else "left", "xshift": -12 if left else 12,
-                "yshift": shift, "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
+                "showarrow": False, "xanchor": "center" if above else "right" if left else "left",
+                "xshift": 0 if above else -12 if left else 12, "yshift": 18 if above else shift,
+                "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
             }
         )  # fmt: skip
     return labels
