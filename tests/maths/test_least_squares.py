@@ -45,3 +45,14 @@ def test_what_the_data_does_not_determine_keeps_its_value():
 def test_no_rows_are_refused():
     with pytest.raises(InputError, match="no rows"):
         refit(Moments(), torch.zeros(1, 1), intercept=False)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_what_does_not_vary_keeps_its_weights(value):
+    """Constant inputs say nothing of the weights; the intercept alone takes up the mean."""
+    moments, prior = Moments(), torch.tensor([[1.0, -2.0, 3.0]])
+    moments.add(torch.full((50, 3), value), torch.full((50, 1), 5.0))
+    weight, shift = refit(moments, prior, intercept=True)
+    assert torch.allclose(weight, prior.double(), atol=1e-3)
+    assert shift is not None
+    assert float(weight.sum() * value + shift) == pytest.approx(5, rel=1e-5)

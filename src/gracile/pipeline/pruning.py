@@ -59,11 +59,11 @@ class PruningStage:
         with clock("capture"):
             self._prunable = find_groups(graph, exclude=request.exclude)
         self._require_groups()
-        self.notes = self._prunable.notes
         with clock("calibrate"):
             self._pruning = ChannelPruning(
                 self.model, graph, self._prunable, data, request.criterion, request.loss, request.seed
             )
+        self.notes = (*self._prunable.notes, *(self._pruning.statistics.notes if self._pruning.statistics else ()))
         if method == "channel_pruning":
             self._keep_whole_without_readers()
         if is_own(request.criterion) or request.loss is not None:

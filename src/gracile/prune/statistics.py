@@ -34,9 +34,15 @@ class Statistics:
             for collector in self._collectors.values()
             for operation in collector.layer.operations
         }
-        for collector in self._collectors.values():
-            if len(collector.parts) > 1:
-                log.info("the Gram matrix of %s is taken in %d blocks", collector.layer.module, len(collector.parts))
+        # What a report is to say of them.
+        self.notes = tuple(
+            f"the Gram matrix of {collector.layer.module} is taken in {len(collector.parts)} blocks, as it has more "
+            f"than {MOST_UNKNOWNS} unknowns; its weights are not refitted in the end"
+            for collector in self._collectors.values()
+            if len(collector.parts) > 1
+        )
+        for note in self.notes:
+            log.info(note)
         with bar("calibrate", None) as progress:
             record(graph, model, visitors, _counted(calibration, progress))
 
