@@ -350,8 +350,21 @@ class TestChoosing:
         bits = {name: item.spec.bits for name, item in sim.model.named_quantizers("weight").items()}
         assert 3 in bits.values()
         assert tried[0].relative_bit_ops < 1
-        with pytest.raises(InputError, match="one width"):
+        with pytest.raises(InputError, match="two different pairs"):
             choose_mixed_precision(sim, X, candidates[:1], score, score, 0.1, tmp_path, True, CallbackFunc(run, 2))
+
+    def test_widths_of_activations_are_chosen_too(self, tmp_path):
+        self.model = trained()
+        sim = QuantizationSimModel(self.model, X)
+        integers = QuantizationDataType.int
+        candidates = [((a, integers), (w, integers)) for a, w in ((16, 8), (8, 8), (8, 3), (2, 8))]
+        score = CallbackFunc(self.score)
+        tried = choose_mixed_precision(sim, X, candidates, score, score, 0.1, tmp_path, True, CallbackFunc(run, 2))
+        assert {choice.activations for choice in tried} == {16, 8, 2}
+        assert max(choice.relative_bit_ops for choice in tried) == pytest.approx(1)
+        kept = {item.spec.bits for item in sim.model.named_quantizers("activation").values()}
+        assert kept == {8}
+        assert self.score(sim.model) >= -0.1
 
 
 def test_nothing_to_prepare():
