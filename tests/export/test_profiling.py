@@ -56,7 +56,7 @@ def test_a_real_file(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(InputError, match="threads is 0; it is a whole number, from 1"):
+    with pytest.raises(InputError, match="threads is 0; it is a whole number from 1 to 65536"):
         operator_times("m.onnx", torch.ones(1), threads=0)
     with pytest.raises(InputError, match="repeats is '3'"):
         operator_times("m.onnx", torch.ones(1), repeats="3")

@@ -100,7 +100,8 @@ def to_onnx(
     if path.is_dir():
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
-    if isinstance(model, nn.Module):
+    # A simulation's scales without a range are NaN, and named as such where it is written.
+    if isinstance(model, nn.Module) and not isinstance(model, Simulation):
         require_finite(model)
     written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
     if not written.proto.graph.output:

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from gracile.errors import InputError
 
+# Values that are counted at a time.
+_AT_ONCE = 1 << 21
+
 
 class Histogram:
     """Counts for each row, between -limit and limit of that row.
@@ -43,13 +46,13 @@ class Histogram:
         assert self._high is not None
         self._low, self._high = torch.minimum(self._low, low), torch.maximum(self._high, high)
         self._widen(reach)
-        position = (values / self._limit.unsqueeze(1) + 1) * (self.bins / 2)
-        index = (
-            position.long().clamp(0, self.bins - 1)
-            + self.bins * torch.arange(len(values), device=values.device)[:, None]
-        )
-        counted = torch.bincount(index.flatten(), minlength=self._counts.numel())
-        self._counts += counted.reshape(self._counts.shape)
+        first = self.bins * torch.arange(len(values), device=values.device)[:, None]
+        # In parts: an index takes twice the memory of what it counts.
+        for part in torch.split(values, max(1, _AT_ONCE // len(values)), dim=1):
+            position = (part / self._limit.unsqueeze(1) + 1) * (self.bins / 2)
+            index = position.long().clamp_(0, self.bins - 1).add_(first)
+            counted = torch.bincount(index.flatten(), minlength=self._counts.numel())
+            self._counts += counted.reshape(self._counts.shape)
 
     def _widen(self, reach: Tensor) -> None:
         assert self._counts is not None
