@@ -50,6 +50,17 @@ def test_losses_are_those_of_the_best_fit_without_the_channels(positions):
         assert order.losses[count] == pytest.approx(loss(item, order.removed[:count]), rel=1e-8, abs=1e-12)
 
 
+@pytest.mark.parametrize("positions", [1, 3])
+def test_losses_are_exact_where_the_inverse_waits_for_several_channels(positions):
+    """Some fifty channels, so that the whole inverse is brought up to date thrice, and channels go in between."""
+    item = reading(channels=53, positions=positions, others=4)
+    order = eliminate([item], 53)
+    assert sorted(order.removed) == list(range(53))
+    for count in (1, 15, 16, 17, 33, 50, 53):
+        wanted = loss(item, order.removed[:count])
+        assert order.losses[count] == pytest.approx(wanted, rel=1e-8)
+
+
 def test_each_step_takes_the_channel_that_costs_least():
     item = reading()
     order = eliminate([item], 6)
