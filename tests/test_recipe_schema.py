@@ -51,6 +51,8 @@ def test_recipes_of_the_docs_are_valid(tmp_path):
         ("method: mine+prune+int8", True),
         ("search: a+b", False),
         ("method: int8+prune", False),
+        ("method: prune+int4", True),
+        ("method: int4+prune", False),
         ("method: prune++int8", False),
         ("exclud: [a]", False),
         ("max_sparsity: 2", False),

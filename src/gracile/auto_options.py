@@ -6,7 +6,8 @@ from math import inf
 from typing import Any, Final, Literal, get_args
 
 from gracile.errors import InputError
-from gracile.recipe import INTEGERS, PRUNING, IntegerMethod, Scope
+from gracile.maths.quant_spec import INTEGERS, IntegerMethod
+from gracile.recipe import PRUNING, Scope
 from gracile.search_options import ShortFineTune
 
 # The method of `gracile.compress` that finds the methods.

@@ -9,6 +9,7 @@ from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.inputs import require_flags
 from gracile.maths.factorize import SCHEMES
+from gracile.maths.quant_spec import INTEGERS
 from gracile.own_metric import OwnPrice, amount_of, require_metric
 from gracile.registered import OWN_METHODS, OWN_SEARCHES
 from gracile.search_options import AMC, Annealing, NetAdapt, Options, Sensitivity
@@ -16,10 +17,7 @@ from gracile.timings import Runtime, require_runtime
 
 PruningMethod: TypeAlias = Literal["channel_pruning", "prune"]
 PRUNING: tuple[PruningMethod, ...] = get_args(PruningMethod)
-# Change the numbers, and no sizes: come last, one of them.  Named by their weights; activations are uint8.  Files have
-# integers of these widths.
-IntegerMethod: TypeAlias = Literal["int8", "int4"]
-INTEGERS: tuple[IntegerMethod, ...] = get_args(IntegerMethod)
+# INTEGERS change the numbers, and no sizes: one of them may come last.
 METHODS: tuple[str, ...] = (*SCHEMES, *PRUNING, *INTEGERS)
 
 Scope = Literal["layer", "global"]

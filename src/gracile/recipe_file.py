@@ -28,8 +28,8 @@ from gracile.auto_options import AUTO, auto_of
 from gracile.cost import METRICS, Metric
 from gracile.errors import InputError
 from gracile.inputs import ExampleInputs
+from gracile.maths.quant_spec import INTEGERS
 from gracile.recipe import (
-    INTEGERS,
     METHODS,
     SEARCHES,
     Scope,

@@ -4,6 +4,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from gracile.maths.quant_spec import INTEGERS
 from gracile.recipe import METHODS, SEARCHES
 from gracile.recipe_file import NAME, InputSection, Recipe
 
@@ -26,8 +27,8 @@ def generated() -> dict[str, Any]:
     fields, sections = schema["properties"], schema["$defs"]
     for name in _REFERENCES:
         _text_of(fields[name])["pattern"] = _REFERENCE
-    # Names that are none of gracile's may be registered; int8 comes last.
-    fields["method"]["pattern"] = r"^(?!(.*\+)?int8\+)[^+]+(\+[^+]+)*$"
+    # Names that are none of gracile's may be registered; integers come last.
+    fields["method"]["pattern"] = rf"^(?!(.*\+)?({'|'.join(INTEGERS)})\+)[^+]+(\+[^+]+)*$"
     fields["method"]["examples"] = ["auto", *METHODS]
     # A bare list is a shape, and a bare name is a search.
     shape = InputSection.model_json_schema()["properties"]["shape"]

@@ -196,6 +196,11 @@ def test_refusals(tmp_path):
         to_onnx(simulation, images(), tmp_path / "m.onnx", opset=18)
     with pytest.raises(InputError, match=r"simulation\.float\(\)"):
         to_onnx(copy.deepcopy(simulation).double(), images().double(), tmp_path / "m.onnx")
+    broken = copy.deepcopy(simulation)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="holds NaN"):
+        to_onnx(broken, images(), tmp_path / "m.onnx")
     next(iter(simulation.named_quantizers().values())).scale.fill_(float("nan"))
     with pytest.raises(InputError, match="has no range"):
         to_onnx(simulation, images(), tmp_path / "m.onnx")

@@ -156,3 +156,15 @@ def test_what_a_clip_lets_through_is_fitted_after_norms_and_sums(clip, turned, m
         refit_sites(net, graph, model, sites(graph, "inner.weight", "outer.weight"), Calibration([data], graph.example))
         errors.append(error(net, model, data))
     assert errors[0] < 0.98 * errors[1]
+
+
+def test_a_clip_behind_a_norm_without_weights_is_fitted_alone(net):
+    """Such a norm is no scale that a border could be traced back through."""
+    net.norm = nn.BatchNorm2d(12, affine=False).eval()
+    data = images(24)
+    graph = capture(net, data)
+    broken = copy.deepcopy(net)
+    put(broken, {"inner.weight": torch.zeros(12, 8, 3, 3)})
+    before = error(net, broken, data)
+    refit_sites(net, graph, broken, sites(graph, "inner.weight"), Calibration([data], graph.example))
+    assert error(net, broken, data) < 0.1 * before

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from gracile.maths.factorize import SCHEMES
+from gracile.maths.quant_spec import INTEGERS, IntegerMethod
 from gracile.prune.widths import RoundTo
-from gracile.recipe import INTEGERS, PRUNING, IntegerMethod, Scope
+from gracile.recipe import PRUNING, Scope
 
 # When a model is trained: after each method, or after the last one alone.
 Training: TypeAlias = Literal["each", "last"]

@@ -6,8 +6,8 @@ import math
 
 from gracile.channels.fields import Field, Value, along, forbid_axes, freeze_all
 from gracile.channels.meeting import Zero, meet
-from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, operator, place, placed, shape_of
-from gracile.graph import Node
+from gracile.channels.walk import Arguments, NoRuleError, Result, Rule, Walk, place, placed, shape_of
+from gracile.graph import Node, clip_range
 
 
 def _elementwise(zero: Zero) -> Rule:
@@ -30,10 +30,8 @@ def _power(walk: Walk, node: Node, arguments: Arguments) -> Result:
 
 
 def _clamp(walk: Walk, node: Node, arguments: Arguments) -> Result:
-    bounds = [arguments.get(name) for name in ("min", "max", "min_val", "max_val")]
-    low, high = (bounds[0], bounds[1]) if operator(node) != "hardtanh" else (bounds[2], bounds[3])
-    numbers = all(bound is None or isinstance(bound, int | float) for bound in (low, high))
-    keeps = numbers and (low is None or low <= 0) and (high is None or high >= 0)
+    bounds = clip_range(node)
+    keeps = bounds is not None and bounds[0] <= 0 <= bounds[1]
     return meet(walk.operands(node), place(node), "first" if keeps else "never", walk.ties)
 
 

@@ -24,7 +24,7 @@ from gracile.export.sums import keep_sums_apart
 from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program, require_finite
-from gracile.inputs import ExampleInputs, Inputs, path_of, require_flags
+from gracile.inputs import ExampleInputs, Inputs, path_of, require_flags, require_module
 from gracile.simulation import Simulation
 from gracile.text import count
 
@@ -100,9 +100,8 @@ def to_onnx(
     if path.is_dir():
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
-    # A simulation's scales without a range are NaN, and named as such where it is written.
-    if isinstance(model, nn.Module) and not isinstance(model, Simulation):
-        require_finite(model)
+    require_module(model)
+    require_finite(model, buffers=not isinstance(model, Simulation))
     written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
     if not written.proto.graph.output:
         raise ExportError(f"{type(model).__name__} returns no tensor, and an ONNX file holds what it returns")

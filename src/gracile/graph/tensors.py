@@ -77,9 +77,13 @@ def finite(values: Tensor) -> bool:
     return not values.numel() or all(bool(end.isfinite()) for end in values.detach().aminmax())
 
 
-def require_finite(model: nn.Module) -> None:
-    """Raises InputError where a parameter holds NaN or an infinity, or a buffer NaN: masks are infinite by right."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+def require_finite(model: nn.Module, *, buffers: bool = True) -> None:
+    """Raises InputError where a parameter holds NaN or an infinity, or a buffer NaN: masks are infinite by right.
+
+    Args:
+        buffers: whether they count; ranges that a simulation has not got yet are NaN by right.
+    """
+    for name, tensor in [*model.named_parameters(), *(model.named_buffers() if buffers else ())]:
         # Capturing names what has no values.
         empty = tensor.is_meta or isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
         if empty or not tensor.is_floating_point() or finite(tensor):

@@ -1,12 +1,16 @@
 """What integers a tensor is stored in: bits, sign, zero point, and how many values share a scale."""
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from gracile.errors import InputError
 
+# Formats of weights that are methods of `gracile.compress`; activations are uint8 then.  Files have integers of these
+# widths.
+IntegerMethod: TypeAlias = Literal["int8", "int4"]
+INTEGERS: tuple[IntegerMethod, ...] = get_args(IntegerMethod)
 _NAME = re.compile(r"(u?)int([0-9]+)")
 
 

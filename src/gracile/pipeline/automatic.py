@@ -21,6 +21,7 @@ from gracile.errors import InputError, TargetError
 from gracile.extras import extra
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
+from gracile.maths.quant_spec import IntegerMethod
 from gracile.own_metric import fingerprint_of
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.forecast import Forecast
@@ -29,7 +30,7 @@ from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
-from gracile.recipe import IntegerMethod, Target
+from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened

@@ -6,7 +6,7 @@ from gracile.cost import Cost
 from gracile.graph import Graph
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.report import UNSEARCHED, Environment, OwnCost, Report, Totals
+from gracile.report import UNSEARCHED, Environment, OwnCost, QuantizationReport, Report, Totals
 from gracile.timings import LatencyReport
 
 
@@ -19,6 +19,7 @@ def report_of(
     after: Cost,
     score_before: float,
     done: Done,
+    quantization: QuantizationReport | None,
     seconds: dict[str, float],
 ) -> Report:
     """The Report of a job whose stages are ``done``."""
@@ -55,6 +56,7 @@ def report_of(
         dictionary=tuple(entry for selection in selections for entry in selection.dictionary),
         dictionary_baseline=selections[0].baseline,
         passes=tuple(record for outcome in done.outcomes for record in outcome.passes),
+        quantization=quantization,
         notes=(*dict.fromkeys(notes), *missed),
         seconds=seconds,
         environment=Environment(

@@ -207,6 +207,10 @@ def compress(
         with clock("evaluate"):
             score_before = _scored_before(request, model, first)
         done = run_stages(job, first, model, graph, score_before)
+    quantization = None
+    if isinstance(done.model, Simulation) and data is not None:
+        with clock("histograms"):
+            quantization = quantization_of(done.model, data, graph)
     report = report_of(
         model=type(model).__name__,
         # The target is the one that was asked for, whatever share of it was taken.
@@ -216,11 +220,9 @@ def compress(
         after=applied_since(done.model, model).cost(graph),
         score_before=score_before,
         done=done,
+        quantization=quantization,
         seconds=clock.seconds,
     )
-    if isinstance(done.model, Simulation) and data is not None:
-        with clock("histograms"):
-            report = report.model_copy(update={"quantization": quantization_of(done.model, data, graph)})
     if found is not None:
         report = report.model_copy(
             update={"auto": found.report, "notes": (*found.notes, *_repeated(found, done, request), *report.notes)}

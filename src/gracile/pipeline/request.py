@@ -12,6 +12,7 @@ from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.extras import extra
 from gracile.inputs import require_path, require_seed
+from gracile.maths.quant_spec import INTEGERS, IntegerMethod
 from gracile.patterns import require_patterns
 from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
@@ -19,7 +20,7 @@ from gracile.prune.gathering import Loss
 from gracile.prune.planning import require_criterion
 from gracile.prune.scores import Criterion
 from gracile.prune.widths import require_widths
-from gracile.recipe import INTEGERS, IntegerMethod, Scope, Search, Target, methods_of
+from gracile.recipe import Scope, Search, Target, methods_of
 from gracile.registered import OWN_METHODS
 from gracile.scoring import Evaluate
 from gracile.search import executors

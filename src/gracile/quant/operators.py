@@ -1,9 +1,10 @@
 """What operators mean for quantization: which run as integers, which pass levels on, which fuse."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
-from gracile.graph import Graph, Node, Ref, Spec, bare_name
+from gracile.graph import Graph, Node, Ref, Spec, bare_name, clip_range
 
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
@@ -69,16 +70,8 @@ def passes(node: Node) -> bool:
 
 def rectifies(node: Node) -> bool:
     """Whether it is a ReLU or clamp that an integer runtime fuses into the operator before: it bounds the levels."""
-    name = bare_name(node.op)
-    if name in ("relu", "relu6"):
-        return True
-    if name not in RECTIFIERS:
-        return False
-    bounds = [bound for bound in (*node.args[1:3], *node.kwargs.values()) if bound is not None]
-    if not all(isinstance(bound, int | float) for bound in bounds):
-        return False
-    low = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else (-1 if name == "hardtanh" else None))
-    return low is not None and low <= 0
+    bounds = clip_range(node)
+    return bounds is not None and -inf < bounds[0] <= 0
 
 
 def factors(node: Node) -> list[Ref]:

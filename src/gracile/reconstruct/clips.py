@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gracile.graph import Graph, bare_name, clip_range
-from gracile.reconstruct.sums import PASSING, SumPair, before_batch_norm, only_user
+from gracile.reconstruct.sums import PASSING, SumPair, before_batch_norm, is_fixed, only_user
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,10 +27,11 @@ class Clip:
             like: results of the layer.
             beside: what is added to them before the clip.
         """
-        found = [self._before(torch.full_like(like, border), beside, tensors) for border in (self.low, self.high)]
+        found = [self._before(like.new_full((1,) * like.ndim, one), beside, tensors) for one in (self.low, self.high)]
         # A batch-norm of negative weight turns the range around; one of weight zero clips nothing.
         low, high = torch.minimum(*found), torch.maximum(*found)
-        return torch.where(low.isnan(), -torch.inf, low), torch.where(high.isnan(), torch.inf, high)
+        low, high = torch.where(low.isnan(), -torch.inf, low), torch.where(high.isnan(), torch.inf, high)
+        return low.expand_as(like), high.expand_as(like)
 
     def _before(self, border: Tensor, beside: Tensor | None, tensors: Mapping[str, Tensor]) -> Tensor:
         wanted = border if beside is None else border - beside
@@ -49,13 +50,7 @@ def clip_after(graph: Graph, name: str, end: SumPair | None) -> Clip | None:
         kind, clipped_to = bare_name(node.op), clip_range(node)
         if clipped_to is not None:
             return Clip(*clipped_to, batch_norm, graph)
-        if (
-            kind == "batch_norm"
-            and end is None
-            and batch_norm is None
-            and not node.args[5]
-            and node.args[3] is not None
-        ):
+        if kind == "batch_norm" and end is None and batch_norm is None and is_fixed(node):
             batch_norm = node.name
         elif kind not in PASSING:
             return None

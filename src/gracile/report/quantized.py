@@ -2,18 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
+
+from gracile.report.frozen import Frozen
 
 # The histograms' bins, and where they begin and end: 0 is the lowest level of the range, 1 its highest; what lies
 # further out is counted at the ends.
 BINS, FIRST, LAST = 60, -0.25, 1.25
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class QuantizerReport(_Frozen):
+class QuantizerReport(Frozen):
     """One quantizer: its range, and the values that it was shown."""
 
     name: str
@@ -37,7 +35,7 @@ class QuantizerReport(_Frozen):
         return self
 
 
-class LayerError(_Frozen):
+class LayerError(Frozen):
     """The error that integers make in a layer's results, that of the layers before included."""
 
     name: str
@@ -45,7 +43,7 @@ class LayerError(_Frozen):
     sqnr: float | None
 
 
-class QuantizationReport(_Frozen):
+class QuantizationReport(Frozen):
     """Of a model in integers, on some of the calibration data."""
 
     quantizers: tuple[QuantizerReport, ...]

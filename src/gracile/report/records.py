@@ -4,13 +4,15 @@ import platform
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import __version__ as torch_version
 from torch import get_num_threads
 
 from gracile.cost import METRICS, Cost, Metric
 from gracile.errors import FileError
 from gracile.inputs import require_path
+from gracile.maths.quant_spec import INTEGERS
+from gracile.report.frozen import Frozen
 from gracile.report.quantized import QuantizationReport
 from gracile.report.trials import AutoReport
 from gracile.text import count, table
@@ -21,11 +23,7 @@ VERSION: Literal[1] = 1
 UNSEARCHED = "none"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Record(_Frozen):
+class Record(Frozen):
     """What one values-only pass did."""
 
     name: str
@@ -34,7 +32,7 @@ class Record(_Frozen):
     details: dict[str, float | str] = Field(default_factory=dict)
 
 
-class Totals(_Frozen):
+class Totals(Frozen):
     """Cost of a whole model: MACs of one example, parameters, bytes of the state_dict."""
 
     macs: int
@@ -46,7 +44,7 @@ class Totals(_Frozen):
         return cls(macs=cost.macs, params=cost.params, bytes=cost.bytes)
 
 
-class OwnCost(_Frozen):
+class OwnCost(Frozen):
     """What a model costs by a metric of the user's own, in that one's unit."""
 
     name: str
@@ -58,7 +56,7 @@ class OwnCost(_Frozen):
         return self.after / self.before
 
 
-class Entry(_Frozen):
+class Entry(Frozen):
     """One entry of the evaluation dictionary: the score with only this layer compressed."""
 
     layer: str
@@ -70,7 +68,7 @@ class Entry(_Frozen):
     predicted: bool = False
 
 
-class LayerReport(_Frozen):
+class LayerReport(Frozen):
     """What became of one layer, or of one group of channels."""
 
     name: str
@@ -91,7 +89,7 @@ class LayerReport(_Frozen):
     reason: str = ""
 
 
-class DictionaryReport(_Frozen):
+class DictionaryReport(Frozen):
     """What filling an evaluation dictionary took."""
 
     # Entries that were evaluated now, taken from the store, and predicted.
@@ -114,7 +112,7 @@ class DictionaryReport(_Frozen):
         )
 
 
-class StageReport(_Frozen):
+class StageReport(Frozen):
     """One method of several that were carried out one after the other."""
 
     method: str
@@ -138,7 +136,7 @@ class StageReport(_Frozen):
         return self.score_after if self.score_fine_tuned is None else self.score_fine_tuned
 
 
-class Environment(_Frozen):
+class Environment(Frozen):
     """Where and with what the numbers were measured."""
 
     gracile: str
@@ -150,7 +148,7 @@ class Environment(_Frozen):
     seed: int = 0
 
 
-class Evidence(_Frozen):
+class Evidence(Frozen):
     """The evidence of one `compress` call; prints as tables."""
 
     version: Literal[1] = VERSION
@@ -260,7 +258,7 @@ class Evidence(_Frozen):
     def _headline(self) -> str:
         found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
         sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
-        if any(stage.method in ("int8", "int4") for stage in self.stages):
+        if any(stage.method in INTEGERS for stage in self.stages):
             sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
         if self.own is not None:
             sizes = f"{self.own.ratio:.1%} of the {self.own.name}, {sizes}"

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from gracile.report.frozen import Frozen
 from gracile.text import table
 
 # "search": proposed from the results of those before.
@@ -11,11 +10,7 @@ Origin = Literal["single", "combined", "search"]
 TrialState = Literal["finished", "stopped", "failed"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Trial(_Frozen):
+class Trial(Frozen):
     """One pipeline that was tried."""
 
     place: int
@@ -59,7 +54,7 @@ class Trial(_Frozen):
         return ", ".join(parts)
 
 
-class AutoReport(_Frozen):
+class AutoReport(Frozen):
     """What an automatic search has tried, and what it has taken; prints as a table of the front."""
 
     # What costs are counted in, and the share of the original's cost that is allowed.

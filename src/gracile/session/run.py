@@ -114,9 +114,7 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs | Graph, recipe: Par
                 f"the recipe holds {spec!r}; give specs such as gracile.Distillation(teacher), one or a list of them"
             )
     graph = capture(model, example_inputs)
-    # A simulation says itself which of its ranges are missing.
-    if not isinstance(model, Simulation):
-        require_finite(model)
+    require_finite(model, buffers=not isinstance(model, Simulation))
     parts: list[Part] = []
     try:
         for spec in specs:

@@ -79,7 +79,7 @@ def choose_mixed_precision(
     groups = _checked(candidates)
     search = _Search(sim, dummy_input, eval_callback_for_phase1, eval_callback_for_phase2, forward_pass_callback,
                      widest=max(bits * max(widths) for bits, widths in groups.items()))  # fmt: skip
-    search.simulate(max(groups), {}, max(groups[max(groups)]))
+    sim.set_widths(max(groups), {}, max(groups[max(groups)]))
     with sim.model.only(weights=False, activations=False):
         floating = score_of(eval_callback_for_phase2, sim.model, "the model in floating point")
     least = -inf if allowed_accuracy_drop is None else floating - allowed_accuracy_drop
