@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import torch
 from base import CACHE, SEED, dense
-from fashion import Images, accuracy, load
+from fashion import FAST, Images, accuracy, load
 from results import Rows, machine, markdown
 
 import gracile
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 KEYS = ("network", "target", "integers", "training", "trials")
 NETWORKS, TARGETS = ("resnet20", "vgg", "mobilenetv2"), (0.5, 0.3, 0.1)
 CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
-RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=torch.bfloat16)
+RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=FAST)
 TRIALS = 18
 # One evaluation in every other layer; the rest of a dictionary is predicted.
 SEARCH = gracile.Search(surrogate="auto")

@@ -84,7 +84,7 @@ def main() -> None:
     table = markdown(header, rows)
     text = (
         "# The evaluation dictionary's time, evaluations included\n\n`python bench/dictionary_speed.py`: "
-        f"{NETWORK}, {METHOD}, 10 candidates, accuracy on {IMAGES} validation images in bfloat16; CPU seconds of this "
+        f"{NETWORK}, {METHOD}, 10 candidates, accuracy on {IMAGES} validation images; CPU seconds of this "
         "process for the whole search. *AIMET's way* copies the model, decomposes a layer and runs the whole model for "
         "each candidate; gracile's seconds include capturing, decomposing, the store, the selection and applying it. "
         f"Scores are in points; one image is {100 / IMAGES:g}. AIMET itself was not run. Which entries the surrogate "

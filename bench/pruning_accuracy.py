@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from base import CACHE, SEED, dense
-from fashion import Images, accuracy, load, train
+from fashion import FAST, Images, accuracy, load, train
 from results import Rows, machine, markdown
 from torch import nn
 
@@ -35,7 +35,7 @@ SEARCH_IMAGES, COMBINED_SEARCH_IMAGES = 2500, 1000
 FINE_TUNE_RATE = 0.05
 RECOVERY_IMAGES = 5000
 # As `bench/recovery.py` chooses it.
-RECOVERY = Recovery(block_epochs=1, epochs=5, rate=1e-3, batch_statistics=True, autocast=torch.bfloat16)
+RECOVERY = Recovery(block_epochs=1, epochs=5, rate=1e-3, batch_statistics=True, autocast=FAST)
 # Of the dense networks and of all that follows; other seeds than the first for what is cheap.
 SEEDS = (SEED, 1, 2)
 

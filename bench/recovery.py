@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from base import CACHE, SEED, dense
-from fashion import accuracy, load
+from fashion import FAST, accuracy, load
 from results import Rows, machine, markdown
 from torch import nn
 
@@ -27,7 +27,7 @@ NETWORKS, TARGET = ("resnet20", "vgg"), 0.3
 CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
 KEYS = ("network", "rate", "batch_statistics")
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-OPTIONS = Recovery(block_epochs=1, epochs=5, autocast=torch.bfloat16)
+OPTIONS = Recovery(block_epochs=1, epochs=5, autocast=FAST)
 
 
 def pruned(network: str) -> nn.Module:
@@ -83,9 +83,9 @@ def main(networks: list[str]) -> None:
         "# Options of recovery without labels\n\n"
         f"`python bench/recovery.py`: pruning by elimination to {TARGET:g} of the MACs, then `gracile.train.recover` "
         f"on {RECOVERY_IMAGES:,} unlabelled training images ({OPTIONS.block_epochs} block-wise and {OPTIONS.epochs} "
-        "end-to-end passes, bfloat16). Points lost are of accuracy on the 5,000 validation images, against the dense "
-        "network; the options that lose least here are the defaults of `Recovery`, and `bench/pruning_accuracy.py` "
-        "measures them on the test images."
+        f"end-to-end passes, {FAST or torch.float32}). Points lost are of accuracy on the 5,000 validation images, "
+        "against the dense network; the options that lose least here are the defaults of `Recovery`, and "
+        "`bench/pruning_accuracy.py` measures them on the test images."
     )
     (HERE / "recovery.md").write_text(f"{text}\n\n{table(rows)}\n\nMachine: {machine()}; seed {SEED}.\n")
 
