@@ -7,7 +7,7 @@ from gracile.graph import Graph
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.report import UNSEARCHED, Environment, OwnCost, QuantizationReport, Report, Totals
-from gracile.timings import LatencyReport
+from gracile.timings import LatencyReport, LayerLatencies
 
 
 def report_of(
@@ -20,6 +20,7 @@ def report_of(
     score_before: float,
     done: Done,
     quantization: QuantizationReport | None,
+    layer_latency: LayerLatencies | None,
     seconds: dict[str, float],
 ) -> Report:
     """The Report of a job whose stages are ``done``."""
@@ -56,6 +57,7 @@ def report_of(
         dictionary=tuple(entry for selection in selections for entry in selection.dictionary),
         dictionary_baseline=selections[0].baseline,
         passes=tuple(record for outcome in done.outcomes for record in outcome.passes),
+        layer_latency=layer_latency,
         quantization=quantization,
         notes=(*dict.fromkeys(notes), *missed),
         seconds=seconds,

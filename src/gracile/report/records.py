@@ -16,7 +16,7 @@ from gracile.report.frozen import Frozen
 from gracile.report.quantized import QuantizationReport
 from gracile.report.trials import AutoReport
 from gracile.text import count, table
-from gracile.timings import LatencyReport
+from gracile.timings import LatencyReport, LayerLatencies
 
 VERSION: Literal[1] = 1
 # How the ratios of a method without ratios were found.
@@ -176,6 +176,8 @@ class Evidence(Frozen):
     # The score of the original in the units of the dictionary (`evaluate_search`).
     dictionary_baseline: float | None = None
     passes: tuple[Record, ...] = ()
+    # Measured times of single layers before and after, where those were asked for, or a latency was.
+    layer_latency: LayerLatencies | None = None
     # Of a model in integers.
     quantization: QuantizationReport | None = None
     # What the user should know: patterns that matched nothing, flat scores, ...
@@ -241,6 +243,8 @@ class Evidence(Frozen):
 
     def __str__(self) -> str:
         parts = [self._headline(), self._totals(), self._layers()]
+        if self.layer_latency is not None:
+            parts.append(str(self.layer_latency))
         if len(self.stages) > 1:
             parts.insert(2, self._stages())
         if self.latency is not None:

@@ -3,6 +3,7 @@
 from gracile.cost import Metric
 from gracile.html import Figures, Notes, Number, Part, Section, Verdict
 from gracile.report.records import Evidence
+from gracile.report.sections.written import milliseconds
 from gracile.text import count
 
 METRIC_NAMES: dict[Metric, str] = {"macs": "MACs", "params": "Parameters", "bytes": "Bytes"}
@@ -50,7 +51,19 @@ def _target(report: Evidence) -> str:
 
 
 def _costs(report: Evidence) -> list[Number]:
-    return [*_own(report), *_counts(report)]
+    return [*_time(report), *_own(report), *_counts(report)]
+
+
+def _time(report: Evidence) -> list[Number]:
+    if report.latency is None:
+        return []
+    first, last = report.latency.timings.entries[:2]
+    return [
+        Number(
+            title="Time of a call", before=milliseconds(first.median), after=milliseconds(last.median),
+            ratio=report.latency.reached, note=f"{report.latency.reached:.1%} remain, measured",
+        )
+    ]  # fmt: skip
 
 
 def _own(report: Evidence) -> list[Number]:
