@@ -134,7 +134,7 @@ class LayerLatencies(_Frozen):
     runtime: str
     version: str
     threads: int
-    # Rounds; a time is their median.
+    # Rounds; a time is their lower quartile, as what disturbs a measurement only adds to it.
     repeats: int
     machine: str
 
@@ -153,8 +153,8 @@ class LayerLatencies(_Frozen):
         """How, in a line."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         return (
-            f"each layer alone in {self.runtime} {self.version}, {threads}; medians of {self.repeats} rounds by turns; "
-            f"{self.machine}"
+            f"each layer alone in {self.runtime} {self.version}, {threads}; lower quartiles of {self.repeats} "
+            f"rounds by turns; {self.machine}"
         )
 
     def __str__(self) -> str:

@@ -2,11 +2,11 @@
 
 from importlib.metadata import version
 
-from gracile.cost import Cost
+from gracile.cost import Cost, layers_beside
 from gracile.graph import Graph
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.report import UNSEARCHED, Environment, OwnCost, QuantizationReport, Report, Totals
+from gracile.report import UNSEARCHED, Environment, LayerTotals, OwnCost, QuantizationReport, Report, Totals
 from gracile.timings import LatencyReport, LayerLatencies
 
 
@@ -53,6 +53,10 @@ def report_of(
         stages=tuple(outcome.report for outcome in done.outcomes),
         layers=tuple(
             row for outcome in done.outcomes for row in outcome.stage.layer_reports(outcome.selection, request.metric)
+        ),
+        costs=tuple(
+            LayerTotals(name=pair.before.name, before=Totals.of(pair.before), after=Totals.of(pair.after))
+            for pair in layers_beside(before, after)
         ),
         dictionary=tuple(entry for selection in selections for entry in selection.dictionary),
         dictionary_baseline=selections[0].baseline,
