@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import gracile
+import gracile.export.onnx as onnx_writing
+from gracile import machine
 from gracile.errors import ExportError, InputError
-from gracile.export import agreement, inspect_onnx, to_onnx
+from gracile.export import agreement, inspect_onnx, runtime, to_onnx
 from gracile.export.agreement import operator_steps
 from gracile.export.onnx import onnx_model, written_model
 from gracile.export.runtime import outputs_of, session
@@ -174,6 +176,7 @@ def test_a_wrong_integer_is_found(tmp_path, monkeypatch):
             values = onnx.numpy_helper.to_array(tensor).copy()
             values[0] = -values[0] - 1
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    monkeypatch.setattr(agreement, "saturates", lambda: False)
     with pytest.raises(ExportError, match=r"steps away.*verify=False"):
         operator_steps(simulation, Inputs.of(images(8)), written)
     monkeypatch.setattr(agreement, "saturates", lambda: True)
@@ -377,3 +380,21 @@ def test_encodings_have_no_binary_format(tmp_path):
     simulation = gracile.quantize(model, torch.randn(2, 4), weights="int1", activations=None)
     with pytest.raises(InputError, match=r"binary.*to_onnx"):
         gracile.export.to_encodings(simulation, tmp_path / "m.encodings")
+
+
+@pytest.mark.parametrize("saturating", [True, False])
+def test_where_kernels_saturate_files_run_on_others_and_the_user_is_told(tmp_path, monkeypatch, caplog, saturating):
+    """Processors without VNNI: the file is right, and right results need an option of onnxruntime's sessions."""
+    for module in (runtime, onnx_writing):
+        monkeypatch.setattr(module, "saturates", lambda: saturating)
+    simulation = gracile.quantize(small_net(), images(), calibration=batches())
+    opened = session(to_onnx(simulation, images(), tmp_path / "m.onnx", verify=saturating).path)
+    name, value = machine.PRECISION
+    if saturating:
+        assert opened.get_session_options().get_session_config_entry(name) == value
+    assert (f"{name}={value}" in caplog.text) == saturating
+    caplog.clear()
+    reduced = quant_spec("int8", granularity=PerChannel(), narrow=True, reduce_range=True)
+    simulation = gracile.quantize(small_net(), images(), calibration=batches(), weights=reduced)
+    to_onnx(simulation, images(), tmp_path / "m.onnx", verify=saturating)
+    assert name not in caplog.text

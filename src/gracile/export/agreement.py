@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gracile.errors import ExportError
 from gracile.export.encoding import SIGN
+from gracile.export.kernels import SATURATION
 from gracile.export.runtime import feeds, session
 from gracile.export.written import Written
 from gracile.extras import extra
@@ -69,8 +70,8 @@ def _refusal(row: OperatorSteps) -> str:
     )
     if saturates():
         return (
-            f"{text}: this processor adds products of uint8 and int8 in 16 bits, which saturate. Quantize weights with "
-            "reduce_range=True, or run on a processor with VNNI or AMX"
+            f"{text}: {SATURATION}. Quantize weights with reduce_range=True (7 bits), or run on a processor with VNNI "
+            "or AMX"
         )
     return f"{text}; verify=False writes the file all the same"
 

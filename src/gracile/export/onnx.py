@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.errors import ExportError, FileError, InputError
 from gracile.export.agreement import operator_steps
+from gracile.export.kernels import SATURATION, WAYS_OUT
 from gracile.export.marks import marked
 from gracile.export.onnx_graph import rename_inputs
 from gracile.export.pooling import pool_globally
@@ -25,6 +26,7 @@ from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program, require_finite
 from gracile.inputs import ExampleInputs, Inputs, path_of, require_flags, require_module
+from gracile.machine import saturates
 from gracile.simulation import Simulation
 from gracile.text import count
 
@@ -114,7 +116,7 @@ def to_onnx(
         error = compared(model, inputs, content, math.inf if tolerance is None else tolerance)
     elif verify:
         error = compared(model, inputs, content, tolerance)
-    for note in written.notes:
+    for note in (*written.notes, *_saturating(model)):
         log.warning("%s", note)
     write(path, content)
     return OnnxFile(
@@ -127,6 +129,15 @@ def to_onnx(
         error=error,
         steps=steps,
     )
+
+
+def _saturating(model: nn.Module) -> list[str]:
+    """A note where integer kernels of this processor add up other sums than the file's."""
+    if not isinstance(model, Simulation) or not saturates():
+        return []
+    weights = [item.spec for item in model.named_quantizers("weight").values() if item.enabled]
+    full = any(spec.bits == 8 and spec.signed and not spec.reduce_range for spec in weights)
+    return [f"{SATURATION}: {WAYS_OUT}"] if full and model.named_quantizers("activation") else []
 
 
 def _require(opset: object, tolerance: object) -> None:

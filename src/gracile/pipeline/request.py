@@ -174,7 +174,7 @@ def checked(
         chosen = "elimination" if calibrated else "l2"
     require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
-    _require_layer_latency(arguments["layer_latency"])
+    _require_layer_latency(arguments.get("layer_latency"))
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
     _require_executor(arguments["executor"], arguments["n_jobs"])
     if arguments["target"] is not None and (methods or options is not None):

@@ -245,6 +245,11 @@ class Evidence(Frozen):
         after: int = getattr(self.after, metric)
         return after / before if before else 1.0
 
+    @property
+    def in_integers(self) -> bool:
+        """Whether the final model is one in integers."""
+        return any(stage.method in INTEGERS for stage in self.stages)
+
     def reached(self) -> tuple[float, str] | None:
         """What is left of what was bounded and its unit; None where nothing was, or a latency, which is measured."""
         if self.own is not None:
@@ -276,7 +281,7 @@ class Evidence(Frozen):
     def _headline(self) -> str:
         found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
         sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
-        if any(stage.method in INTEGERS for stage in self.stages):
+        if self.in_integers:
             sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
         if self.own is not None:
             sizes = f"{self.own.ratio:.1%} of the {self.own.name}, {sizes}"

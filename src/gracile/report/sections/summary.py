@@ -20,8 +20,11 @@ def draw(report: Evidence) -> Section:
 def _verdict(report: Evidence) -> Verdict:
     change = report.score - report.score_before
     moved = "stayed at" if change == 0 else f"{'rose' if change > 0 else 'fell'} from {report.score_before:.6g} to"
+    # Integers take fewer bytes, and are as many.
+    metric: Metric = "bytes" if report.in_integers else "params"
     return Verdict(
-        text=f"{report.ratio('macs'):.1%} of the MACs and {report.ratio('params'):.1%} of the parameters remain; "
+        text=f"{report.ratio('macs'):.1%} of the MACs and {report.ratio(metric):.1%} of the "
+        f"{METRIC_NAMES[metric].lower()} remain; "
         f"the score {moved} {report.score:.6g}",
         detail=_target(report),
         good=_reached(report),
@@ -41,7 +44,7 @@ def _target(report: Evidence) -> str:
         return report.latency.verdict
     found = report.reached()
     if report.bound is None or found is None:
-        return "The ratios were set by hand." if report.bound is None else ""
+        return "The ratios were set by hand." if report.search == "manual" else ""
     amount, unit = found
     whole = report.own is None
     after, bound = (count(int(value)) if whole else f"{value:.5g}" for value in (amount, report.bound))
