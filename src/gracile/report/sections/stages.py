@@ -19,6 +19,7 @@ def draw(report: Evidence) -> Section | None:
                     Column(title="search"),
                     Column(title="MACs that remain", written=percent, numbers=True),
                     Column(title="parameters that remain", written=percent, numbers=True),
+                    Column(title="bytes that remain", written=percent, numbers=True),
                     Column(title="score", numbers=True),
                     Column(title="fine-tuned", numbers=True),
                     Column(title="error of the cut", written="{:.1e}".format, numbers=True),
@@ -26,7 +27,8 @@ def draw(report: Evidence) -> Section | None:
                 rows=[
                     (
                         stage.method, stage.search, stage.after.macs / max(1, stage.before.macs),
-                        stage.after.params / max(1, stage.before.params), stage.score_after, stage.score_fine_tuned,
+                        stage.after.params / max(1, stage.before.params),
+                        stage.after.bytes / max(1, stage.before.bytes), stage.score_after, stage.score_fine_tuned,
                         stage.equivalence,
                     )
                     for stage in report.stages
