@@ -372,8 +372,12 @@ class TestChoosing:
         sim = QuantizationSimModel(self.model, X)
         integers = QuantizationDataType.int
         candidates = [((a, integers), (w, integers)) for a, w in ((16, 8), (8, 8), (8, 3), (2, 8))]
-        score = CallbackFunc(self.score)
-        tried = choose_mixed_precision(sim, X, candidates, score, score, 0.1, tmp_path, True, CallbackFunc(run, 2))
+        calls = []
+        layers = CallbackFunc(lambda model, _: calls.append(1) or self.score(model))
+        score, forward = CallbackFunc(self.score), CallbackFunc(run, 2)
+        tried = choose_mixed_precision(sim, X, candidates, layers, score, 0.1, tmp_path, True, forward)
+        # The network as it is, and each of its three layers in two widths, once for all budgets.
+        assert len(calls) == 1 + 3 * 2
         assert {choice.activations for choice in tried} == {16, 8, 2}
         assert max(choice.relative_bit_ops for choice in tried) == pytest.approx(1)
         kept = {item.spec.bits for item in sim.model.named_quantizers("activation").values()}
