@@ -38,6 +38,7 @@ from gracile.simulation import Simulation
 from gracile.surgery import applied_plan, applied_since
 from gracile.timings import LayerLatencies, Runtime
 from gracile.train import Recovery
+from gracile.train.recovery import require_real
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +204,8 @@ def compress(
         graph = capture(model, example_inputs)
         require_copyable(model)
         require_finite(model)
+        if request.recover is not None:
+            require_real(graph)
         before = price(graph)
         if request.target is not None:
             # A metric of the user's own that fails is to do so here.
