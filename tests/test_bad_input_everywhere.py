@@ -335,7 +335,7 @@ def test_masks_leave_alone_what_they_would_make_nan(caplog):
     assert any(edit.tensor == "0.weight" for edit in plan.edits)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for inplace in (False, True):
-        with pytest.raises(InputError, match="^0 divides what is masked by its norm, or by a deviation, and zeros"):
+        with pytest.raises(InputError, match=r"^0 divides what is masked by its norm, or by a deviation, and zeros"):
             gracile.mask(model, plan, example_inputs=X[:2], inplace=inplace)
     # What was refused is as it was.
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
