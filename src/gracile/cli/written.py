@@ -29,8 +29,8 @@ def report_command(
     file = folder / REPORT if folder.is_dir() else folder
     if not file.is_file():
         raise FileError(
-            f"there is no {file}; give a folder that gracile.compress, gracile demo or Result.save wrote with a report, "
-            f"or a {REPORT} itself"
+            f"there is no {file}; give a folder that gracile compress, gracile demo or Result.save wrote, which has a "
+            f"{REPORT}, or that file itself"
         )
     report = Report.read(file)
     if as_json:
