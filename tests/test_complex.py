@@ -72,13 +72,13 @@ def test_a_wrong_cut_of_a_complex_output_would_be_seen():
     model, other = made(Returned), made(Returned)
     with torch.no_grad():
         other.phase.mul_(1j)
-    assert largest_difference(outputs_of(model(X)), outputs_of(other(X))) > 0.01
+        assert largest_difference(outputs_of(model(X)), outputs_of(other(X))) > 0.01
 
 
 def test_nothing_but_complex_numbers():
     with pytest.raises(InputError, match="waves: it holds complex numbers, for which there are no scores"):
         compress(made(Only))
-    with pytest.raises(InputError, match="its weight is torch.complex64, not floating point"):
+    with pytest.raises(InputError, match=r"its weight is torch\.complex64, not floating point"):
         compress(made(Only), method="weight_svd")
     with pytest.raises(InputError, match="nothing is left to quantize"):
         gracile.quantize(made(Only), X, calibration=[X])

@@ -190,9 +190,9 @@ def find_groups(
     require_patterns("exclude", exclude)
     found = channels.channel_groups(graph, heads=heads, grouped=grouped)
     skipped = {group.name: "a single channel" for group in found.groups if group.channels < 2}
-    for group in found.groups:
-        if any(graph.tensors[member.tensor].dtype.is_complex for member in group.members):
-            skipped[group.name] = "it holds complex numbers, for which there are no scores"
+    for held in found.groups:
+        if any(graph.tensors[member.tensor].dtype.is_complex for member in held.members):
+            skipped[held.name] = "it holds complex numbers, for which there are no scores"
     names = {group.name: {group.name, *_output_layers(graph, group)} for group in found.groups}
     every = sorted({name for layers in names.values() for name in layers} | set(graph.modules))
     matched, wanted = matching(exclude, every), matching(("*",) if include is None else include, every)

@@ -227,8 +227,10 @@ class Evidence(Frozen):
         require_path("file", file)
         try:
             text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise FileError(f"{file}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise FileError(f"{file}: not a report of format {VERSION}: it is no text") from error
         try:
             return cls.from_json(text)
         except FileError as error:

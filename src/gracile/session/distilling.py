@@ -301,14 +301,12 @@ def _require_real(spec: Distillation, output: Tensor, wanted: Tensor, layers: Ma
     """Raises InputError where complex numbers would be compared as logits, or as features."""
     if spec.weight and (output.is_complex() or wanted.is_complex()):
         raise InputError(
-            "the model or the teacher returns complex numbers, which are no logits: link layers and set weight=0, or wrap "
-            "it in a module that returns real numbers"
+            "the model or the teacher returns complex numbers, which are no logits: link layers and set weight=0, or "
+            "wrap it in a module that returns real numbers"
         )
     found = [name for name, layer in layers.items() if layer.is_complex()]
     if found:
-        raise InputError(
-            f"{found[0]!r} puts out complex numbers, which distillation does not compare; link other layers"
-        )
+        raise InputError(f"{found[0]!r} puts out complex numbers, which are not compared; link other layers")
 
 
 def _channels(student: torch.Size, teacher: torch.Size, axis: int) -> tuple[int, int] | None:

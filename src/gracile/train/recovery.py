@@ -130,8 +130,8 @@ def require_real(graph: Graph) -> None:
     spec = None if first is None else graph.nodes[first.name].output
     if isinstance(spec, Spec) and spec.dtype.is_complex:
         raise InputError(
-            f"the model returns complex numbers ({spec.dtype}), and recovery compares logits, which are real: leave recover "
-            "out, train with fine_tune, or wrap the model in a module that returns real numbers"
+            f"the model returns complex numbers ({spec.dtype}), and recovery compares logits, which are real: leave "
+            "recover out, train with fine_tune, or wrap the model in a module that returns real numbers"
         )
 
 

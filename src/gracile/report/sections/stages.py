@@ -17,9 +17,9 @@ def draw(report: Evidence) -> Section | None:
                 columns=[
                     Column(title="method"),
                     Column(title="search"),
-                    Column(title="MACs that remain", written=percent, numbers=True),
-                    Column(title="parameters that remain", written=percent, numbers=True),
-                    Column(title="bytes that remain", written=percent, numbers=True),
+                    Column(title="MACs left", written=percent, numbers=True),
+                    Column(title="parameters left", written=percent, numbers=True),
+                    Column(title="bytes left", written=percent, numbers=True),
                     Column(title="score", numbers=True),
                     Column(title="fine-tuned", numbers=True),
                     Column(title="error of the cut", written="{:.1e}".format, numbers=True),
