@@ -12,7 +12,8 @@ from torch import nn
 
 import gracile
 from gracile.cli import main
-from gracile.errors import CaptureError, EvaluationError, ExportError, GracileError, InputError, PlanError
+from gracile.errors import CaptureError, EvaluationError, ExportError, FileError, GracileError, InputError, PlanError
+from gracile.export.checkpoint import save
 from gracile.quant import analyze, quantize_within
 
 ENTRIES = {
@@ -341,6 +342,22 @@ def test_masks_leave_alone_what_they_would_make_nan(caplog):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     rest = gracile.prune.plan(model, X[:2], sparsity=0.5, exclude=["0"])
     assert not gracile.mask(model, rest, example_inputs=gracile.capture(model, X[:2]))(X).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: gracile.mask(on_meta(), gracile.Plan(), example_inputs=X), InputError, "holds no values; load"),
+        (lambda: save("folder", on_meta()), FileError, "conv.weight is on the meta device and holds no values"),
+        (lambda: save("folder", nn.LazyLinear(2)), FileError, "weight is not initialised yet and holds no values"),
+        (lambda: gracile.quantize(net(), X, calibration=[X, X.long()]), InputError,
+         r"batch 1 of the calibration.*torch\.int64.*does not run: RuntimeError"),
+    ],
+    ids=["mask", "save meta", "save lazy", "batches of another type"],
+)  # fmt: skip
+def test_what_has_no_values_or_runs_on_none(call, error, message, nothing_written):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_what_returns_nothing_is_no_file(tmp_path):

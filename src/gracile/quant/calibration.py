@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gracile.errors import InputError
+from gracile.errors import GracileError, InputError
 from gracile.graph import eval_mode, tensors_of
 from gracile.inputs import Calibration, Inputs
 from gracile.maths.fake_quant import rows_of
@@ -42,7 +42,16 @@ def calibrate(
     total = len(batches) if isinstance(batches, Sized) else None
     with observed(simulation, observer), bar("calibrate", total) as progress:
         for batch in Calibration(batches, example, seed):
-            batch.call(simulation)
+            try:
+                batch.call(simulation)
+            except (RuntimeError, TypeError, IndexError, ValueError) as error:
+                if isinstance(error, GracileError):
+                    raise
+                shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in batch.tensors]
+                raise InputError(
+                    f"batch {count} of the calibration, of the shapes and types {shapes}, does not run: "
+                    f"{type(error).__name__}: {error}; give batches like the example inputs"
+                ) from error
             count += 1
             progress.advance()
     quantizers = simulation.named_quantizers("activation")
