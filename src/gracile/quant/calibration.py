@@ -13,7 +13,7 @@ from gracile.maths.fake_quant import rows_of
 from gracile.progress import bar
 from gracile.quant.observers import ObserverMaker, observer_maker
 from gracile.report import Record
-from gracile.simulation import Simulation
+from gracile.simulation import Simulation, require_simulation
 
 
 @torch.no_grad()
@@ -72,6 +72,7 @@ def observed(
     Raises:
         InputError: an unknown observer, a quantizer that has seen nothing, or values that are not finite.
     """
+    require_simulation(simulation)
     maker = observer_maker(observer)
     kept = set(skip)
     quantizers = simulation.named_quantizers("activation")
@@ -109,6 +110,7 @@ def fit_weights(
     Raises:
         InputError: an unknown observer, or weights that are not finite.
     """
+    require_simulation(simulation)
     maker = observer_maker(observer)
     tensors = tensors_of(simulation)
     kept = set(skip)
