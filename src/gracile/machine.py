@@ -7,9 +7,6 @@ from pathlib import Path
 # Instruction sets that integer kernels use, as Linux names them -> as people do.
 _INTEGER = {"avx_vnni": "AVX-VNNI", "avx512_vnni": "AVX512-VNNI", "amx_int8": "AMX"}
 
-# The option of onnxruntime's sessions that keeps sums of 8-bit products from saturating, at some cost of time.
-PRECISION = ("session.x64quantprecision", "1")
-
 
 def processor() -> str:
     """The processor's name."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gracile.errors import ExportError
 from gracile.export.encoding import SIGN
-from gracile.export.kernels import SATURATION
 from gracile.export.runtime import feeds, session
 from gracile.export.written import Written
 from gracile.extras import extra
@@ -70,8 +69,9 @@ def _refusal(row: OperatorSteps) -> str:
     )
     if saturates():
         return (
-            f"{text}: {SATURATION}. Quantize weights with reduce_range=True (7 bits), or run on a processor with VNNI "
-            "or AMX"
+            f"{text}: this processor adds products with int8 weights in 16 bits, which saturate. Ways out: "
+            "unsigned_weights=True, which needs uint8 activations; weights with reduce_range=True; verify=False for a "
+            "file that a processor with VNNI or AMX runs"
         )
     return f"{text}; verify=False writes the file all the same"
 

@@ -10,7 +10,7 @@ from gracile.errors import FileError
 from gracile.export.runtime import session
 from gracile.extras import extra
 from gracile.inputs import path_of
-from gracile.machine import PRECISION, saturates
+from gracile.machine import saturates
 from gracile.text import table
 
 # Operators of ONNX and of onnxruntime that multiply integers by integers.
@@ -20,12 +20,6 @@ _INTEGER = frozenset(
 )
 # Those that read integer weights of few bits and multiply reals.
 _WEIGHT_ONLY = frozenset({"MatMulNBits"})
-# What is wrong with 8-bit kernels on some processors, and what to do.
-SATURATION = "this processor adds products of uint8 and int8 in 16 bits, which saturate where both are large"
-WAYS_OUT = (
-    f"open the file with the session option {PRECISION[0]}={PRECISION[1]}, as gracile does, quantize weights with "
-    "reduce_range=True (7 bits), or run on a processor with VNNI or AMX"
-)
 _REAL = frozenset(
     "Conv FusedConv NhwcFusedConv ConvTranspose Gemm FusedGemm MatMul FusedMatMul Einsum Attention MultiHeadAttention "
     "LSTM GRU RNN".split()
@@ -89,7 +83,7 @@ def inspect_onnx(path: str | Path) -> Kernels:
     path = path_of("path", path)
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        session(path, optimized=optimized, precise=False)
+        session(path, optimized=optimized)
         graph = onnx.load(optimized).graph
     try:
         stored: Counter[str] = Counter()
@@ -160,5 +154,9 @@ class _Reader:
 def _notes(reader: _Reader, graph: Any) -> list[str]:
     integers = [node for node in graph.node if node.op_type in _INTEGER]
     if saturates() and any(reader.saturating(node) for node in integers):
-        return [f"{SATURATION}: {WAYS_OUT}"]
+        return [
+            "this processor adds products with int8 weights in 16 bits, which saturate where both are large: write the "
+            "file with unsigned_weights=True, quantize weights with reduce_range=True (7 bits), or run it on one with "
+            "VNNI or AMX"
+        ]
     return []

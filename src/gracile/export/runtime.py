@@ -9,7 +9,6 @@ from torch import Tensor
 from gracile.errors import FileError, InputError
 from gracile.extras import extra
 from gracile.inputs import Inputs
-from gracile.machine import PRECISION, saturates
 
 # Only errors: what onnxruntime warns of concerns its own developers.
 _QUIET = 3
@@ -22,7 +21,6 @@ def session(
     optimized: Path | None = None,
     basic: bool = False,
     profile: Path | None = None,
-    precise: bool = True,
 ) -> Any:
     """An onnxruntime.InferenceSession on the CPU.
 
@@ -32,7 +30,6 @@ def session(
         optimized: where onnxruntime writes the graph that it really runs.
         basic: leave the graph as it is.
         profile: how the name of the profiler's file begins; ``end_profiling()`` gives the name.
-        precise: where integer kernels of this processor saturate, take others that do not.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -43,8 +40,6 @@ def session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    if precise and saturates():
-        options.add_session_config_entry(*PRECISION)
     if basic:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:

@@ -76,13 +76,22 @@ class Result:
         """
         return save(folder, self.model, self.report)
 
-    def to_onnx(self, path: str | Path, *, opset: int = 21, dynamic_batch: bool = False) -> OnnxFile:
-        """Write the model as an ONNX file, checked in onnxruntime; after int8 with integers.
+    def to_onnx(
+        self,
+        path: str | Path,
+        *,
+        opset: int = 21,
+        dynamic_batch: bool = False,
+        unsigned_weights: bool | None = None,
+    ) -> OnnxFile:
+        """Write the model as an ONNX file, as `gracile.export.to_onnx` does; after int8 with integers.
 
         Raises:
             MissingExtraError, InputError, CaptureError, ExportError, FileError: as `gracile.export.to_onnx`.
         """
-        return to_onnx(self.model, self.graph, path, opset=opset, dynamic_batch=dynamic_batch)
+        return to_onnx(
+            self.model, self.graph, path, opset=opset, dynamic_batch=dynamic_batch, unsigned_weights=unsigned_weights
+        )
 
     def __str__(self) -> str:
         return str(self.report)

@@ -281,6 +281,20 @@ class TestPasses:
         assert torch.equal(sim.model.named_quantizers()["conv1_weight"].scale, found)
         assert sim.settings()["frozen"] == ["conv1_weight", "conv2_weight"]
 
+    def test_seq_mse_takes_all_losses_and_inputs(self):
+        scales = {}
+        for loss, inputs in (("mse", "symqt"), ("sqnr", "symqt"), ("l1", "symqt"), ("mse", "symfp"), ("mse", "asym")):
+            model = trained()
+            sim = QuantizationSimModel(model, X, default_param_bw=3, default_output_bw=4)
+            apply_seq_mse(model, sim, LOADER, SeqMseParams(2, 40, inputs, loss))
+            scales[loss, inputs] = torch.cat([q.scale.flatten() for q in sim.model.named_quantizers("weight").values()])
+        assert torch.equal(scales["mse", "symqt"], scales["sqnr", "symqt"])
+        assert not torch.equal(scales["mse", "symqt"], scales["l1", "symqt"])
+        with pytest.raises(InputError, match="loss_fn is 'huber'; it is one of 'mse', 'sqnr', 'l1'"):
+            SeqMseParams(2, loss_fn="huber")
+        with pytest.raises(InputError, match="inp_symmetry is 'sym'; it is one of 'symqt', 'symfp', 'asym'"):
+            SeqMseParams(2, inp_symmetry="sym")
+
     def test_reestimation_by_hand_and_back(self):
         model = trained()
         before = model.bn1.running_mean.clone()
