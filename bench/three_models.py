@@ -21,6 +21,7 @@ from results import Rows, machine, markdown
 from torch import Tensor, nn
 
 import gracile
+from gracile.machine import saturates
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -148,8 +149,9 @@ def write(rows: Rows) -> None:
         f"{text}\n{markdown(header, lines)}\n\n## Where the time goes\n\n"
         "The four operators that take most, by onnxruntime's profiler (`gracile.export.operator_times`).\n\n"
         f"{markdown(('model', 'fp32', 'compressed'), wheres)}\n\n"
-        f"Measured on {machines}; table made on {machine()}, onnxruntime {onnxruntime.__version__}, torchvision "
-        f"{torchvision.__version__}, timm {timm.__version__}, transformers {transformers.__version__}; seed {SEED}.\n"
+        f"Measured on {machines}, {'without' if saturates() else 'with'} VNNI or AMX; table made on {machine()}, "
+        f"onnxruntime {onnxruntime.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}, "
+        f"transformers {transformers.__version__}; seed {SEED}.\n"
     )
 
 

@@ -11,8 +11,10 @@ from test_bad_input import NAN, Branching, Net, X, compiled, compress, edits, ne
 from torch import nn
 
 import gracile
+from gracile import quant
 from gracile.cli import main
-from gracile.errors import CaptureError, EvaluationError, ExportError, GracileError, InputError, PlanError
+from gracile.errors import CaptureError, EvaluationError, ExportError, FileError, GracileError, InputError, PlanError
+from gracile.export.checkpoint import save
 from gracile.quant import analyze, quantize_within
 
 ENTRIES = {
@@ -341,6 +343,57 @@ def test_masks_leave_alone_what_they_would_make_nan(caplog):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     rest = gracile.prune.plan(model, X[:2], sparsity=0.5, exclude=["0"])
     assert not gracile.mask(model, rest, example_inputs=gracile.capture(model, X[:2]))(X).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: gracile.mask(on_meta(), gracile.Plan(), example_inputs=X), InputError, "holds no values; load"),
+        (lambda: save("folder", on_meta()), FileError, "conv.weight is on the meta device and holds no values"),
+        (lambda: save("folder", nn.LazyLinear(2)), FileError, "weight is not initialised yet and holds no values"),
+        (lambda: gracile.quantize(net(), X, calibration=[X, X.long()]), InputError,
+         r"batch 1 of the calibration.*torch\.int64.*does not run: RuntimeError"),
+    ],
+    ids=["mask", "save meta", "save lazy", "batches of another type"],
+)  # fmt: skip
+def test_what_has_no_values_or_runs_on_none(call, error, message, nothing_written):
+    with pytest.raises(error, match=message):
+        call()
+
+
+GRAPH = gracile.capture(net(), X)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # A model, where a simulation of it is meant.
+        (lambda: quant.adaround(net(), [X], GRAPH.example), "simulation is a Net; give what gracile.quantize made"),
+        (lambda: quant.calibrate(net(), [X], GRAPH.example), "simulation is a Net"),
+        (lambda: quant.fit_weights(net()), "simulation is a Net"),
+        (lambda: quant.correct_bias(net(), [X], GRAPH.example), "simulation is a Net"),
+        (lambda: quant.correct_bias_analytically(net(), {}), "simulation is a Net"),
+        (lambda: quant.correct_bias_analytically(gracile.quantize(net(), X, activations=None), 3), "means is a int"),
+        (lambda: quant.calibrate(gracile.quantize(net(), X, calibration=[X]), [X], X), "example is a Tensor"),
+        (lambda: quant.place(3, quant.Formats("int8", "uint8")), "graph is a int"),
+        (lambda: quant.place(GRAPH, "int8"), "formats is a str"),
+        (lambda: quant.fold_plan(net(), X), "graph is a Tensor"),
+        (lambda: quantize_within(3, X, calibration=[X], evaluate=lambda _: 1.0, tolerance=0.1), "model is a int"),
+        (lambda: gracile.prune.scores_of(net(), X, []), "graph is a Tensor"),
+        (lambda: gracile.prune.scores_of(net(), GRAPH, ["conv"]), "groups is"),
+        (lambda: gracile.prune.scores_of("net", GRAPH, gracile.channel_groups(GRAPH)), "model is a str"),
+        (lambda: gracile.prune.masks_of(None), "model is a NoneType"),
+        (lambda: gracile.prune.speedup(None, X, {}), "model is a NoneType"),
+        (lambda: gracile.prune.sparsity_of(3), "masks is a int"),
+        (lambda: gracile.prune.gather(net(), "conv.weight", [X], "apoz", None), "names is 'conv.weight'"),
+        (lambda: gracile.train.recover(net(), None, [X]), "model is a NoneType"),
+        (lambda: gracile.prune_iteratively(net(), X, evaluate=lambda _: 1.0, target=0.5, rounds=1,
+                                           fine_tune=lambda _: None), r"target is 0\.5; give for example"),
+    ],
+)  # fmt: skip
+def test_one_thing_for_another(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
 
 
 def test_what_returns_nothing_is_no_file(tmp_path):

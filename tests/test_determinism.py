@@ -175,6 +175,22 @@ def test_two_compressions_at_once_do_not_disturb_each_other(methods):
         torch.testing.assert_close(other.model(X), one.model(X), rtol=1e-4, atol=1e-5)
 
 
+def test_two_compressions_of_one_model_take_turns():
+    """While one captures it, the other must neither copy it nor run it."""
+    model = network(0)
+    alone = [compressed(0, method, model) for method in ("prune", "spatial_svd")]
+    together = Barrier(2)
+
+    def job(method):
+        together.wait()
+        return compressed(0, method, model)
+
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            beside = list(pool.map(job, ("prune", "spatial_svd")))
+        assert [result.plan for result in beside] == [result.plan for result in alone]
+
+
 def held() -> int:
     gc.collect()
     # torch.export itself keeps tensors without storage of each program that it captures.

@@ -8,6 +8,8 @@ from support.reports import HOSTILE
 
 from gracile import live
 from gracile.errors import InputError, StoreError
+from gracile.latency import LayerTimes, table_key
+from gracile.maths.factorize import LayerShape
 from gracile.store import Store
 
 pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
@@ -33,6 +35,30 @@ def test_the_page_shows_every_job_and_evaluation(store):
     assert '"x": [2, 4], "y": [0.2, 0.4]' in chart
     assert "data-refresh" not in parsed.all("body")[0]
     assert Parsed(live.store_page(store, refresh=3)).all("body")[0]["data-refresh"] == "3"
+
+
+def test_a_table_of_layers_is_told_in_words(tmp_path):
+    path = tmp_path / "runs.db"
+
+    def measure(shape, rows, size, runtime, threads):
+        return 0.0123456
+
+    with Store(path) as opened:
+        times = LayerTimes("eager", 2, opened, measure)
+        times.exact(LayerShape(inputs=5, outputs=7), 3, ())
+        pads = ((1, 1), (1, 1))
+        wide = LayerShape(inputs=6, outputs=4, kernel=(3, 3), stride=(2, 2), dilation=(1, 1), padding=pads, groups=2)
+        times.exact(wide, 1, (8, 9))
+        opened.job(table_key("eager", 2), 0.0).put(HOSTILE, 0, 1.0)
+    parsed = Parsed(live.store_page(path))
+    assert [section["id"] for section in parsed.all("section")] == ["1-times-of-layers"]
+    assert {
+        "linear, 5 to 7, 3 rows",
+        "convolution 3x3, stride 2x2, 2 groups, 6 to 4 at 8x9, 1 rows",
+        "12.3456",
+        HOSTILE,
+    } <= set(parsed.texts)
+    assert "2 threads" in parsed.text
 
 
 def test_a_store_without_jobs_says_so(tmp_path):

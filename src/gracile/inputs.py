@@ -207,6 +207,10 @@ def batches_of(calibration: Iterable[Any], example: Inputs) -> Iterator[Inputs]:
     Raises:
         InputError: when ``calibration`` is a bare tensor, cannot be iterated, or is empty.
     """
+    if not isinstance(example, Inputs):
+        raise InputError(
+            f"example is a {type(example).__name__}; give the example inputs as gracile.capture(...).example has them"
+        )
     for place, batch in enumerate(_some(calibration), 1):
         made = example.like(batch)
         _require_data(made, place)

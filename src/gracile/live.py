@@ -1,7 +1,8 @@
 """The evaluations of a store as a page: once, or served to this machine's browser while a search goes on."""
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def _handler(store: Path, refresh: int) -> type[BaseHTTPRequestHandler]:
 
 
 def _section(place: int, key: dict[str, str], job: Job) -> Section:
+    if "latency" in key:
+        return _times(place, key, job)
     curves: dict[str, list[tuple[int, float]]] = {}
     scores = job.scores()
     for (layer, size), score in scores.items():
@@ -115,6 +118,38 @@ def _section(place: int, key: dict[str, str], job: Job) -> Section:
     if not scores:
         return Section(title=title, parts=[about, Figures(figures)])
     return Section(title=title, parts=[about, Figures(figures), _chart(curves, job.baseline), _table(title, scores)])
+
+
+def _times(place: int, key: dict[str, str], job: Job) -> Section:
+    """The table of measured layers that latency targets share."""
+    scores = job.scores()
+    title = f"{place} times of layers"
+    where = (
+        f"{key['latency']} {key.get('version', '?')}, {key.get('threads', '?')} threads, {key.get('processor', '?')}"
+    )
+    table = Table(
+        title=f"{title} in numbers",
+        columns=[Column(title="layer"), Column(title="milliseconds", written="{:.4f}".format, numbers=True)],
+        rows=[(_in_words(layer), 1e3 * seconds) for (layer, _), seconds in reversed(scores.items())],
+    )
+    return Section(title=title, parts=[Text(f"Layers that were measured alone, in {where}."), table])
+
+
+def _in_words(layer: str) -> str:
+    """A layer of the table of latencies; as it stands there where it is written in another way."""
+    try:
+        shape, rows, size = json.loads(layer)
+        kind = f"convolution {_by(shape['kernel'])}" if shape["kernel"] else "linear"
+        stride = f", stride {_by(shape['stride'])}" if any(step != 1 for step in shape["stride"]) else ""
+        groups = f", {shape['groups']} groups" if shape["groups"] > 1 else ""
+        at = f" at {_by(size)}" if size else ""
+        return f"{kind}{stride}{groups}, {shape['inputs']} to {shape['outputs']}{at}, {rows} rows"
+    except (ValueError, TypeError, KeyError):
+        return layer
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def _chart(curves: dict[str, list[tuple[int, float]]], baseline: float) -> Chart:

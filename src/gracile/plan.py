@@ -24,7 +24,7 @@ from pydantic import (
 from gracile.channels import after_cutting
 from gracile.cost import Cost, Operation, price, resized
 from gracile.errors import InputError, PlanError
-from gracile.graph import Graph, Spec
+from gracile.graph import Graph, Spec, require_graph
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 from gracile.program import Program
 from gracile.quant_edits import FoldBatchNorm, Quantize
@@ -275,8 +275,7 @@ class Plan(BaseModel):
         Raises:
             PlanError: an Edit does not fit.
         """
-        if not isinstance(graph, Graph):
-            raise InputError(f"graph is a {type(graph).__name__}; give gracile.capture(model, example_inputs)")
+        require_graph(graph)
         cost = price(graph)
         kept: _Kept = {}
         for cutting, edits in groupby(

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gracile.errors import PlanError
+from gracile.errors import InputError, PlanError
 from gracile.program import Program, ProgramModule, Step, reference, renamed, tensor_named
 from gracile.quant_edits import Quantize
 from gracile.quantizer import Quantizer
@@ -118,6 +118,15 @@ class Simulation(ProgramModule):
         made = step.model_copy(update={"args": args, "kwargs": kwargs})
         self._reads[step.name] = _read_by(made)
         return made
+
+
+def require_simulation(simulation: object) -> None:
+    """Raises InputError where ``simulation`` is none, as the model that it is to be made of."""
+    if not isinstance(simulation, Simulation):
+        raise InputError(
+            f"simulation is a {type(simulation).__name__}; give what gracile.quantize made of the model, or the "
+            "model of a result with int8"
+        )
 
 
 _SUFFIX = "::quantized"

@@ -180,6 +180,9 @@ def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise FileError(f"{name} of the state_dict is a {type(tensor).__name__}; only tensors can be saved safely")
+        if tensor.is_meta or isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            what = "is on the meta device" if tensor.is_meta else "is not initialised yet"
+            raise FileError(f"{name} {what} and holds no values that could be saved; load or compute the weights first")
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
         kept = first.setdefault(key, name) if tensor.numel() else name
         if kept != name:

@@ -164,7 +164,9 @@ def read_encodings(source: str | Path | Mapping[str, Any], *, parameters_only: b
                 }  # fmt: skip
             else:
                 raise FileError(f"{where} is of version {version}; versions 1.0.0 and 0.6.1 can be read")
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
+    ) as error:  # fmt: skip
         if isinstance(error, FileError):
             raise
         raise FileError(f"{where} cannot be read as encodings: {type(error).__name__}: {error}") from error

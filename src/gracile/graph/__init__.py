@@ -6,7 +6,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 
 from gracile.graph.capturing import capture, capture_training, export_program
 from gracile.graph.clips import clip_range
-from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, users_of
+from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, require_graph, users_of
 from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run, update_by_values
 from gracile.graph.tensors import eval_mode, finite, require_copyable, require_finite, tensors_of, ties_of
 
@@ -31,6 +31,7 @@ __all__ = [
     "refs_in",
     "require_copyable",
     "require_finite",
+    "require_graph",
     "run",
     "tensors_of",
     "ties_of",

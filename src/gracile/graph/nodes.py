@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from gracile.errors import InputError
 from gracile.inputs import Inputs
 
 Kind = Literal["input", "parameter", "buffer", "constant", "call"]
@@ -146,6 +147,12 @@ class Graph:
             f"Graph: {sum(1 for _ in self.calls)} operations, {inputs} inputs ({batch}), "
             f"{len(self.parameters)} parameters in {len(self.modules)} modules"
         )
+
+
+def require_graph(graph: object) -> None:
+    """Raises InputError where ``graph`` is none."""
+    if not isinstance(graph, Graph):
+        raise InputError(f"graph is a {type(graph).__name__}; give gracile.capture(model, example_inputs)")
 
 
 def users_of(nodes: Mapping[str, Node], result: Any) -> Mapping[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gracile.errors import InputError
+from gracile.inputs import require_module
 
 # What every module holds, and values that need no look.
 _OF_MODULES = frozenset(vars(nn.Module()))
@@ -18,6 +19,7 @@ _PARAMETRIZED = re.compile(r"\.?parametrizations\.([^.]+)\.original$")
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of ``model`` under every one of their names, parametrization names stripped."""
+    require_module(model)
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {plain_name(name): tensor for name, tensor in named}
 
@@ -83,6 +85,7 @@ def require_finite(model: nn.Module, *, buffers: bool = True) -> None:
     Args:
         buffers: whether they count; ranges that a simulation has not got yet are NaN by right.
     """
+    require_module(model)
     for name, tensor in [*model.named_parameters(), *(model.named_buffers() if buffers else ())]:
         # Capturing names what has no values.
         empty = tensor.is_meta or isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)

@@ -1,6 +1,7 @@
 """`layer_latencies`: the layers of a model, each alone, before and after it was made smaller."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,9 @@ def compared_layers(
     pairs = _pairs(price(graph), after, integers)
     found: dict[_Pair, tuple[float, float]] = {}
     different = dict.fromkeys(pairs.values())
-    with threads_of_torch(threads), bar("layers", len(different)) as shown:
+    # What torch may use is the whole process's matter, so it is only changed for what torch runs.
+    bound = nullcontext() if runtime == "onnxruntime" else threads_of_torch(threads)
+    with bound, bar("layers", len(different)) as shown:
         for pair in different:
             found[pair] = _seconds(pair, runtime, threads, seed)
             shown.advance()

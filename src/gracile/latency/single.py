@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gracile.export.runtime import session
 from gracile.extras import extra
 from gracile.latency.runs import threads_of_torch
+from gracile.machine import saturates
 from gracile.maths.factorize import LayerShape
 from gracile.timings import Runtime
 
@@ -92,7 +93,10 @@ def _in_onnxruntime(shape: LayerShape, rows: int, size: tuple[int, ...], threads
 def _in_integers(shape: LayerShape, rows: int, size: tuple[int, ...], threads: int) -> Callable[[], object]:
     onnx: Any = extra("onnx", "export")
     helper, numbers = onnx.helper, onnx.numpy_helper
-    weight = (32 * _noise(*shape.weight)).clamp(-127, 127).to(torch.int8)
+    weight = (32 * _noise(*shape.weight)).clamp(-127, 127).round()
+    # As files are written on this processor.
+    kind, middle = (torch.uint8, 128) if saturates() else (torch.int8, 0)
+    weight = (weight + middle).to(kind)
     # One scale a channel of the outputs.
     scales, axis = np.full(shape.outputs, 1e-2, np.float32), 0
     if shape.kernel:
@@ -108,9 +112,9 @@ def _in_integers(shape: LayerShape, rows: int, size: tuple[int, ...], threads: i
         helper.make_node("QuantizeLinear", ["yr", "ys", "z"], ["y"]),
     ]
     values = {
-        "s": np.float32(1e-2), "z": np.uint8(128), "w": weight.numpy(), "ws": scales,
-        "wz": np.zeros(shape.outputs, np.int8), "b": np.ones(shape.outputs, np.int32), "bs": 1e-2 * scales,
-        "ys": np.float32(1e-1),
+        "s": np.float32(1e-2), "z": np.uint8(128), "w": weight.numpy(), "ws": scales, "ys": np.float32(1e-1),
+        "wz": np.full(shape.outputs, middle, weight.numpy().dtype), "b": np.ones(shape.outputs, np.int32),
+        "bs": 1e-2 * scales,
     }  # fmt: skip
     constants = [numbers.from_array(np.asarray(value), name) for name, value in values.items()]
     data = (128 + 32 * _noise(*_input(shape, rows, size))).clamp(0, 255).to(torch.uint8).numpy()

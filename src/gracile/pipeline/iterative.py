@@ -109,6 +109,8 @@ def prune_iteratively(
     Raises:
         InputError, CaptureError, TargetError, EvaluationError, StoreError: see `gracile.compress`.
     """
+    if not isinstance(target, Target):
+        raise InputError(f"target is {target!r}; give for example gracile.Target(macs=0.5)")
     options = {"method": "prune", **options}
     _require(rounds, schedule, rewind, admm, train, options)
     steps = Schedule(kind="one_shot" if rounds == 1 else schedule, times=rounds)

@@ -26,6 +26,7 @@ from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.taking import taken
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
+from gracile.pipeline.turns import in_turns
 from gracile.plan import Plan
 from gracile.prune.gathering import Loss
 from gracile.prune.scores import Criterion
@@ -99,6 +100,7 @@ class Result:
         return self.report._repr_html_()
 
 
+@in_turns
 def compress(
     model: nn.Module,
     example_inputs: ExampleInputs | Graph,

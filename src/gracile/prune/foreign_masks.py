@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 from gracile.errors import InputError
 from gracile.graph import Graph, tensors_of
+from gracile.inputs import require_module
 from gracile.plan import child
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
     They are gone after ``torch.nn.utils.prune.remove``, which leaves the zeros.
     """
+    require_module(model)
     return {
         child(path, name): getattr(module, name + _SUFFIX)
         for path, module in model.named_modules()
@@ -36,6 +38,7 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 def plain_copy(model: nn.Module) -> nn.Module:
     """A copy in which the masks of torch.nn.utils.prune have become zeros of plain parameters."""
+    require_module(model)
     pruned = [(module, name) for module in model.modules() for name in _pruned_names(module)]
     # What torch computed from the mask and keeps as an attribute cannot be copied while it has a gradient.
     computed = {id(getattr(module, name)): getattr(module, name).detach().clone() for module, name in pruned}

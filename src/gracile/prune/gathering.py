@@ -231,6 +231,8 @@ def gather(
         InputError: a loss is needed and missing, the criterion looks at no data, or there is no batch.
         EvaluationError: the loss is not a finite tensor of one element that has a gradient.
     """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InputError(f"names is {names!r}; give a list of the tensors' names, as ['0.weight']")
     chosen = list(names)
     kind = _required(model, chosen, criterion, loss)
     if criterion == "obd":

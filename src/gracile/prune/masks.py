@@ -73,6 +73,9 @@ def mask(
         _require_slices(plan)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else example_inputs
     example = None if inputs is None else Inputs.of(inputs)
+    meta = next((name for name, tensor in tensors_of(model).items() if tensor.is_meta), None)
+    if example is not None and meta is not None:
+        raise InputError(f"{meta} is on the meta device and holds no values; load the weights first")
     masked = model if inplace else copy.deepcopy(model)
     removed = _removed(masked, plan) if isinstance(plan, Plan) else _zeros_of(masked, plan)
     buffers = {}

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from gracile.channels import ChannelGroup, ChannelGroups
 from gracile.errors import InputError
-from gracile.graph import Graph, bare_name, finite, tensors_of
+from gracile.graph import Graph, bare_name, finite, require_graph, tensors_of
 from gracile.maths import criteria
 from gracile.prune.units import Channels, Reader, Units
 
@@ -175,7 +175,11 @@ def scores_of(
         InputError: the name is unknown, a weight is NaN or infinite, the statistics are missing, or a function's
             result has another shape or is not finite.
     """
-    found = groups.groups if isinstance(groups, ChannelGroups) else groups
+    require_graph(graph)
+    given = groups.groups if isinstance(groups, ChannelGroups) else groups
+    found = list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(group, ChannelGroup) for group in found):
+        raise InputError(f"groups is {groups!r}; give gracile.channel_groups(graph), or a list of some of its groups")
     return scores_of_units(model, graph, [Channels(group) for group in found], criterion, seed, statistics)
 
 

@@ -299,6 +299,12 @@ def keep_masks(
 
 
 def sparsity_of(masks: Mapping[str, Tensor]) -> float:
-    """The share of the masked tensors' elements that is zero."""
+    """The share of the masked tensors' elements that is zero.
+
+    Raises:
+        InputError: ``masks`` is no dictionary of tensors.
+    """
+    if not isinstance(masks, Mapping) or not all(isinstance(keep, Tensor) for keep in masks.values()):
+        raise InputError(f"masks is a {type(masks).__name__}; give masks by name, as gracile.prune.sparsify does")
     total = sum(keep.numel() for keep in masks.values())
     return 1 - sum(int(keep.sum()) for keep in masks.values()) / total if total else 0.0

@@ -81,6 +81,8 @@ def correct_bias_analytically(simulation: Simulation, means: Mapping[str, Tensor
         InputError: no layer of that name has a quantized weight and a bias, or the means have another number.
     """
     layers, left = weighted_layers(simulation)
+    if not isinstance(means, Mapping) or not all(isinstance(mean, Tensor) for mean in means.values()):
+        raise InputError(f"means is a {type(means).__name__}; give names of layers and tensors of their inputs' means")
     known = {layer.name: layer for layer in layers if layer.bias is not None}
     for name, mean in means.items():
         if name not in known:

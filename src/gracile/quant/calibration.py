@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from gracile.errors import InputError
+from gracile.errors import GracileError, InputError
 from gracile.graph import eval_mode, tensors_of
 from gracile.inputs import Calibration, Inputs
 from gracile.maths.fake_quant import rows_of
 from gracile.progress import bar
 from gracile.quant.observers import ObserverMaker, observer_maker
 from gracile.report import Record
-from gracile.simulation import Simulation
+from gracile.simulation import Simulation, require_simulation
 
 
 @torch.no_grad()
@@ -42,7 +42,16 @@ def calibrate(
     total = len(batches) if isinstance(batches, Sized) else None
     with observed(simulation, observer), bar("calibrate", total) as progress:
         for batch in Calibration(batches, example, seed):
-            batch.call(simulation)
+            try:
+                batch.call(simulation)
+            except (RuntimeError, TypeError, IndexError, ValueError) as error:
+                if isinstance(error, GracileError):
+                    raise
+                shapes = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in batch.tensors]
+                raise InputError(
+                    f"batch {count} of the calibration, of the shapes and types {shapes}, does not run: "
+                    f"{type(error).__name__}: {error}; give batches like the example inputs"
+                ) from error
             count += 1
             progress.advance()
     quantizers = simulation.named_quantizers("activation")
@@ -63,6 +72,7 @@ def observed(
     Raises:
         InputError: an unknown observer, a quantizer that has seen nothing, or values that are not finite.
     """
+    require_simulation(simulation)
     maker = observer_maker(observer)
     kept = set(skip)
     quantizers = simulation.named_quantizers("activation")
@@ -100,6 +110,7 @@ def fit_weights(
     Raises:
         InputError: an unknown observer, or weights that are not finite.
     """
+    require_simulation(simulation)
     maker = observer_maker(observer)
     tensors = tensors_of(simulation)
     kept = set(skip)

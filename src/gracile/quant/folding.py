@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from gracile.graph import Graph, Node, Ref, bare_name
+from gracile.graph import Graph, Node, Ref, bare_name, require_graph
+from gracile.inputs import require_module
 from gracile.layer_kinds import BATCH_NORMS, computes_as, unfoldable
 from gracile.plan import Plan, child
 from gracile.quant.norm_rests import rest_of
@@ -19,6 +20,8 @@ def fold_plan(model: nn.Module, graph: Graph) -> tuple[Plan, dict[str, str]]:
     own; both must be modules of torch, called once, with tensors of their own.  Of a subclass that applies an
     activation besides, as timm's BatchNormAct2d, the activation stays.
     """
+    require_module(model)
+    require_graph(graph)
     edits: list[FoldBatchNorm] = []
     left: dict[str, str] = {}
     for node in graph.calls:

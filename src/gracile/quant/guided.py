@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from gracile.errors import InputError
-from gracile.inputs import Calibration, ExampleInputs, Inputs
+from gracile.inputs import Calibration, ExampleInputs, Inputs, require_module
 from gracile.maths.adaround import Rounding
 from gracile.quant.bias_correction import correct_bias
 from gracile.quant.calibration import calibrate, fit_weights
@@ -115,6 +115,7 @@ def quantize_within(
         EvaluationError: the function failed or returned no finite number.
         CaptureError, PlanError: see `gracile.quantize`.
     """
+    require_module(model)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
         raise InputError(f"tolerance is {tolerance!r}; it is a number of at least 0, in the score's unit")
     if activations is None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gracile.graph import Graph, Node, Ref, Spec, bare_name
+from gracile.errors import InputError
+from gracile.graph import Graph, Node, Ref, Spec, bare_name, require_graph
 from gracile.maths.fake_quant import scale_shape
 from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec
 from gracile.quant import operators as ops
@@ -61,6 +62,9 @@ def place(graph: Graph, formats: Formats) -> Placement:
     Raises:
         InputError: a format does not fit a tensor.
     """
+    require_graph(graph)
+    if not isinstance(formats, Formats):
+        raise InputError(f"formats is a {type(formats).__name__}; give gracile.quant.Formats('int8', 'uint8')")
     return _Placer(graph, formats).placed()
 
 

@@ -14,7 +14,7 @@ from gracile.maths.patches import as_batch, at_least_float32, padded, vectors
 from gracile.program import GETITEM, Step, reference, tensor_named
 from gracile.quant.operators import CONVOLUTIONS, PRODUCTS, RECTIFIERS, TRANSPOSED
 from gracile.quantizer import Quantizer
-from gracile.simulation import QUANTIZERS, Simulation
+from gracile.simulation import QUANTIZERS, Simulation, require_simulation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,7 @@ class WeightedLayer:
 
 def weighted_layers(simulation: Simulation) -> tuple[list[WeightedLayer], dict[str, str]]:
     """The layers in the order in which they run, and why other quantized weights are none, by the weights' names."""
+    require_simulation(simulation)
     steps = simulation.program.steps
     found, left = [], {}
     for step in steps:
