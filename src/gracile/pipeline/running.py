@@ -269,8 +269,9 @@ def _chained(
         elif outcome.predicted is not None:
             reached *= outcome.predicted
         score = outcome.report.score
-        with job.clock("capture"):
-            graph = capture(current, graph.example)
+        if not last:
+            with job.clock("capture"):
+                graph = capture(current, graph.example)
     return Done(current, tuple(outcomes))
 
 
