@@ -66,6 +66,8 @@ class Request:
     priced_bound: float | None = None
     # Of a trial for a latency target, which nothing is measured for.
     forecast: Forecast | None = None
+    # Of a trial whose losses on the way to its target are to be told: how much the outputs depend on each layer.
+    sensitivities: Mapping[str, float] | None = None
     # Whether there is calibration data.
     calibrated: bool = False
     # The splits to try, and whether several methods are each followed by training.

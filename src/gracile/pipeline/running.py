@@ -19,6 +19,7 @@ from gracile.pipeline.forecasting import predicted_selection, predicted_share
 from gracile.pipeline.integers import Integers
 from gracile.pipeline.outcomes import Done, Outcome
 from gracile.pipeline.own_stage import OwnStage
+from gracile.pipeline.proxies import curve_of
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
@@ -353,7 +354,11 @@ def _selected(request: Request, stage: Stage, before: Cost, score_before: float,
         pricing, bound = own
         stage.price_by(pricing)
         request = replace(request, pricing=pricing, priced_bound=bound)
-    return stage.select(request, before, score_before, clock)
+    selection = stage.select(request, before, score_before, clock)
+    if request.sensitivities is None:
+        return selection
+    with clock("foretell"):
+        return replace(selection, curve=curve_of(stage, request, before, selection))
 
 
 def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:

@@ -15,11 +15,12 @@ from gracile.report.records import (
     StageReport,
     Totals,
 )
-from gracile.report.trials import AutoReport, Origin, Trial, TrialState
+from gracile.report.trials import WAY, AutoReport, LossCurve, Origin, Trial, TrialState
 
 __all__ = [
     "UNSEARCHED",
     "VERSION",
+    "WAY",
     "AutoReport",
     "DictionaryReport",
     "Entry",
@@ -27,6 +28,7 @@ __all__ = [
     "Evidence",
     "LayerError",
     "LayerReport",
+    "LossCurve",
     "Origin",
     "OwnCost",
     "QuantizationReport",

@@ -96,6 +96,8 @@ def _table(auto: AutoReport, unit: str) -> Table:
             Column(title="won by training", numbers=True),
             Column(title="seconds", written="{:.1f}".format, numbers=True),
             Column(title="from"),
+            Column(title="expected to lose", numbers=True),
+            Column(title="tried because"),
             Column(title="state"),
             Column(title="why"),
         ],
@@ -110,6 +112,6 @@ def _row(auto: AutoReport, trial: Trial) -> tuple[Cell, ...]:
     if trial.place == auto.chosen:
         state = "chosen"
     return (
-        trial.place, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin, state,
-        trial.reason,
+        trial.place, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,
+        trial.expected, trial.because, state, trial.reason,
     )  # fmt: skip
