@@ -20,26 +20,30 @@ def promises_of(
 ) -> list[float | None]:
     """What each single method of ``space`` is expected to lose at the target, by the sensitivities of the layers.
 
-    Factors and channels are those that the weights alone suggest, so that neither data nor evaluations are needed.
-    None where nothing tells, as of a latency.
+    Factors, channels and what layers lose are those that the calibration data suggest; nothing is evaluated.  None
+    where nothing tells, as of a latency.
     """
     points = space.singles()
     known: dict[tuple[object, ...], float | None] = {}
     for point in points:
-        key = (point.sized, point.scope, point.round_to)
+        key = _told_by(point)
         if key not in known:
             ranked = bool(found) and len(points) > 1 and bool(point.sized) and not job.request.timed
             known[key] = _promise(job, graph, before, point, target, found) if ranked else None
-    return [known[point.sized, point.scope, point.round_to] for point in points]
+    return [known[_told_by(point)] for point in points]
+
+
+def _told_by(point: Point) -> tuple[object, ...]:
+    return point.sized, point.criterion, point.scope, point.round_to
 
 
 def _promise(
     job: Job, graph: Graph, before: Cost, point: Point, target: float, found: Mapping[str, float]
 ) -> float | None:
-    request = replace(fixed(job.request, point, target), criterion="l2", sensitivities=found, calibrated=False)
+    request = replace(fixed(job.request, point, target), sensitivities=found)
     try:
         own = None if request.target is None else request.target.pricing(before)
-        stage = replace(job, request=request, data=None).stage(point.sized[0], job.original, graph)
+        stage = replace(job, request=request).stage(point.sized[0], job.original, graph)
         if own is not None:
             stage.price_by(own[0])
             request = replace(request, pricing=own[0], priced_bound=own[1])
