@@ -34,6 +34,7 @@ from gracile.report import Report, Trial
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
 from gracile.simulation import Simulation
+from gracile.split_options import Split
 from gracile.surgery import applied_plan, applied_since
 from gracile.train import Recovery
 
@@ -109,6 +110,7 @@ def compress(
     fine_tune_layer: FineTuneLayer | None = None,
     recover: Literal["distill"] | Recovery | None = None,
     auto: Auto | None = None,
+    split: Split | None = None,
     store: str | Path | None = None,
     n_jobs: int = 1,
     executor: ExecutorKind = "processes",
@@ -161,6 +163,7 @@ def compress(
             the score falls.
         auto: of method="auto", what is tried, for how long, and what is taken; see `gracile.Auto`.  Trials are scored
             by ``evaluate_search``; the one that is taken is carried out once more, with all of ``fine_tune``.
+        split: of several methods, how they share the target: see `gracile.Split`.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
         n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
             thread; the result does not depend on it.  1 scores them here, on this process's threads.
@@ -181,7 +184,7 @@ def compress(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        recover=recover, auto=auto, store=store, n_jobs=n_jobs, executor=executor, seed=seed,
+        recover=recover, auto=auto, split=split, store=store, n_jobs=n_jobs, executor=executor, seed=seed,
         calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()

@@ -18,6 +18,7 @@ from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
+from gracile.split_options import Split
 from gracile.surgery import applied_since
 
 
@@ -43,7 +44,7 @@ def fixed(request: Request, point: Point, target: float) -> Request:
         methods=point.sized,
         integers=point.integers,
         target=aimed(request.target, min(1.0, target * point.share)),
-        splits=request.splits if point.split is None else (point.split,),
+        split=request.split if point.split is None else Split(values=(point.split,)),
         criterion=criteria[point.criterion] if point.criterion is not None else next(iter(criteria.values())),
         scope=point.scope or request.scope,
         round_to=point.round_to or request.round_to,
