@@ -34,7 +34,7 @@ ENTRIES = {
     "compress": (
         lambda **odd: compress(MODEL, **({"evaluate": lambda _: 1.0} | odd)),
         "evaluate target method search criterion scope evaluate_search ratios ratios_metric round_to max_sparsity "
-        "exclude fine_tune fine_tune_layer recover executor n_jobs seed auto calibration",
+        "exclude fine_tune fine_tune_layer recover executor n_jobs seed auto split calibration",
     ),
     "capture": (lambda **odd: gracile.capture(MODEL, X[:1], **odd), "dynamic_batch training"),
     "channel_groups": (lambda **odd: gracile.channel_groups(MODEL, X[:1], **odd), "heads grouped"),

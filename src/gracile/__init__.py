@@ -23,6 +23,7 @@ from gracile.report import Report
 from gracile.search.select import register_search
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
+from gracile.split_options import Split
 from gracile.surgery import applied_plan, apply
 from gracile.timings import LayerLatencies, Timings
 
@@ -51,6 +52,7 @@ __all__ = [
     "Search",
     "Sensitivity",
     "Slim",
+    "Split",
     "Target",
     "Timings",
     "applied_plan",

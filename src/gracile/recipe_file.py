@@ -41,6 +41,7 @@ from gracile.recipe import (
     require_one,
 )
 from gracile.references import function, make, require_reference
+from gracile.split_options import split_of
 from gracile.timings import RUNTIMES, Runtime
 from gracile.yaml_file import Fault, Path_, YamlFile, read_yaml
 
@@ -110,6 +111,12 @@ def _sound_method(method: str) -> str:
 def _known_options(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if values is not None:
         auto_of(values)
+    return values
+
+
+def _known_split(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if values is not None:
+        split_of(values)
     return values
 
 
@@ -279,6 +286,11 @@ class Recipe(_Section):
         AfterValidator(_known_options),
         Field(description="options of the method auto, as in {trials: 20}"),
     ] = None
+    split: Annotated[
+        Mapping[str, Any] | None,
+        AfterValidator(_known_split),
+        Field(description="how several methods share the target, as in {values: [0.4, 0.6], tolerated: 0.05}"),
+    ] = None
     ratios_metric: Annotated[Metric, Field(description=f"one of {', '.join(METRICS)}")] = "macs"
     round_to: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"], Field(description='a whole number of at least 1, or "auto"')
@@ -339,6 +351,8 @@ class Recipe(_Section):
         options |= {field: getattr(self, field) for field in _PLAIN}
         if self.method == AUTO or self.auto is not None:
             options["auto"] = auto_of(self.auto or {})
+        if self.split is not None:
+            options["split"] = split_of(self.split)
         output = None if self.output is None else Path(self.output)
         return Job(model=model, example_inputs=inputs, options=options, output=output)
 

@@ -13,6 +13,7 @@ from gracile.auto_options import Auto
 from gracile.automatic import Space
 from gracile.automatic.front import HopelessError
 from gracile.automatic.loop import Course, Measured, batches
+from gracile.automatic.space import by_promise
 from gracile.automatic.study import Study, study_name
 from gracile.errors import StoreError
 
@@ -24,7 +25,7 @@ BASELINE, TARGET = 1.0, 0.5
 
 
 class Formula:
-    """Scores that follow from the point; the split of 0.65 is the best."""
+    """Scores that follow from the point; the split of 0.85 is the best."""
 
     def __init__(self, fails_after=None, shuffled=None, seconds=0.0):
         self.calls = []
@@ -46,7 +47,7 @@ class Formula:
         point = asked.point
         self.calls.append(point)
         cost = TARGET * point.share * 0.999
-        loss = 0.2 if point.split is None else 0.05 + (point.split - 0.65) ** 2
+        loss = 0.2 if point.split is None else 0.05 + (point.split - 0.85) ** 2
         score = BASELINE - loss - 0.3 * (1 - point.share)
         if asked.rivals is not None:
             try:
@@ -60,11 +61,15 @@ def study(path=None, seed=0, baseline=BASELINE):
     return Study(None if path is None else f"sqlite:///{path}", study_name([("a", "b")]), baseline, SPACE, seed)
 
 
+def alone(space):
+    return by_promise(space.singles(), [None] * len(space.singles()))
+
+
 def run(pool, path=None, owner="me", seed=0, **options):
     with study(path, seed) as ledger:
         course = Course(
-            space=SPACE, options=Auto(**{"trials": 20, "batch": 3, **options}), ledger=ledger, owner=owner,
-            baseline=BASELINE, target=TARGET,
+            space=SPACE, singles=alone(SPACE), options=Auto(**{"trials": 20, "batch": 3, **options}), ledger=ledger,
+            owner=owner, baseline=BASELINE, target=TARGET,
         )  # fmt: skip
         return course.run(pool)
 
@@ -79,7 +84,9 @@ def test_singles_come_first_and_better_splits_are_found():
     assert ended_by == "trials"
     assert [trial.place for trial in trials] == list(range(20))
     assert [trial.method for trial in trials[:2]] == ["spatial_svd", "channel_pruning"]
-    assert [trial.origin for trial in trials[:3]] == ["single", "single", "combined"]
+    origins = [trial.origin for trial in trials]
+    assert origins[:5] == ["single", "single", "combined", "guidebook", "guidebook"]
+    assert all(trial.because for trial in trials)
     finished = [trial for trial in trials if trial.state == "finished"]
     assert max(trial.score for trial in finished) > max(trial.score for trial in trials[:6])
 
@@ -195,8 +202,9 @@ def test_a_space_with_nothing_new_left_ends_the_search():
     small = Space(methods=("spatial_svd",), criteria=("l2",), scopes=("layer",), rounds=(1,), shares=(1.0, 0.5))
     with Study(None, "small", BASELINE, small, 0) as ledger:
         course = Course(
-            space=small, options=Auto(trials=10), ledger=ledger, owner="me", baseline=BASELINE, target=TARGET
-        )
+            space=small, singles=alone(small), options=Auto(trials=10), ledger=ledger, owner="me", baseline=BASELINE,
+            target=TARGET,
+        )  # fmt: skip
         trials, ended_by = course.run(Formula())
     assert ended_by == "exhausted"
     assert [trial.asked for trial in trials] == [0.5, 0.25]

@@ -3,7 +3,8 @@
 import pytest
 
 from gracile.automatic import Point, Space
-from gracile.automatic.space import best_split, on_grid, parallel
+from gracile.automatic.space import Known, best_split, by_promise
+from gracile.report import WAY, LossCurve
 
 
 def space(**changes):
@@ -14,18 +15,48 @@ def space(**changes):
     return Space(**values)
 
 
+def curve(losses, source="dictionary"):
+    return LossCurve(source=source, losses=tuple(losses))
+
+
 def test_the_best_split_of_two_quadratic_losses():
     # 0.3 e^2 + 0.1 (1 - e)^2 is least at e = 0.1 / 0.4, where it is 0.3 / 16 + 0.1 * 9 / 16 = 0.075.
-    assert best_split(0.3, 0.1) == pytest.approx(0.25)
-    assert parallel(0.3, 0.1) == pytest.approx(0.075)
-    assert best_split(0.0, 0.1) == 1.0
-    assert best_split(-0.1, 0.0) == 0.5
-    assert parallel(0.0, 0.0) == 0.0
+    split, loss = best_split(Known(0.3), Known(0.1))
+    assert (split, loss) == (0.25, pytest.approx(0.075))
+    # Splits lie between 0.1 and 0.9; of equal ones that nearest to a half is taken.
+    assert best_split(Known(0.0), Known(0.1)) == (0.9, pytest.approx(0.001))
+    assert best_split(Known(-0.1), Known(0.0)) == (0.5, 0.0)
 
 
-@pytest.mark.parametrize(("split", "taken"), [(0.0, 0.1), (0.26, 0.25), (0.33, 0.35), (1.0, 0.9)])
-def test_splits_land_on_the_grid(split, taken):
-    assert on_grid(split) == taken
+def test_the_best_split_of_losses_whose_growth_is_known():
+    # The first loses nothing up to six tenths of the way, and the second one more with every step.
+    flat = curve([0.0] * 6 + [1.0, 2.0, 4.0, 8.0])
+    line = curve([2 * way for way in WAY], "sensitivities")
+    first, second = Known(0.8, flat), Known(0.5, line)
+    # Only the shape of a curve counts: 0.8 is lost in the end, of which the half was lost at nine tenths.
+    assert [first.at(way) for way in (0.0, 0.3, 0.6, 0.65, 0.9, 1.0)] == pytest.approx([0, 0, 0, 0.05, 0.4, 0.8])
+    assert second.at(0.35) == pytest.approx(0.5 * 0.35)
+    split, loss = best_split(first, second)
+    # One step further costs 0.05 and wins 0.025.
+    assert (split, loss) == (0.6, pytest.approx(0.2))
+    assert best_split(second, first) == (0.4, pytest.approx(0.2))
+    # By the square law it would have been another one.
+    assert best_split(Known(0.8), Known(0.5))[0] == 0.4
+
+
+def test_single_methods_come_in_the_order_of_what_they_promise():
+    points = space(integers=(None, "int8"), integers_alone=True, criteria=("l2",), scopes=("layer",)).singles()
+    promises = {"spatial_svd": 0.3, "channel_pruning": None, "prune": 0.1}
+    asked = by_promise(points, [promises[point.sized[0]] if point.sized else None for point in points])
+    assert [one.point.name for one in asked] == [
+        "int8", "prune", "prune+int8", "spatial_svd", "spatial_svd+int8", "channel_pruning", "channel_pruning+int8",
+    ]  # fmt: skip
+    assert asked[1].because == "place 1 of 4 by the sensitivities of the layers that it changes"
+    assert asked[3].because.startswith("place 3 of 4")
+    assert asked[-1].because == "each method is tried alone"
+    assert {one.origin for one in asked} == {"single"}
+    # Without promises the order is the space's own.
+    assert [one.point for one in by_promise(points[1:], [None] * 6)] == points[1:]
 
 
 def test_every_method_comes_alone_first_with_the_first_choices():
@@ -48,7 +79,7 @@ def test_what_a_method_does_not_look_at_makes_no_difference():
 
 def test_values_mean_their_point():
     full = space(trained=True, tunings=(1, 3), integers=(None, "int8"), integers_alone=True)
-    pairs = full.combined(dict.fromkeys(full.singles(), 0.1))
+    pairs = [one.point for one in full.combined(dict.fromkeys(full.singles(), Known(0.1)))]
     for point in (*full.singles(), *pairs):
         assert full.point(full.values(point)) == point
     assert full.singles()[0] == Point(methods=("int8",), tunings=1)
@@ -56,26 +87,26 @@ def test_values_mean_their_point():
 
 
 def test_pairs_come_in_the_order_of_what_they_may_lose_then_the_guidebooks_splits():
-    losses = {}
-    for point in space().singles():
-        losses[point] = {"spatial_svd": 0.3, "channel_pruning": 0.2, "prune": 0.1}[point.sized[0]]
-    losses[Point(methods=("prune",), criterion="l2", scope="global", round_to="auto")] = 0.05
-    pairs = space().combined(losses)
-    assert [(pair.name, pair.split) for pair in pairs] == [
-        # 0.3 and 0.05: e = 0.05 / 0.35 = 0.14; 0.3 and 0.2: e = 0.2 / 0.5 = 0.4.
-        ("spatial_svd+prune", 0.15),
-        ("spatial_svd+channel_pruning", 0.4),
-        ("spatial_svd+channel_pruning", 0.25),
-        ("spatial_svd+channel_pruning", 0.5),
-        ("spatial_svd+channel_pruning", 0.75),
+    losses = {"spatial_svd": 0.3, "channel_pruning": 0.2, "prune": 0.1}
+    known = {point: Known(losses[point.sized[0]]) for point in space().singles()}
+    best = Point(methods=("prune",), criterion="l2", scope="global", round_to="auto")
+    known[best] = Known(0.05, curve([0.01 * way**2 for way in WAY]))
+    pairs = space().combined(known)
+    assert [(pair.point.name, pair.point.split, pair.origin) for pair in pairs] == [
+        # 0.3 and 0.05: e = 0.05 / 0.35 = 0.14; 0.3 and 0.2: e = 0.2 / 0.5 = 0.4, which is the guidebook's, too.
+        ("spatial_svd+prune", 0.15, "combined"),
+        ("spatial_svd+channel_pruning", 0.4, "combined"),
+        ("spatial_svd+channel_pruning", 0.6, "guidebook"),
     ]
-    assert (pairs[0].criterion, pairs[0].scope) == ("l2", "global")
+    assert (pairs[0].point.criterion, pairs[0].point.scope) == ("l2", "global")
+    assert pairs[1].expected == pytest.approx(0.3 * 0.4**2 + 0.2 * 0.6**2)
+    assert pairs[0].because.endswith("a square law of spatial_svd and the dictionary of prune")
     assert len(pairs) <= space().most_combined
 
 
 def test_a_method_that_has_failed_is_in_no_pair():
-    losses = {point: 0.1 for point in space().singles() if point.sized != ("channel_pruning",)}
-    assert {pair.name for pair in space().combined(losses)} == {"spatial_svd+prune"}
+    known = {point: Known(0.1) for point in space().singles() if point.sized != ("channel_pruning",)}
+    assert {pair.point.name for pair in space().combined(known)} == {"spatial_svd+prune"}
 
 
 def test_integers_end_pipelines():

@@ -3,14 +3,14 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from gracile.auto_options import Auto
 from gracile.automatic.front import Rivals, within
-from gracile.automatic.space import Point, Space
+from gracile.automatic.space import Known, Point, Proposal, Space
 from gracile.progress import Bar, bar
-from gracile.report import Origin, Trial, TrialState
+from gracile.report import LossCurve, Trial, TrialState
 from gracile.search.work import Pool
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Measured:
     bytes: int | None = None
     gain: float = 0.0
     seconds: float = 0.0
+    curve: LossCurve | None = None
     reason: str = ""
 
 
@@ -82,6 +83,8 @@ class Course:
     """
 
     space: Space
+    # Each method alone, in the order in which they are tried.
+    singles: Sequence[Proposal]
     options: Auto
     ledger: Ledger
     # This process, among those that share the ledger.
@@ -141,32 +144,25 @@ class Course:
         return True
 
     def _batches(self) -> list[range]:
-        return batches(
-            (len(self.space.singles()), self.space.most_combined), self.options.trials, self.options.batch
-        )  # fmt: skip
+        return batches((len(self.singles), self.space.most_combined), self.options.trials, self.options.batch)
 
     def _asked(self, place: int, batch: int) -> bool:
-        singles = self.space.singles()
         known = [entry.point for entry in self.ledger.placed()]
-        if place < len(singles):
-            fixed: Point | None = singles[place]
-        else:
-            pairs = self.space.combined(self._losses(singles))
-            at = place - len(singles)
-            fixed = pairs[at] if at < len(pairs) else None
+        proposals = [*self.singles, *([] if place < len(self.singles) else self._pairs())]
+        fixed = proposals[place].point if place < len(proposals) else None
         if fixed is not None and fixed not in known and self.ledger.add(fixed, place, batch, self.owner):
             return True
         return self.ledger.propose(place, batch, self.owner)
 
-    def _losses(self, singles: Sequence[Point]) -> dict[Point, float]:
-        """What each single method has lost, as far as it has ended well."""
+    def _pairs(self) -> list[Proposal]:
+        """The pairs that the single methods suggest, as far as these have ended well."""
         ended = {entry.point: entry.ended for entry in self.ledger.placed()}
-        found = {}
-        for point in singles:
+        known = {}
+        for point in self.space.singles():
             trial = ended.get(point)
             if trial is not None and trial.state == "finished" and trial.score is not None:
-                found[point] = self.baseline - trial.score
-        return found
+                known[point] = Known(self.baseline - trial.score, trial.curve)
+        return self.space.combined(known)
 
     def _carried_out(
         self, mine: Sequence[Entry], pool: Pool[Asked, Measured], clock: "_Clock", progress: Bar
@@ -187,7 +183,7 @@ class Course:
             progress.advance(self._noted(clock))
 
     def _rivals(self, entry: Entry) -> Rivals | None:
-        if entry.point.alone and entry.place < len(self.space.singles()):
+        if entry.point.alone and entry.place < len(self.singles):
             return None
         before = [e.ended for e in self.ledger.placed() if e.ended is not None and e.batch < entry.batch]
         return Rivals.of(before, self.options.margin)
@@ -197,17 +193,15 @@ class Course:
 
     def _recorded(self, entry: Entry, measured: Measured) -> Trial:
         point = entry.point
-        singles = self.space.singles()
-        origin: Origin = "search"
-        if entry.place < len(singles):
-            origin = "single"
-        elif point in self.space.combined(self._losses(singles)):
-            origin = "combined"
+        proposals = self.singles if entry.place < len(self.singles) else self._pairs()
+        found = next((one for one in proposals if one.point == point), None)
+        found = found or Proposal(point, "search", "proposed from the results of the batches before")
+        values = {name: getattr(measured, name) for name in Measured.__slots__}
         return Trial(
-            place=entry.place, origin=origin, method=point.name, asked=self.target * point.share, split=point.split,
-            criterion=point.criterion, scope=point.scope, round_to=point.round_to, training=point.training,
-            tunings=point.tunings,
-            **asdict(measured),
+            place=entry.place, origin=found.origin, because=found.because, expected=found.expected, method=point.name,
+            asked=self.target * point.share, split=point.split, criterion=point.criterion, scope=point.scope,
+            round_to=point.round_to, training=point.training, tunings=point.tunings,
+            **values,
         )  # fmt: skip
 
     def _noted(self, clock: "_Clock") -> str:

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal, TypeAlias
 
 from gracile.maths.factorize import SCHEMES
 from gracile.maths.quant_spec import INTEGERS, IntegerMethod
 from gracile.prune.widths import RoundTo
 from gracile.recipe import PRUNING, Scope
+from gracile.report import LossCurve, Origin
 
 # When a model is trained: after each method, or after the last one alone.
 Training: TypeAlias = Literal["each", "last"]
 
-# The splits that the guidebook tries, and those that the search may take.
-GUIDEBOOK = (0.25, 0.5, 0.75)
+# The splits that the guidebook tries (for half of the cost 0.75 and 0.65 behind the first method), and those that the
+# search may take.
+GUIDEBOOK = (0.4, 0.6)
 SPLIT_LOW, SPLIT_HIGH, SPLIT_STEP = 0.1, 0.9, 0.05
 
 
@@ -134,24 +137,22 @@ class Space:
         ]  # fmt: skip
         return list(dict.fromkeys(points))
 
-    def combined(self, losses: Mapping[Point, float]) -> list[Point]:
+    def combined(self, known: Mapping[Point, "Known"]) -> list["Proposal"]:
         """Pairs of methods at the target, in the order of what they may be expected to lose, then the guidebook's.
 
         Args:
-            losses: what each single method has lost at the target.
+            known: what each single method has shown at the target.
         """
-        pairs = [
-            (parallel(losses[first], losses[second]), place, self._pair(first, second, losses))
-            for place, (first, second) in enumerate(self._partners(losses))
-        ]
-        ordered = [point for _, _, point in sorted(pairs, key=lambda found: found[:2])]
+        pairs = [self._pair(first, second, known) for first, second in self._partners(known)]
+        ordered = sorted(pairs, key=lambda found: found.expected or 0.0)
         guided = [
-            replace(point, split=split)
-            for point in ordered
-            if point.sized == ("spatial_svd", "channel_pruning")
+            Proposal(replace(pair.point, split=split), "guidebook", "the guidebook tries this split")
+            for pair in ordered
+            if pair.point.sized == ("spatial_svd", "channel_pruning")
             for split in GUIDEBOOK
         ]
-        return list(dict.fromkeys([*ordered, *guided]))
+        found = {proposal.point: proposal for proposal in (*guided, *ordered)}
+        return [found[point] for point in dict.fromkeys(proposal.point for proposal in (*ordered, *guided))]
 
     @property
     def most_combined(self) -> int:
@@ -163,52 +164,95 @@ class Space:
     def _first(self) -> dict[str, Any]:
         return {name: choices[0] for name, choices in self.dimensions.items()} | {"split": 0.5, "share": 1.0}
 
-    def _partners(self, losses: Mapping[Point, float]) -> list[tuple[Point, Point]]:
+    def _partners(self, known: Mapping[Point, "Known"]) -> list[tuple[Point, Point]]:
         """For each sequence of two methods, each one's best single point."""
         found = []
         for methods in self.sequences:
             sized = Point(methods=methods).sized
             if len(sized) < 2:
                 continue
-            best = [_best(losses, (name, *methods[2:])) for name in sized]
+            best = [_best(known, (name, *methods[2:])) for name in sized]
             if best[0] is not None and best[1] is not None:
                 found.append((best[0], best[1]))
         return found
 
-    def _pair(self, first: Point, second: Point, losses: Mapping[Point, float]) -> Point:
+    def _pair(self, first: Point, second: Point, known: Mapping[Point, "Known"]) -> "Proposal":
         values = {**self._first(), **self.values(second), "share": 1.0}
         values["methods"] = "+".join((*first.sized, *second.methods))
-        values["split"] = on_grid(best_split(losses[first], losses[second]))
-        return self.point(values)
+        values["split"], expected = best_split(known[first], known[second])
+        told = " and ".join(f"{known[point].told} of {point.sized[0]}" for point in (first, second))
+        because = f"the least is expected to be lost at this split, by what each loses alone, {told}"
+        return Proposal(self.point(values), "combined", because, expected)
 
 
-def _best(losses: Mapping[Point, float], methods: Sequence[str]) -> Point | None:
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A point to try, and why."""
+
+    point: Point
+    origin: Origin
+    because: str
+    # What it is expected to lose, where something tells that.
+    expected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a single method has shown at the target: what it loses, and how that grows on its way."""
+
+    loss: float
+    curve: LossCurve | None = None
+
+    @property
+    def told(self) -> str:
+        """What its losses on the way are known from."""
+        if self.curve is None:
+            return "a square law"
+        return "the dictionary" if self.curve.source == "dictionary" else "the sensitivities of the layers"
+
+    def at(self, way: float) -> float:
+        """What it loses at this share of the way, in the logarithm of the cost.
+
+        Without a curve that grows with the square.  What is not positive counts as nothing.
+        """
+        return max(self.loss, 0.0) * (way**2 if self.curve is None else self.curve.share(way))
+
+
+def _best(known: Mapping[Point, Known], methods: Sequence[str]) -> Point | None:
     """Of equal ones the first."""
-    found = [point for point in losses if point.methods == tuple(methods)]
-    return min(found, key=lambda point: losses[point], default=None)
+    found = [point for point in known if point.methods == tuple(methods)]
+    return min(found, key=lambda point: known[point].loss, default=None)
 
 
-def best_split(first: float, second: float) -> float:
-    """The split of two methods that are expected to lose the least together.
+def best_split(first: Known, second: Known) -> tuple[float, float]:
+    """The split, of those that the search may take, of two methods that are expected to lose the least together, and
+    what that is: with a split e the first goes e of the way and the second 1 - e, and what both lose adds up.
 
-    What a method loses grows about with the square of how far it goes, measured in the logarithm of the cost.  With a
-    split e the first goes e of the way and the second 1 - e, and they lose L1 e^2 + L2 (1 - e)^2, least at
-    e = L2 / (L1 + L2).
+    Of equal ones that nearest to a half is taken.
+    """
+    steps = round((SPLIT_HIGH - SPLIT_LOW) / SPLIT_STEP)
+    splits = [round(SPLIT_LOW + step * SPLIT_STEP, 4) for step in range(steps + 1)]
+    losses = {split: first.at(split) + second.at(1 - split) for split in splits}
+    best = min(splits, key=lambda split: (losses[split], abs(split - 0.5)))
+    return best, losses[best]
+
+
+def by_promise(points: Sequence[Point], promises: Sequence[float | None]) -> list[Proposal]:
+    """Single methods, those first that are expected to lose the least, integers alone before all; of equal ones the
+    first.
 
     Args:
-        first, second: what each loses where it goes all the way, alone.  What is not positive counts as nothing.
+        promises: what each is expected to lose in any unit that they share; None where nothing tells.
     """
-    one, two = max(first, 0.0), max(second, 0.0)
-    return two / (one + two) if one + two else 0.5
-
-
-def parallel(first: float, second: float) -> float:
-    """What both lose together at `best_split`: L1 L2 / (L1 + L2)."""
-    one, two = max(first, 0.0), max(second, 0.0)
-    return one * two / (one + two) if one + two else 0.0
-
-
-def on_grid(split: float) -> float:
-    """The nearest split that the search may take."""
-    steps = round((min(SPLIT_HIGH, max(SPLIT_LOW, split)) - SPLIT_LOW) / SPLIT_STEP)
-    return round(SPLIT_LOW + steps * SPLIT_STEP, 4)
+    able = [promise for point, promise in zip(points, promises, strict=True) if point.sized and promise is not None]
+    found = []
+    for point, promise in zip(points, promises, strict=True):
+        if not point.sized:
+            found.append((-1.0, Proposal(point, "single", "integers alone take no search")))
+        elif promise is None:
+            found.append((inf, Proposal(point, "single", "each method is tried alone")))
+        else:
+            place = 1 + sum(other < promise for other in able)
+            because = f"place {place} of {len(able)} by the sensitivities of the layers that it changes"
+            found.append((promise, Proposal(point, "single", because)))
+    return [proposal for _, proposal in sorted(found, key=lambda one: one[0])]

@@ -7,7 +7,7 @@ asked for.
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -84,6 +84,16 @@ class Study:
                 f"{known:.6g} for it: another evaluation function, other data, or one that is not deterministic. Give "
                 "another store, or make the function deterministic"
             )
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was kept under ``name``; where nothing was, what ``make`` gives is, as JSON has it.
+
+        So that processes that share the study, and searches that go on, see the same.
+        """
+        with _named(self._url):
+            if name not in self._study.user_attrs:
+                self._study.set_user_attr(name, make())
+            return self._study.user_attrs[name]
 
     def placed(self) -> list[Placed]:
         """All trials that have a place, by their places.

@@ -7,7 +7,7 @@ runs it on batches and shows each wanted node's inputs and output to a visitor.
 from gracile.graph.capturing import capture, capture_training, export_program
 from gracile.graph.clips import clip_range
 from gracile.graph.nodes import Graph, Kind, Node, Ref, Spec, bare_name, refs_in, require_graph, users_of
-from gracile.graph.running import Run, Substitute, Visitor, fingerprint, record, run, update_by_values
+from gracile.graph.running import Run, Substitute, Visitor, fingerprint, fitted, record, run, update_by_values
 from gracile.graph.tensors import eval_mode, finite, require_copyable, require_finite, tensors_of, ties_of
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "export_program",
     "fingerprint",
     "finite",
+    "fitted",
     "record",
     "refs_in",
     "require_copyable",

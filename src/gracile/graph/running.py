@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,10 @@ from gracile.inputs import Inputs, batches_of, update_digest
 Visitor = Callable[[Node, tuple[Any, ...], Any], None]
 # Called in a node's place, with its arguments as values.
 Substitute = Callable[..., Any]
+
+# Captures for batches of other shapes, at most so many a graph.
+_FITTED: WeakKeyDictionary[Graph, dict[tuple[Any, ...], Graph]] = WeakKeyDictionary()
+_MOST_FITTED = 8
 
 
 class Run:
@@ -127,11 +133,39 @@ def run(
     return steps.result
 
 
+def fitted(graph: Graph, model: nn.Module, batch: Inputs) -> Graph:
+    """The program for inputs of the form of ``batch``: ``graph``, or a capture, which is made once for each graph.
+
+    Args:
+        graph: a capture of ``model``, or of one that has the same structure.
+
+    Raises:
+        CaptureError: torch.export refuses the batch.
+    """
+    if batch.signature == graph.example.signature:
+        return graph
+    known = _FITTED.setdefault(graph, {})
+    found = known.get(batch.signature)
+    if found is None:
+        found = capture(model, batch)
+        # No batch is to be kept for as long as the graph.
+        found = replace(found, example=_hollow(batch))
+        if len(known) < _MOST_FITTED:
+            known[batch.signature] = found
+    return found
+
+
+def _hollow(batch: Inputs) -> Inputs:
+    """Of the same form, without memory."""
+    args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (batch.args, batch.kwargs))
+    return replace(batch, args=args, kwargs=kwargs)
+
+
 def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batches: Iterable[Any]) -> int:
     """Stream ``batches`` through the program and show each wanted node to its visitor; returns how many examples.
 
     Args:
-        graph: a capture of ``model``; batches of other shapes are captured anew, once a shape.
+        graph: a capture of ``model``; batches of other shapes are captured, see `fitted`.
         visitors: node name -> called with the node, its arguments and its output, once a batch.
         batches: any iterable of inputs or ``(inputs, labels)``.
 
@@ -139,14 +173,12 @@ def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batc
         InputError: no batch, or one that does not fit the model's inputs.
         CaptureError: a batch of another shape runs other nodes.
     """
-    graphs = {graph.example.signature: graph}
     wanted = {name: graph.nodes[name] for name in visitors}
-    examples = 0
+    known, fitting, examples = graph.example.signature, graph, 0
     with eval_mode(model):
         for batch in batches_of(batches, graph.example):
-            fitting = graphs.get(batch.signature)
-            if fitting is None:
-                fitting = graphs[batch.signature] = capture(model, batch)
+            if batch.signature != known:
+                known, fitting = batch.signature, fitted(graph, model, batch)
                 _require_same_nodes(fitting, wanted)
             run(fitting, model, batch, visitors)
             examples += fitting.batch

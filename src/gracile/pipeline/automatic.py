@@ -3,21 +3,19 @@
 import copy
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gracile.auto_options import Auto
 from gracile.automatic import Point, Space
-from gracile.automatic.front import HopelessError, Rivals, chosen_of, front_of
-from gracile.automatic.loop import Asked, Course, EndedBy, Measured
+from gracile.automatic.front import chosen_of, front_of
+from gracile.automatic.loop import Course, EndedBy
+from gracile.automatic.space import by_promise
 from gracile.cost import Cost
-from gracile.errors import InputError, TargetError
+from gracile.errors import TargetError
 from gracile.extras import extra
 from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
@@ -26,15 +24,15 @@ from gracile.own_metric import fingerprint_of
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.forecasting import measured
-from gracile.pipeline.outcomes import Done
+from gracile.pipeline.promises import promises_of
+from gracile.pipeline.proxies import sensitivities
 from gracile.pipeline.request import Request
-from gracile.pipeline.running import Job, aimed, run_stages
-from gracile.prune.scores import Criterion
+from gracile.pipeline.running import Job
+from gracile.pipeline.trying import Trials, criteria_of, fixed
 from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
-from gracile.surgery import applied_since
 
 _STUDY = "gracile.automatic.study"
 # Times that the table of layers predicts may miss the target by so much: what is taken is measured, and brought there.
@@ -98,9 +96,7 @@ class Findings:
         )
         notes = (note,) if note else ()
         point = _point_of(trial, self.space, self.target)
-        return Found(
-            request=_fixed(self.request, point, self.target), report=report, notes=(*notes, *self._cut_short())
-        )
+        return Found(request=fixed(self.request, point, self.target), report=report, notes=(*notes, *self._cut_short()))
 
     def _cut_short(self) -> tuple[str, ...]:
         singles = len(self.space.singles())
@@ -139,15 +135,18 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     with job.clock("evaluate"):
         # The user's function may change what it is given.
         baseline = score_of(request.evaluate_search, copy.deepcopy(job.original), "the original model")
-    with job.clock("trials"), _shared_store(job.request) as shared:
-        trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target)
-        with (
-            _opened_study(job, graph, before, space, baseline) as study,
-            opened(trials, request.executor, request.n_jobs) as pool,
-        ):
+    with (
+        job.clock("trials"),
+        _shared_store(job.request) as shared,
+        _opened_study(job, graph, before, space, baseline) as study,
+    ):
+        sensitive = study.kept("sensitivities", lambda: sensitivities(job.original, graph, job.data, request.seed))
+        promises = study.kept("promises", lambda: promises_of(job, graph, before, space, target, sensitive))
+        trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target, sensitive)
+        with opened(trials, request.executor, request.n_jobs) as pool:
             course = Course(
-                space=space, options=options, ledger=study, owner=options.worker or socket.gethostname(),
-                baseline=baseline, target=target, room=_room(request),
+                space=space, singles=by_promise(space.singles(), promises), options=options, ledger=study,
+                owner=options.worker or socket.gethostname(), baseline=baseline, target=target, room=_room(request),
             )  # fmt: skip
             ended, ended_by = course.run(pool)
     return Findings(
@@ -197,104 +196,6 @@ def _integers(request: Request, options: Auto) -> tuple[IntegerMethod | None, ..
     return (None, *options.weights) if tried else (None,)
 
 
-def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
-    """Names of criteria, and the criteria that they stand for."""
-    if options.criteria:
-        return {name: name for name in options.criteria}
-    if request.criterion == "auto":
-        names = ("elimination", "l2") if request.calibrated else ("l2",)
-        return {name: name for name in names}
-    chosen = request.criterion
-    return {chosen if isinstance(chosen, str) else getattr(chosen, "__qualname__", type(chosen).__name__): chosen}
-
-
-def _fixed(request: Request, point: Point, target: float) -> Request:
-    """The request of one pipeline."""
-    assert request.auto is not None
-    assert request.target is not None
-    criteria = criteria_of(request, request.auto)
-    return replace(
-        request,
-        auto=None,
-        methods=point.sized,
-        integers=point.integers,
-        target=aimed(request.target, min(1.0, target * point.share)),
-        splits=request.splits if point.split is None else (point.split,),
-        criterion=criteria[point.criterion] if point.criterion is not None else next(iter(criteria.values())),
-        scope=point.scope or request.scope,
-        round_to=point.round_to or request.round_to,
-        training=point.training or "each",
-        tunings=point.tunings or 1,
-    )
-
-
-class Trials:
-    """Carries pipelines out; see `gracile.search.work.Task`.
-
-    Args:
-        job: of the search; its evaluation function is the one that scores candidates.
-        graph: the original's program.
-        before: the original's cost.
-        baseline: its score.
-        target: the share of its cost that is asked for.
-    """
-
-    def __init__(self, job: Job, graph: Graph, before: Cost, baseline: float, target: float) -> None:
-        request = job.request
-        assert request.auto is not None
-        if request.auto.fine_tune is not None:
-            request = replace(request, fine_tune=request.auto.fine_tune)
-        # What is reported in the end plays no part in what is chosen.
-        self._job = replace(job, request=replace(request, evaluate=request.evaluate_search))
-        self._graph, self._before, self._baseline, self._target = graph, before, baseline, target
-
-    def __call__(self, asked: Asked) -> Measured:
-        began = time.perf_counter()
-        request = _fixed(self._job.request, asked.point, self._target)
-        job = replace(self._job, request=request, look=_look(asked.rivals, self._target * asked.point.share))
-        try:
-            with same_randomness(request.seed):
-                done = carried_out(job, self._graph, self._baseline)
-        except HopelessError as stopped:
-            return Measured(
-                state="stopped", score=stopped.score, seconds=time.perf_counter() - began, reason=stopped.reason
-            )
-        except (InputError, TargetError) as error:
-            return Measured(state="failed", seconds=time.perf_counter() - began, reason=str(error))
-        return self._measured(done, request, time.perf_counter() - began)
-
-    def _measured(self, done: Done, request: Request, seconds: float) -> Measured:
-        cost = applied_since(done.model, self._job.original).cost(self._graph)
-        reports = [outcome.report for outcome in done.outcomes]
-        gains = [r.score_fine_tuned - r.score_after for r in reports if r.score_fine_tuned is not None]
-        share = request.amount(cost) / request.amount(self._before)
-        if request.forecast is not None:
-            share = done.predicted * (request.forecast.integers if request.integers else 1.0)
-        return Measured(
-            state="finished", score=done.score, cost=share,
-            macs=cost.macs, params=cost.params, bytes=cost.bytes, gain=sum(gains), seconds=seconds,
-        )  # fmt: skip
-
-
-def carried_out(job: Job, graph: Graph, score_before: float) -> Done:
-    """The pipeline of ``job`` on its original."""
-    methods = job.request.methods
-    first = job.stage(methods[0], job.original, graph) if methods else None
-    return run_stages(job, first, job.original, graph, score_before)
-
-
-@contextmanager
-def same_randomness(seed: int) -> Iterator[None]:
-    """Torch's random numbers inside the block begin with ``seed``, so that the user's training repeats."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-def _look(rivals: Rivals | None, cost: float) -> Callable[[float], None] | None:
-    return None if rivals is None else lambda score: rivals.require_hope(score, cost)
-
-
 @contextmanager
 def _shared_store(request: Request) -> Iterator[Request]:
     """The request of trials; workers that have no store of the user share one for the time of the search."""
@@ -336,6 +237,8 @@ def _key(
         ("training", f"{request.recover!r} {_called(tune)} {_called(request.fine_tune_layer)}"),
         ("loss", _called(request.loss)),
         ("seed", str(request.seed)),
+        # In which order trials are asked for has changed between versions.
+        ("order", "promises"),
     ]
 
 

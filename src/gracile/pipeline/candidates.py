@@ -58,7 +58,7 @@ class Candidates:
 
     def _opened_memo(self) -> Memo:
         if self._memo is None:
-            self._memo = Memo(self._stage.model, self._memo_bytes)
+            self._memo = Memo(self._stage.model, self._memo_bytes, self._stage.graph)
         return self._memo
 
     def __getstate__(self) -> dict[str, Any]:

@@ -110,6 +110,12 @@ class Factorizing:
     def touched(self, name: str) -> frozenset[str]:
         return frozenset({child(name, "weight"), child(name, "bias")})
 
+    def changes(self, name: str) -> Sequence[str]:
+        return (name,)
+
+    def unsearched(self, metric: Measure, bound: float) -> None:  # noqa: ARG002 - ranks are searched for
+        return None
+
     def shapes(self) -> Floats:
         return shapes_of(self._lowrank.layers[name].operations[0] for name in self._parts)
 

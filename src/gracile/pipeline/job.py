@@ -36,6 +36,7 @@ from gracile.report import Report, Trial
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
 from gracile.simulation import Simulation
+from gracile.split_options import Split
 from gracile.surgery import applied_plan, applied_since
 from gracile.timings import LayerLatencies, Runtime
 from gracile.train import Recovery
@@ -123,6 +124,7 @@ def compress(
     fine_tune_layer: FineTuneLayer | None = None,
     recover: Literal["distill"] | Recovery | None = None,
     auto: Auto | None = None,
+    split: Split | None = None,
     layer_latency: Runtime | None = None,
     store: str | Path | None = None,
     n_jobs: int = 1,
@@ -176,6 +178,7 @@ def compress(
             the score falls.
         auto: of method="auto", what is tried, for how long, and what is taken; see `gracile.Auto`.  Trials are scored
             by ``evaluate_search``; the one that is taken is carried out once more, with all of ``fine_tune``.
+        split: of several methods, how they share the target: see `gracile.Split`.
         layer_latency: "onnxruntime", "eager" or "compile": measure each convolution and linear layer alone before and
             after, for the report; takes some seconds.  A latency as ``target`` does so in its own runtime.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
@@ -198,8 +201,8 @@ def compress(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        recover=recover, auto=auto, layer_latency=layer_latency, store=store, n_jobs=n_jobs, executor=executor,
-        seed=seed, calibrated=calibration is not None,
+        recover=recover, auto=auto, split=split, layer_latency=layer_latency, store=store, n_jobs=n_jobs,
+        executor=executor, seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):

@@ -118,6 +118,12 @@ class OwnStage:
     def touched(self, name: str) -> frozenset[str]:  # noqa: ARG002 - an Edit may replace any module
         return frozenset(self.graph.tensors)
 
+    def changes(self, name: str) -> Sequence[str]:
+        return (name,)
+
+    def unsearched(self, metric: Measure, bound: float) -> None:  # noqa: ARG002 - sizes are searched for
+        return None
+
     def shapes(self) -> Floats:
         return np.zeros((len(self._parts), 6))
 

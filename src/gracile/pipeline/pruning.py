@@ -114,6 +114,13 @@ class PruningStage:
     def touched(self, name: str) -> frozenset[str]:
         return self._pruning.touched(name)
 
+    def changes(self, name: str) -> Sequence[str]:
+        """The layers that read the channels: what they read no longer is refitted, or missing."""
+        return self._pruning.names()[name][1:] or (name,)
+
+    def unsearched(self, metric: Measure, bound: float) -> Mapping[str, int] | None:
+        return self._chooser.within(metric, bound) if self.method == "prune" else None
+
     def shapes(self) -> Floats:
         return shapes_of(producers(self._prunable.groups, price(self.graph).operations))
 
@@ -132,7 +139,9 @@ class PruningStage:
         with clock("select"):
             bound = request.bound(before)
             assert bound is not None
-            return self._selection(self._chooser.within(request.measure, bound))
+            found_without = self.unsearched(request.measure, bound)
+            assert found_without is not None
+            return self._selection(found_without)
 
     def _jointly(self, request: Request, found: Selection, before: Cost, clock: Clock) -> Selection:
         """The best of several blends of what the search found with equal shares, each carried out and scored.

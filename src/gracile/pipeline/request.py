@@ -26,12 +26,10 @@ from gracile.scoring import Evaluate
 from gracile.search import executors
 from gracile.search.select import require_packages
 from gracile.search_options import ExecutorKind
+from gracile.split_options import Split
 from gracile.store import Store
 from gracile.timings import RUNTIMES, Runtime
 from gracile.train import Recovery
-
-# How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
-_SPLITS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,10 +67,12 @@ class Request:
     priced_bound: float | None = None
     # Of a trial for a latency target, which nothing is measured for.
     forecast: Forecast | None = None
+    # Of a trial whose losses on the way to its target are to be told: how much the outputs depend on each layer.
+    sensitivities: Mapping[str, float] | None = None
     # Whether there is calibration data.
     calibrated: bool = False
-    # The splits to try, and whether several methods are each followed by training.
-    splits: tuple[float, ...] = _SPLITS
+    # How several methods share the target, and whether each is followed by training.
+    split: Split = field(default_factory=Split)
     training: Training = "each"
     # How often the user's training is called each time.
     tunings: int = 1
@@ -147,6 +147,7 @@ def checked(
     calibrated: bool,
     recover: Literal["distill"] | Recovery | None,
     auto: Auto | None,
+    split: Split | None = None,
     **arguments: Any,
 ) -> Request:
     """Everything that can be refused before any work is done."""
@@ -164,6 +165,7 @@ def checked(
         _require_integers(arguments["target"], arguments["ratios"], methods, calibrated=calibrated)
     if methods:
         _require_ratios(arguments["target"], arguments["ratios"], arguments["ratios_metric"], methods)
+    _require_split(split, methods)
     require_patterns("exclude", arguments["exclude"])
     require_seed(arguments["seed"])
     require_path("store", arguments["store"])
@@ -186,6 +188,7 @@ def checked(
         recover=_recovery(recover, arguments["fine_tune"], calibrated=calibrated),
         criterion=chosen if options is None else criterion,
         auto=options,
+        split=split or Split(),
         calibrated=calibrated,
         evaluate_search=evaluate_search or arguments["evaluate"],
         **arguments,
@@ -201,6 +204,16 @@ def _options(method: object, auto: object) -> Auto | None:
             raise InputError(f'auto goes with method="auto"; method is {method!r}')
         return None
     return auto or Auto()
+
+
+def _require_split(split: object, methods: Sequence[str]) -> None:
+    if split is not None and not isinstance(split, Split):
+        raise InputError(f"split is {split!r}; give gracile.Split(...), as gracile.Split(values=(0.4, 0.6))")
+    if split is not None and len(methods) < 2:
+        raise InputError(
+            "split says how several methods share a target; give it with several that change sizes, as in "
+            "method='spatial_svd+channel_pruning'"
+        )
 
 
 def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bool) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from gracile.cost import Cost, price
-from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.maths.factorize import SCHEMES
@@ -19,9 +18,11 @@ from gracile.pipeline.forecasting import predicted_selection, predicted_share
 from gracile.pipeline.integers import Integers
 from gracile.pipeline.outcomes import Done, Outcome
 from gracile.pipeline.own_stage import OwnStage
+from gracile.pipeline.proxies import curve_of
 from gracile.pipeline.pruning import PruningStage
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Selection
+from gracile.pipeline.selection import Selection, baseline_of
+from gracile.pipeline.splitting import Judge, Splitting
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.timed import Stopwatch, Timed
 from gracile.pipeline.timed_integers import TimedIntegers
@@ -190,8 +191,14 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
     total = float(request.target.value)
-    split = _best_split(job, first, model, score_before, total)
-    done = _chained(job, first, model, score_before, total, split, tune=True)
+
+    def chained(split: float, tune: bool, judge: Judge | None) -> Done:
+        part = job if tune else replace(job, look=None)
+        return _chained(part, first, model, score_before, total, split, tune=tune, judge=judge)
+
+    several = len(request.split.values) > 1
+    baseline = baseline_of(first, request, score_before) if several else score_before
+    done = Splitting(request, chained, baseline, job.clock).best()
     # Before int8 it is not yet the whole.
     measured = request.timed and request.forecast is None and not request.integers
     return _measured(job, first, model, done) if measured else done
@@ -210,33 +217,16 @@ def _measured(job: Job, first: Stage, model: nn.Module, done: Done) -> Done:
     return replace(done, outcomes=(*done.outcomes[:-1], replace(last, latency=latency)))
 
 
-def _best_split(job: Job, first: Stage, model: nn.Module, score_before: float, total: float) -> float:
-    """The split with the best score of the search before any fine-tuning."""
-    splits = job.request.splits
-    if len(splits) == 1:
-        return splits[0]
-    scores: dict[float, float] = {}
-    missed: TargetError | None = None
-    for split in splits:
-        try:
-            done = _chained(replace(job, look=None), first, model, score_before, total, split, tune=False)
-        except TargetError as error:
-            if not job.request.timed:
-                raise
-            # How fast a method makes a model is known when it has been measured.
-            log.info("the split %s was left out: %s", split, error)
-            missed = error
-            continue
-        with job.clock("evaluate"):
-            scores[split] = score_of(job.request.evaluate_search, done.model, f"the model of the split {split}")
-        log.info("the first method leaves %.3f of the cost: score %.6g", total**split, scores[split])
-    if missed is not None and not scores:
-        raise missed
-    return max(scores, key=lambda split: (scores[split], -split))
-
-
 def _chained(
-    job: Job, first: Stage, model: nn.Module, score_before: float, total: float, split: float, *, tune: bool
+    job: Job,
+    first: Stage,
+    model: nn.Module,
+    score_before: float,
+    total: float,
+    split: float,
+    *,
+    tune: bool,
+    judge: Judge | None = None,
 ) -> Done:
     """All methods, the first to the share ``split`` of the way in the logarithm of the cost, each next one alike."""
     request = job.request
@@ -245,8 +235,9 @@ def _chained(
     outcomes: list[Outcome] = []
     current, score = model, score_before
     graph = first.graph
-    for place, method in enumerate(request.methods):
-        last = place == len(request.methods) - 1
+    methods = request.methods if split < 1 else request.methods[:1]
+    for place, method in enumerate(methods):
+        last = place == len(methods) - 1
         if not request.timed:
             reached = request.amount(price(graph)) / start
         stage = job.stage(method, current, graph)
@@ -269,9 +260,14 @@ def _chained(
         elif outcome.predicted is not None:
             reached *= outcome.predicted
         score = outcome.report.score
-        with job.clock("capture"):
-            graph = capture(current, graph.example)
-    return Done(current, tuple(outcomes))
+        if not last:
+            if judge is not None:
+                judge(outcome)
+            with job.clock("capture"):
+                graph = capture(current, graph.example)
+    left_out = "+".join(request.methods[len(methods) :])
+    notes = (f"{methods[0]} goes all of the way: {left_out} was left out",) if left_out else ()
+    return Done(current, tuple(outcomes), notes)
 
 
 def aimed(target: Target, share: float) -> Target:
@@ -352,7 +348,11 @@ def _selected(request: Request, stage: Stage, before: Cost, score_before: float,
         pricing, bound = own
         stage.price_by(pricing)
         request = replace(request, pricing=pricing, priced_bound=bound)
-    return stage.select(request, before, score_before, clock)
+    selection = stage.select(request, before, score_before, clock)
+    if request.sensitivities is None:
+        return selection
+    with clock("foretell"):
+        return replace(selection, curve=curve_of(stage, request, before, selection))
 
 
 def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:

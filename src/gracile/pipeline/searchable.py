@@ -43,6 +43,18 @@ class Searchable(Protocol):
         """The tensors of `model` that a trial of this part alters, replaces or adds to."""
         ...
 
+    def changes(self, name: str) -> Sequence[str]:
+        """The layers whose outputs change with the size of this part."""
+        ...
+
+    def unsearched(self, metric: Measure, bound: float) -> Mapping[str, int] | None:
+        """The sizes for a bound on the cost, where the method needs no search for them; None where it does.
+
+        Raises:
+            TargetError: the bound cannot be reached.
+        """
+        ...
+
     def shapes(self) -> Floats:
         """[parts, 6]: what each part's layer looks like; see `gracile.search.problem.Problem`."""
         ...

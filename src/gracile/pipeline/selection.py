@@ -13,7 +13,7 @@ from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
 from gracile.pipeline.searchable import Searchable
 from gracile.prune.scores import Criterion
-from gracile.report import DictionaryReport, Entry
+from gracile.report import DictionaryReport, Entry, LossCurve
 from gracile.scoring import score_of
 from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
@@ -34,6 +34,10 @@ class Selection:
     notes: tuple[str, ...] = ()
     by_hand: bool = False
     filling: DictionaryReport | None = None
+    # With the scores of the dictionary by which it was chosen, where there is one.
+    problem: Problem | None = None
+    # How what is lost grows on the way to the target, where that was asked for.
+    curve: LossCurve | None = None
 
 
 def store_key(
@@ -81,7 +85,8 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
             filled = _scored(stage, request, columns, candidates, score_before)
             columns = filled.columns
     with clock("select"):
-        selected, final = select(problem_of(stage, request, columns, before), request.search.kind)
+        problem = problem_of(stage, request, columns, before)
+        selected, final = select(problem, request.search.kind)
     levels = list(zip(columns, selected.levels, final.levels, strict=True))
     return Selection(
         sizes={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
@@ -90,6 +95,7 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
         baseline=columns[0].baseline if needs_dictionary(request.search.kind) else None,
         notes=final.notes if filled is None else (*filled.notes, *final.notes),
         filling=None if filled is None else filled.report,
+        problem=None if filled is None else problem,
     )
 
 

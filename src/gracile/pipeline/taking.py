@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from gracile.errors import TargetError
 from gracile.graph import Graph
-from gracile.pipeline.automatic import Findings, Found, carried_out, same_randomness
+from gracile.pipeline.automatic import Findings, Found
 from gracile.pipeline.evidence import as_asked
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.running import Job
+from gracile.pipeline.trying import carried_out, same_randomness
 from gracile.timings import NEAR
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gracile.graph import Graph, Run, Spec, capture, run
+from gracile.graph import Graph, Run, Spec, fitted, run
 from gracile.inputs import Calibration, Inputs
 
 Side = tuple[nn.Module, Graph]
@@ -39,7 +39,6 @@ class Lockstep:
     def __init__(self, original: Side, compressed: Side, calibration: Calibration) -> None:
         self._sides = original, compressed
         self._calibration = calibration
-        self._graphs = {original[1].example.signature: (original[1], compressed[1])}
         self._runs: list[tuple[Run, Run]] | None = None
         self._fits = self._waiting_bytes() <= MOST_BYTES
 
@@ -88,11 +87,8 @@ class Lockstep:
                 yield Met(call, data, target, others[0] if others else None)
 
     def _fitting(self, batch: Inputs) -> tuple[Graph, Graph]:
-        key = batch.signature
-        if key not in self._graphs:
-            original, compressed = (capture(side[0], batch) for side in self._sides)
-            self._graphs[key] = original, compressed
-        return self._graphs[key]
+        (model, graph), (small, program) = self._sides
+        return fitted(graph, model, batch), fitted(program, small, batch)
 
     def _waiting_bytes(self) -> int:
         examples = sum(max(1, batch.batch_size or 1) for batch in self._calibration)

@@ -16,11 +16,12 @@ from gracile.report.records import (
     StageReport,
     Totals,
 )
-from gracile.report.trials import AutoReport, Origin, Trial, TrialState
+from gracile.report.trials import WAY, AutoReport, LossCurve, Origin, Trial, TrialState
 
 __all__ = [
     "UNSEARCHED",
     "VERSION",
+    "WAY",
     "AutoReport",
     "DictionaryReport",
     "Entry",
@@ -29,6 +30,7 @@ __all__ = [
     "LayerError",
     "LayerReport",
     "LayerTotals",
+    "LossCurve",
     "Origin",
     "OwnCost",
     "QuantizationReport",

@@ -1,13 +1,32 @@
 """The trials of an automatic search as plain records; they print as tables."""
 
-from typing import Literal
+from typing import Final, Literal
+
+import numpy as np
 
 from gracile.report.frozen import Frozen
 from gracile.text import table
 
-# "search": proposed from the results of those before.
-Origin = Literal["single", "combined", "search"]
+# "combined": two methods at the split that the single ones suggest; "guidebook": at one of the guidebook's; "search":
+# proposed from the results of those before.
+Origin = Literal["single", "combined", "guidebook", "search"]
 TrialState = Literal["finished", "stopped", "failed"]
+
+# Where curves of losses have points: C^e of the cost is left at e of the way to the target C.
+WAY: Final[tuple[float, ...]] = tuple(step / 10 for step in range(1, 11))
+
+
+class LossCurve(Frozen):
+    """How what a method loses grows on its way to the target."""
+
+    # What tells: the evaluation dictionary, or the sensitivities of the layers.
+    source: Literal["dictionary", "sensitivities"]
+    # At each place of `WAY`, never falling, the last above 0; in units that differ from curve to curve.
+    losses: tuple[float, ...]
+
+    def share(self, way: float) -> float:
+        """Of what is lost in the end, what is lost at ``way`` in [0, 1]."""
+        return float(np.interp(way, (0.0, *WAY), (0.0, *self.losses))) / self.losses[-1]
 
 
 class Trial(Frozen):
@@ -37,6 +56,11 @@ class Trial(Frozen):
     # What training won, all stages together.
     gain: float = 0.0
     seconds: float = 0.0
+    # Why it was tried, and what it was expected to lose, where something told that.
+    because: str = ""
+    expected: float | None = None
+    # Of a single method, for the choice of splits.
+    curve: LossCurve | None = None
     # Why it was stopped, or failed.
     reason: str = ""
 

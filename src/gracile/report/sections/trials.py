@@ -102,6 +102,8 @@ def _table(auto: AutoReport, unit: str) -> Table:
             Column(title="won by training", numbers=True),
             Column(title="seconds", written="{:.1f}".format, numbers=True),
             Column(title="from"),
+            Column(title="expected to lose", numbers=True),
+            Column(title="tried because"),
             Column(title="why"),
         ],
         rows=[_row(auto, trial) for trial in auto.trials],
@@ -116,5 +118,5 @@ def _row(auto: AutoReport, trial: Trial) -> tuple[Cell, ...]:
         state = "chosen"
     return (
         trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,
-        trial.reason,
+        trial.expected, trial.because, trial.reason,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from gracile.errors import GracileError
-from gracile.graph import capture, tensors_of
+from gracile.graph import Graph, capture, fitted, tensors_of
 from gracile.inputs import Inputs
 from gracile.search.memo.bypass import Program, Units
 from gracile.search.memo.calls import Replacement, installed
@@ -52,8 +52,11 @@ class Usage:
 class Memo:
     """Kept outputs of the submodules of one model."""
 
-    def __init__(self, model: nn.Module, limit: int) -> None:
-        """``limit`` bounds the bytes of the kept outputs; 0 keeps none."""
+    def __init__(self, model: nn.Module, limit: int, graph: Graph | None = None) -> None:
+        """Args:
+        limit: bounds the bytes of the kept outputs; 0 keeps none.
+        graph: a capture of ``model``, whose programs for other inputs may be known already.
+        """
         self.usage = Usage()
         self.entries = Entries(limit)
         # Signature of the inputs -> unit -> the form of its output.
@@ -63,6 +66,7 @@ class Memo:
         # Submodules that have put out the same twice.
         self.trusted: set[str] = set()
         self._model = model
+        self._graph = graph
         self._programs: dict[str, Program | None] = {}
         # Inputs whose program is to be captured when the model is next as it was.
         self._waiting: dict[str, Inputs] = {}
@@ -91,11 +95,15 @@ class Memo:
         while self._waiting:
             signature, inputs = self._waiting.popitem()
             try:
-                program = Program(capture(self._model, inputs, training=False))
+                program = Program(self._captured(inputs))
             except GracileError as error:
                 log.info("no outputs are kept for these inputs: %s", error)
                 program = None
             self._programs[signature] = None if program is None or program.random else program
+
+    def _captured(self, inputs: Inputs) -> Graph:
+        graph = self._graph
+        return capture(self._model, inputs, training=False) if graph is None else fitted(graph, self._model, inputs)
 
     def forget(self) -> None:
         """Drop all outputs: the weights may have changed."""
