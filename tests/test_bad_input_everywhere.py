@@ -331,7 +331,16 @@ def test_masks_leave_alone_what_they_would_make_nan(caplog):
     assert not model(X).isnan().any()
     assert "0 divides its weights by their norm" in caplog.text
     assert {edit.tensor for edit in run.finalize().edits} == {"2.weight", "2.bias", "4.weight"}
-    assert any(edit.tensor == "0.weight" for edit in gracile.prune.plan(model, X[:2], sparsity=0.5).edits)
+    plan = gracile.prune.plan(model, X[:2], sparsity=0.5)
+    assert any(edit.tensor == "0.weight" for edit in plan.edits)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for inplace in (False, True):
+        with pytest.raises(InputError, match=r"^0 divides what is masked by its norm, or by a deviation, and zeros"):
+            gracile.mask(model, plan, example_inputs=X[:2], inplace=inplace)
+    # What was refused is as it was.
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    rest = gracile.prune.plan(model, X[:2], sparsity=0.5, exclude=["0"])
+    assert not gracile.mask(model, rest, example_inputs=gracile.capture(model, X[:2]))(X).isnan().any()
 
 
 def test_what_returns_nothing_is_no_file(tmp_path):

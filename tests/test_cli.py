@@ -286,7 +286,9 @@ def test_report_watch_and_inspect(module: str, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["report", "nowhere"], 1, "gracile: nowhere: [Errno 2]"),
+        (["report", "nowhere"], 1, "gracile: there is no nowhere; give a folder that"),
+        (["report", "."], 1, "gracile: there is no report.json; give a folder that"),
+        (["export", "MODULE:model", "--from", "nowhere", "--input", "1,3,8,8", "--output", "x"], 1, "nowhere is no"),
         (["watch", "nowhere.db"], 1, "gracile: there is no store nowhere.db yet"),
         (["watch", "x.db", "--output", "x.html"], 2, "goes with --once"),
         (["inspect", "nowhere"], 1, "gracile: nowhere is no folder"),
@@ -295,7 +297,7 @@ def test_report_watch_and_inspect(module: str, tmp_path: Path, capsys: pytest.Ca
 def test_what_is_not_there(
     module: str, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
 ) -> None:
-    assert _run(*arguments) == status
+    assert _run(*(argument.replace("MODULE", module) for argument in arguments)) == status
     assert message in capsys.readouterr().err
 
 
@@ -329,6 +331,11 @@ def test_prune_quantize_export_and_benchmark(module: str, tmp_path: Path, capsys
     assert _run("benchmark", model, *shape, *timed) == 0
     names = [entry["name"] for entry in json.loads(capsys.readouterr().out)["entries"]]
     assert names == ["original", "pruned", "small.onnx"]
+    assert _run("benchmark", model, *shape, "--from", "pruned", "--repeats", "1", "--layers", "--json") == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]["pruned"]["layers"]
+    assert [layer["name"] for layer in layers] == ["0", "2", "4"]
+    assert _run("benchmark", model, *shape, "--layers") == 2
+    assert "goes with --from" in capsys.readouterr().err
     assert _run("benchmark", model, *shape, "--from", "pruned", "--from", "pruned") == 1
     assert "pruned is given twice" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from support.optional import optional
 
 import gracile
 from gracile.errors import InputError, TargetError
-from gracile.latency import LayerTimes
+from gracile.latency import LayerTimes, each_layer
 from gracile.pipeline import forecasting, timed
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request, checked
@@ -62,6 +62,17 @@ def machine(monkeypatch):
     for module in (timed, forecasting):
         monkeypatch.setattr(module, "LayerTimes", partial(LayerTimes, measure=layer_seconds))
 
+    monkeypatch.setattr(
+        each_layer,
+        "_seconds",
+        lambda pair, *_: tuple(
+            sum(
+                layer_seconds(part.shape, part.rows, part.size, "", 1) * (0.5 if part.integers else 1) for part in parts
+            )
+            for parts in (pair.before, pair.after)
+        ),
+    )
+
     @contextmanager
     def dense(watch):
         yield watch._original
@@ -104,6 +115,11 @@ def test_the_measured_time_comes_within_five_percent(machine, method):
     assert found.measured_layers > 0
     assert found.timings["compressed"].ratio == found.reached
     assert "time of a call" in str(result.report)
+    layers = result.report.layer_latency
+    assert (layers.runtime, layers.threads) == ("eager", 2)
+    assert {layer.name for layer in layers.layers} == {c.name for c in result.report.costs if c.before.macs}
+    assert layers.after < layers.before
+    assert all(layer.after <= layer.before * 1.1 for layer in layers.layers)
     assert Report.from_json(result.report.to_json()) == result.report
 
 
@@ -149,6 +165,7 @@ def test_what_int8_leaves_is_for_the_methods_before_it(machine, method):
     assert found.attempts
     assert found.measured_layers + found.known_layers > 0
     assert "int8 alone: 0.700" in str(result.report)
+    assert all(layer.integers for layer in result.report.layer_latency.layers)
     assert Report.from_json(result.report.to_json()) == result.report
 
 

@@ -84,6 +84,7 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         target: {{params: 1.5M}}
         search: {{kind: exact, candidates: [0.25, 0.5], monotonic: true, surrogate: auto}}
         round_to: 8
+        layer_latency: eager
         exclude: ["head*", 2020-01-01]
         store: runs/x.db
         seed: 3
@@ -115,6 +116,7 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         "scope": "layer",
         "max_sparsity": 0.9,
         "ratios_metric": "macs",
+        "layer_latency": "eager",
     }
     assert job.output == Path("runs/small")
 

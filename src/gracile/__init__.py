@@ -9,7 +9,7 @@ from gracile.cost import Cost, profile
 from gracile.errors import GracileError
 from gracile.export.checkpoint import load
 from gracile.graph import Graph, capture
-from gracile.latency import benchmark
+from gracile.latency import benchmark, layer_latencies
 from gracile.maths.schedule import Schedule
 from gracile.own_metric import register_metric
 from gracile.pipeline import Iterated, Result, compress, prune_iteratively, register_method
@@ -24,7 +24,7 @@ from gracile.search.select import register_search
 from gracile.search_options import AMC, Annealing, NetAdapt, Sensitivity
 from gracile.session import ADMM, Distillation, Movement, Pruning, Slim, prepare
 from gracile.surgery import applied_plan, apply
-from gracile.timings import Timings
+from gracile.timings import LayerLatencies, Timings
 
 __version__ = _version("gracile")
 
@@ -39,6 +39,7 @@ __all__ = [
     "GracileError",
     "Graph",
     "Iterated",
+    "LayerLatencies",
     "Movement",
     "NetAdapt",
     "Plan",
@@ -59,6 +60,7 @@ __all__ = [
     "channel_groups",
     "compress",
     "export",
+    "layer_latencies",
     "load",
     "lowrank",
     "mask",

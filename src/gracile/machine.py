@@ -19,6 +19,12 @@ def integer_instructions() -> tuple[str, ...]:
     return tuple(name for flag, name in _INTEGER.items() if flag in _flags())
 
 
+def machine() -> str:
+    """The processor with the instructions that integers run on."""
+    features = integer_instructions()
+    return processor() + (f" ({', '.join(features)})" if features else "")
+
+
 def saturates() -> bool:
     """Whether products of uint8 and int8 saturate in 16 bits: x86 without those instructions."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")

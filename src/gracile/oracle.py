@@ -214,9 +214,10 @@ def tolerance_of(graph: Graph, outputs: list[Tensor]) -> float:
 
 
 def outputs_of(result: Any) -> list[Tensor]:
-    """The floating-point tensors that a model returned, in order."""
-    leaves = pytree.tree_leaves(result)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """The floating-point tensors that a model returned, in order; complex ones as pairs of reals."""
+    leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    reals = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in leaves]
+    return [leaf for leaf in reals if leaf.is_floating_point()]
 
 
 @torch.no_grad()

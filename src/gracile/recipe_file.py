@@ -284,6 +284,9 @@ class Recipe(_Section):
         Annotated[int, Field(ge=1)] | Literal["auto"], Field(description='a whole number of at least 1, or "auto"')
     ] = "auto"
     exclude: Annotated[Sequence[str], Field(description='a list of patterns, as in ["head*"]')] = ()
+    layer_latency: Annotated[
+        Runtime | None, Field(description=f"where layers are timed alone: one of {', '.join(RUNTIMES)}")
+    ] = None
     store: Annotated[str | None, Field(description="the path of an SQLite file")] = None
     seed: Annotated[int, Field(ge=0, description="a whole number of at least 0")] = 0
     output: Annotated[str | None, Field(description="the path of a folder")] = None
@@ -364,6 +367,7 @@ _PLAIN = (
     "ratios_metric",
     "round_to",
     "exclude",
+    "layer_latency",
     "store",
     "seed",
     "recover",

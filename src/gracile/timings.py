@@ -112,6 +112,64 @@ def _note(entry: Timing, first: str) -> str:
     )
 
 
+class LayerLatency(_Frozen):
+    """One layer of the original alone, and what has become of it: its factors one after the other."""
+
+    name: str
+    # Seconds of all its calls in one call of the model.
+    before: float
+    after: float
+    # Whether it was measured on integers.
+    integers: bool = False
+
+
+class LayerLatencies(_Frozen):
+    """Measured times of single layers before and after; prints as a table.
+
+    Each convolution and linear layer ran alone on noise, without what stands around it: a runtime fuses activations
+    into layers, and keeps layouts from one to the next, so that the sum is not the time of the model.
+    """
+
+    layers: tuple[LayerLatency, ...]
+    runtime: str
+    version: str
+    threads: int
+    # Rounds; a time is their lower quartile, as what disturbs a measurement only adds to it.
+    repeats: int
+    machine: str
+
+    @property
+    def before(self) -> float:
+        """Seconds of all layers together."""
+        return sum(layer.before for layer in self.layers)
+
+    @property
+    def after(self) -> float:
+        """Seconds of what has become of them."""
+        return sum(layer.after for layer in self.layers)
+
+    @property
+    def measured(self) -> str:
+        """How, in a line."""
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return (
+            f"each layer alone in {self.runtime} {self.version}, {threads}; lower quartiles of {self.repeats} "
+            f"rounds by turns; {self.machine}"
+        )
+
+    def __str__(self) -> str:
+        total = LayerLatency(name="all layers", before=self.before, after=self.after)
+        rows = [
+            (
+                layer.name or "(model)", f"{1e3 * layer.before:.4f}", f"{1e3 * layer.after:.4f}",
+                f"{layer.after / layer.before:.3f}" if layer.before else "", "int8" if layer.integers else "",
+            )
+            for layer in (*self.layers, total)
+        ]  # fmt: skip
+        header = ("layer", "ms before", "after", "ratio", "")
+        return f"{table(header, rows, right=(1, 2, 3), total=True)}\n{self.measured}"
+
+
 # Quartiles of a ratio this many times apart tell nothing about it, not even in a table that shows them.
 _DISTURBED = 1.5
 # Quartiles of a ratio this far apart, as a share of it, say that the machine did something else meanwhile.

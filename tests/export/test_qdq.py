@@ -80,7 +80,7 @@ def test_a_network_runs_on_integers_and_agrees(tmp_path):
 
 def test_what_is_stored(tmp_path):
     simulation = simulated(small_net(), batches())
-    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx").path)
+    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx", verify=False, unsigned_weights=False).path)
     site = {sites[0]: simulation.named_quantizers()[name] for name, sites in simulation.sites.items()}
     weight = site["stem.weight"]
     integers = quantize(simulation.stem.weight, weight.scale, weight.zero_point, weight.spec)
@@ -158,7 +158,7 @@ def test_every_rounding_of_weights_is_kept(tmp_path):
     quantizer = simulation.quantizers[name]
     plain = quantizer.forward
     quantizer.forward = lambda values: plain(values) - quantizer.scale[:, None] * (plain(values) > 0)
-    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx").path)
+    kept = stored(to_onnx(simulation, images(), tmp_path / "m.onnx", verify=False, unsigned_weights=False).path)
     lower = quantize(simulation.head.weight, quantizer.scale, quantizer.zero_point, quantizer.spec)
     assert np.array_equal(kept["head.weight_q"], (lower - (lower > 0).int()).numpy())
 
@@ -172,13 +172,39 @@ def test_a_wrong_integer_is_found(tmp_path, monkeypatch):
     for tensor in written.proto.graph.initializer:
         if tensor.name == "block.conv2.weight_q":
             values = onnx.numpy_helper.to_array(tensor).copy()
-            values[0] = -values[0] - 1
+            values[0] = ~values[0]
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    monkeypatch.setattr(agreement, "saturates", lambda: False)
     with pytest.raises(ExportError, match=r"steps away.*verify=False"):
         operator_steps(simulation, Inputs.of(images(8)), written)
     monkeypatch.setattr(agreement, "saturates", lambda: True)
     with pytest.raises(ExportError, match="reduce_range=True"):
         operator_steps(simulation, Inputs.of(images(8)), written)
+
+
+def test_weights_stored_unsigned_are_the_same_numbers(tmp_path):
+    simulation = simulated(small_net(), batches())
+    given = {"dynamic_batch": True, "verify": False}
+    plain = to_onnx(simulation, images(), tmp_path / "plain.onnx", unsigned_weights=False, **given)
+    raised = to_onnx(simulation, images(), tmp_path / "raised.onnx", unsigned_weights=True)
+    assert raised.steps <= 1
+    signed, unsigned = stored(plain.path), stored(raised.path)
+    weights = [name for name in signed if name.endswith("weight_q")]
+    assert weights
+    for name in weights:
+        assert (signed[name].dtype, unsigned[name].dtype) == (np.int8, np.uint8)
+        zero = name.replace("_q", "_zero")
+        for found in (signed, unsigned):
+            found[name] = found[name].astype(int) - np.expand_dims(found[zero], (*range(1, found[name].ndim),))
+        assert np.array_equal(signed[name], unsigned[name])
+    assert inspect_onnx(raised.path).integer == inspect_onnx(plain.path).integer
+
+
+def test_weights_that_multiply_signed_integers_stay_signed(tmp_path):
+    simulation = simulated(small_net(), batches(), activations=quant_spec("int8"))
+    written = to_onnx(simulation, images(), tmp_path / "m.onnx", verify=False, unsigned_weights=True)
+    weights = [value for name, value in stored(written.path).items() if name.endswith("weight_q")]
+    assert {value.dtype for value in weights} == {np.dtype("int8")}
 
 
 def test_quantizers_that_are_off_leave_no_trace(tmp_path):

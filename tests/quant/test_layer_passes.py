@@ -9,9 +9,10 @@ from gracile.graph import eval_mode
 from gracile.inputs import Inputs
 from gracile.maths.adaround import Rounding
 from gracile.quant.bias_correction import correct_bias, correct_bias_analytically
-from gracile.quant.gptq import fit_weights_to_outputs, round_sequentially
+from gracile.quant.gptq import round_sequentially
 from gracile.quant.lockstep import Lockstep
 from gracile.quant.method import quantize
+from gracile.quant.output_ranges import fit_weights_to_outputs
 from gracile.quant.rounding import adaround
 from gracile.quant.weighted import quantizer_of, values_of, weighted_layers
 
@@ -139,6 +140,43 @@ def test_ranges_by_outputs_are_no_worse_than_full_ones():
     record = fit_weights_to_outputs(simulation, BATCHES, EXAMPLE)
     assert record.changed == ("stem", "depthwise", "point", "classifier")
     assert error(model, simulation) < before
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize("inputs", ["quantized", "original", "each"])
+def test_ranges_by_outputs_take_the_share_of_least_loss(loss, inputs):
+    """One layer reads the same in the simulation and in the original, so that every share can be tried by hand."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Conv2d(4, 3, 3, bias=False)).eval(), torch.randn(6, 4, 5, 5)
+    simulation = quantize(model, data, weights="int3", activations=None)
+    fit_weights_to_outputs(simulation, [data], Inputs.of(data), candidates=8, loss=loss, inputs=inputs)
+    quantizer = simulation.named_quantizers("weight")["0_weight"]
+    found, weight = quantizer.scale.clone(), model[0].weight.detach()
+    full, lost = weight.flatten(1).abs().amax(1), []
+    for share in range(1, 9):
+        quantizer.set_range(-full * share / 8, full * share / 8)
+        away = (simulation(data) - model(data)).detach().double()
+        lost.append((away.abs() if loss == "l1" else away.square()).sum((0, 2, 3)))
+    best = (torch.stack(lost).argmin(0) + 1) / 8
+    torch.testing.assert_close(found.flatten() / quantizer.scale.flatten(), best)
+
+
+def test_ranges_by_outputs_of_rounded_inputs_differ_from_those_of_the_original():
+    found = []
+    for inputs in ("quantized", "original", "each"):
+        _, simulation = simulated("int3", "uint3")
+        fit_weights_to_outputs(simulation, BATCHES, EXAMPLE, inputs=inputs)
+        found.append(torch.cat([q.scale.flatten() for q in simulation.named_quantizers("weight").values()]))
+    assert not torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_ranges_by_outputs_name_a_wrong_option():
+    _, simulation = simulated("int3", None)
+    with pytest.raises(InputError, match="loss is 'l2'; it is one of 'mse', 'l1'"):
+        fit_weights_to_outputs(simulation, BATCHES, EXAMPLE, loss="l2")
+    with pytest.raises(InputError, match="inputs is 'both'; it is one of 'quantized', 'original', 'each'"):
+        fit_weights_to_outputs(simulation, BATCHES, EXAMPLE, inputs="both")
 
 
 def test_analytic_correction_is_the_measured_one_for_a_constant_input():

@@ -56,6 +56,16 @@ def test_losses_are_errors_of_one_layer_alone():
     assert "int4" in str(found)
 
 
+@pytest.mark.parametrize("metric", ["bytes", "bit_operations"])
+def test_other_budgets_take_the_losses_that_are_known(metric):
+    found, other = chosen(**{metric: 1.0}).within(0.6), chosen(**{metric: 0.6})
+    assert (found.formats, found.cost, found.budget) == (other.formats, other.cost, other.budget)
+    with pytest.raises(TargetError, match="cannot be reached"):
+        found.within(0.01)
+    with pytest.raises(InputError, match="share is 2"):
+        found.within(2)
+
+
 def test_losses_may_be_scores():
     found = chosen(bytes=1.0, evaluate=lambda model: 5 * float(model(X).sum()))
     with torch.no_grad():

@@ -59,7 +59,7 @@ def test_it_opens_with_every_chart_drawn_and_nothing_beside_the_screen(opened, s
     page = opened(report(12, extra=extra), size)
     drawn = "plot => plot.querySelectorAll('.point, .points path, .js-line').length"
     counts = page.evaluate(f"[...document.querySelectorAll('.plot')].map({drawn})")
-    assert len(counts) == 8
+    assert len(counts) == 9
     assert min(counts) > 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("document.images.length") == 0

@@ -6,9 +6,10 @@ from support.parsed import Parsed
 from support.reports import HOSTILE, report
 
 from gracile.errors import MissingExtraError
-from gracile.report import AutoReport, Environment, Report, Totals, Trial
+from gracile.report import AutoReport, Environment, Report, StageReport, Totals, Trial
 from gracile.report.sections import SECTIONS
 from gracile.report.sections.accuracy import points_of
+from gracile.timings import Attempt, LatencyReport, Timing, Timings
 
 pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
 
@@ -32,8 +33,8 @@ def test_the_verdict_comes_first_and_every_section_is_linked():
     parsed = Parsed(report().to_html())
     titles = [attributes["id"] for attributes in parsed.all("section")]
     assert titles == [
-        "summary", "accuracy", "stages", "chosen-ratios", "cost-of-each-layer", "evaluation-dictionary",
-        "channel-groups", "quantization", "layers", "run",
+        "summary", "accuracy", "stages", "chosen-ratios", "cost-of-each-layer", "latency",
+        "evaluation-dictionary", "channel-groups", "quantization", "layers", "run",
     ]  # fmt: skip
     assert [link["href"] for link in parsed.all("a") if link["href"].startswith("#")][1:] == [f"#{t}" for t in titles]
     assert "48.0% of the MACs and 48.0% of the parameters remain; the score fell from 0.91 to 0.89" in parsed.texts
@@ -42,7 +43,7 @@ def test_the_verdict_comes_first_and_every_section_is_linked():
 
 def test_charts_hold_the_records():
     parsed = Parsed(report().to_html())
-    accuracy, factorized, pruned, macs, size, dictionary, errors, ranges = charts(parsed)
+    accuracy, factorized, pruned, macs, size, times, dictionary, errors, ranges = charts(parsed)
     assert accuracy["data"][0]["x"] == [1.0, 0.69, 0.48, 0.48]
     assert accuracy["data"][0]["y"] == [0.91, 0.9, 0.85, 0.89]
     assert factorized["data"][0]["x"] == [0.48, 0.49, 0.5]
@@ -50,6 +51,9 @@ def test_charts_hold_the_records():
     assert macs["data"][0]["x"] == [300_000, 150_000, 100_000]
     assert macs["data"][1]["x"] == [150_000, 75_000, 50_000]
     assert size["data"][1]["x"] == [60_000, 30_000, 20_000]
+    assert times["data"][0]["x"] == pytest.approx([2, 1, 2 / 3])
+    assert times["data"][1]["x"] == pytest.approx([1, 1 / 2, 1 / 3])
+    assert {"2.00 ms", "0.333 ms"} <= set(parsed.texts)
     curves, rings = dictionary["data"][0::2], dictionary["data"][1::2]
     assert [curve["x"] for curve in curves] == [[0.25, 0.5, 0.75]] * 3
     assert [(ring["x"], ring["y"]) for ring in rings] == [([0.5], [0.85])] * 3
@@ -85,6 +89,41 @@ def test_sections_without_data_do_not_appear():
     assert [attributes["id"] for attributes in parsed.all("section")] == ["summary", "accuracy", "run"]
     assert "The ratios were set by hand." in parsed.texts
     assert "the score stayed at 1" in parsed.text
+
+
+def test_integers_are_told_by_their_bytes_and_need_no_search():
+    totals, small = Totals(macs=1000, params=10, bytes=40), Totals(macs=1000, params=10, bytes=11)
+    stage = StageReport(method="int8", search="none", bound=None, before=totals, after=small, score_after=1.0)
+    parsed = Parsed(bare(method="int8", search="none", before=totals, after=small, stages=(stage,)).to_html())
+    assert "100.0% of the MACs and 27.5% of the bytes remain; the score stayed at 1" in parsed.texts
+    assert "int8" in parsed.texts
+    assert "by hand" not in parsed.text
+    assert "search" not in parsed.text
+
+
+def test_bars_of_ratios_are_of_one_width():
+    """Each trace leaves rows out, by whose distance plotly would choose it."""
+    ratios = [chart for chart in charts(Parsed(report().to_html())) if chart["data"][-1].get("name") == "asked for"]
+    assert [[trace["width"] for trace in chart["data"][:2]] for chart in ratios] == [[0.7, 0.7]] * 2
+
+
+def test_a_measured_call_stands_in_the_summary_and_its_attempts_below():
+    entry = {"low": 1e-3, "high": 3e-3, "fastest": 1e-3, "ratio_low": 0.5, "ratio_high": 0.52, "bytes": 10}
+    timings = Timings(
+        entries=(
+            Timing(name="original", median=4e-3, ratio=1.0, **entry),
+            Timing(name="compressed", median=2e-3, ratio=0.51, **entry),
+        ),
+        runtime="onnxruntime", version="1", threads=1, repeats=3, calls=1, machine="m", inputs=("1x3",),
+    )  # fmt: skip
+    attempts = (Attempt(expected=0.5, measured=0.62, macs=5), Attempt(expected=0.4, measured=0.51, macs=4))
+    latency = LatencyReport(
+        seconds=2.2e-3, ratio=0.55, attempts=attempts, measured_layers=3, known_layers=0, timings=timings
+    )
+    parsed = Parsed(bare(metric="latency", bound=2.2e-3, search="exact", latency=latency).to_html())
+    assert "The target is reached: 0.510 of the original's time, of at most 0.550." in parsed.texts
+    assert {"Time of a call", "51.0% remain, measured", "2.00 ms"} <= set(parsed.texts)
+    assert {"Attempts at the target", "62.0 %"} <= set(parsed.texts)
 
 
 def test_a_missed_target_is_said_first():
@@ -150,6 +189,7 @@ def test_trials_are_drawn_with_their_front_and_what_was_taken():
     assert (front["x"], front["y"]) == ([0.3, 0.49], [0.8, 0.9])
     assert (first["x"], second["x"], chosen["x"]) == ([0.49], [0.3], [0.49])
     assert "<" not in first["name"]
+    assert "taken from 3 trials · ratios set by hand" in " ".join(parsed.texts)
     assert "3 pipelines were tried; 1 were stopped" in " ".join(parsed.texts)
     assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
     assert "on the front" in str(drawn)

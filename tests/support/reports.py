@@ -5,6 +5,7 @@ from gracile.report import (
     Environment,
     LayerError,
     LayerReport,
+    LayerTotals,
     QuantizationReport,
     QuantizerReport,
     Record,
@@ -12,6 +13,7 @@ from gracile.report import (
     StageReport,
     Totals,
 )
+from gracile.timings import LayerLatencies, LayerLatency
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&amp;"\'<b>%{y}</b>'
 
@@ -45,6 +47,20 @@ def report(layers: int = 3, *, extra: str = "block") -> Report:
                         read_by=(f"{extra}.1", "")),
             LayerReport(name="head", method="spatial_svd", reason=f"too small: {extra}"),
             LayerReport(name=f"{extra}.bias[0]", method="channel_pruning", reason="frozen: it is an output"),
+        ),
+        costs=(
+            *(
+                LayerTotals(name=name, before=totals(300_000 // (index + 1)), after=totals(150_000 // (index + 1)))
+                for index, name in enumerate(names)
+            ),
+            LayerTotals(name="norm", before=totals(0), after=totals(0)),
+        ),
+        layer_latency=LayerLatencies(
+            layers=tuple(
+                LayerLatency(name=name, before=2e-3 / (index + 1), after=1e-3 / (index + 1), integers=index == 0)
+                for index, name in enumerate(names)
+            ),
+            runtime="onnxruntime", version=f"1.0 {extra}", threads=2, repeats=15, machine=extra,
         ),
         dictionary=tuple(
             Entry(layer=name, ratio=ratio / 4, size=3 + index if ratio == 2 else 10 * ratio, score=0.9 - 0.1 / ratio)

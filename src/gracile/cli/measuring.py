@@ -11,7 +11,7 @@ from gracile.cli.arguments import Dtypes, Json, Model, Saved, Seed, Shapes, inpu
 from gracile.cli.output import cost_data, told
 from gracile.cost import profile
 from gracile.errors import InputError
-from gracile.latency import benchmark
+from gracile.latency import benchmark, layer_latencies
 from gracile.timings import Runtime
 
 
@@ -51,17 +51,31 @@ def benchmark_command(
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="That one operator may use.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 21,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time each layer alone, too, beside those of the folders.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Time the model beside its compressed forms, by turns on the same inputs."""
     inputs = inputs_of(shapes, dtypes, seed)
-    models: dict[str, nn.Module | str | Path] = {"original": model_of(model)}
+    original = model_of(model)
+    models: dict[str, nn.Module | str | Path] = {"original": original}
+    if layers and not saved:
+        raise typer.BadParameter("goes with --from: layers are compared with those of a folder", param_hint="--layers")
     for place in [*(saved or []), *(onnx or [])]:
         if str(place) in models:
             raise InputError(f"{place} is given twice; give each folder and file once")
         models[str(place)] = place
-    for place in saved or []:
-        models[str(place)] = model_of(model, place)
+    small = {str(place): model_of(model, place) for place in saved or []}
+    models |= small
     timings = benchmark(models, inputs, runtime=runtime, threads=threads, repeats=repeats, seed=seed)
-    told(timings.model_dump(mode="json"), str(timings), as_json=as_json)
+    data, text = timings.model_dump(mode="json"), str(timings)
+    if layers:
+        found = {
+            place: layer_latencies(original, loaded, inputs, runtime=runtime, threads=threads, seed=seed)
+            for place, loaded in small.items()
+        }
+        data["layers"] = {place: table.model_dump(mode="json") for place, table in found.items()}
+        text = "\n\n".join([text, *(f"{place}\n{table}" for place, table in found.items())])
+    told(data, text, as_json=as_json)

@@ -9,6 +9,7 @@ import typer
 from gracile.cli.app import app
 from gracile.cli.arguments import Json
 from gracile.cli.output import out, told
+from gracile.errors import FileError
 from gracile.export.checkpoint import PAGE, REPORT
 from gracile.export.saved import inspect
 from gracile.html import write
@@ -26,6 +27,11 @@ def report_command(
 ) -> None:
     """Draw the report of a saved folder as one HTML file, which needs no other file and no network."""
     file = folder / REPORT if folder.is_dir() else folder
+    if not file.is_file():
+        raise FileError(
+            f"there is no {file}; give a folder that gracile compress, gracile demo or Result.save wrote, which has a "
+            f"{REPORT}, or that file itself"
+        )
     report = Report.read(file)
     if as_json:
         out(report.to_json())

@@ -4,6 +4,7 @@ Counted is every operation that multiplies by weights or multiplies activations 
 is listed in `Cost.uncounted`, so that silence never means zero.
 """
 
+from gracile.cost.beside import LayerBeside, layers_beside, origin
 from gracile.cost.counters import COUNTERS
 from gracile.cost.pricing import Pricing, price, profile
 from gracile.cost.records import METRICS, Cost, LayerCost, Measure, Metric, Operation, Uncounted, is_counted, resized
@@ -12,6 +13,7 @@ __all__ = [
     "COUNTERS",
     "METRICS",
     "Cost",
+    "LayerBeside",
     "LayerCost",
     "Measure",
     "Metric",
@@ -19,6 +21,8 @@ __all__ = [
     "Pricing",
     "Uncounted",
     "is_counted",
+    "layers_beside",
+    "origin",
     "price",
     "profile",
     "resized",

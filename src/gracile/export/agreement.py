@@ -69,8 +69,9 @@ def _refusal(row: OperatorSteps) -> str:
     )
     if saturates():
         return (
-            f"{text}: this processor adds products of uint8 and int8 in 16 bits, which saturate. Quantize weights with "
-            "reduce_range=True, or run on a processor with VNNI or AMX"
+            f"{text}: this processor adds products with int8 weights in 16 bits, which saturate. Ways out: "
+            "unsigned_weights=True, which needs uint8 activations; weights with reduce_range=True; verify=False for a "
+            "file that a processor with VNNI or AMX runs"
         )
     return f"{text}; verify=False writes the file all the same"
 

@@ -102,6 +102,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             )
     require_copyable(model)
     folder = path_of("folder", folder)
+    require_folder(folder)
     plan = read_plan(folder / PLAN)
     values, metadata = _read_weights(folder / WEIGHTS)
     try:
@@ -187,6 +188,12 @@ def _untied(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             # Views into one storage are not ties: each gets a storage of its own.
             tensors[name] = tensor.detach().contiguous().clone()
     return tensors, aliases
+
+
+def require_folder(folder: Path) -> None:
+    """Raises FileError where ``folder`` is none, and so nothing that was saved."""
+    if not folder.is_dir():
+        raise FileError(f"{folder} is no folder; give one that gracile saved, with {PLAN} and {WEIGHTS} in it")
 
 
 def read_plan(file: Path) -> Plan:

@@ -155,7 +155,8 @@ def _notes(reader: _Reader, graph: Any) -> list[str]:
     integers = [node for node in graph.node if node.op_type in _INTEGER]
     if saturates() and any(reader.saturating(node) for node in integers):
         return [
-            "this processor adds products of uint8 and int8 in 16 bits, which saturate where both are large: quantize "
-            "weights with reduce_range=True (7 bits), or run on one with VNNI or AMX"
+            "this processor adds products with int8 weights in 16 bits, which saturate where both are large: write the "
+            "file with unsigned_weights=True, quantize weights with reduce_range=True (7 bits), or run it on one with "
+            "VNNI or AMX"
         ]
     return []

@@ -21,10 +21,12 @@ from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
 from gracile.export.simulations import encodings_of, input_names
 from gracile.export.sums import keep_sums_apart
+from gracile.export.unsigned import store_unsigned
 from gracile.export.written import Written
 from gracile.extras import extra
 from gracile.graph import Graph, eval_mode, export_program, require_finite
 from gracile.inputs import ExampleInputs, Inputs, path_of, require_flags, require_module
+from gracile.machine import saturates
 from gracile.simulation import Simulation
 from gracile.text import count
 
@@ -71,6 +73,7 @@ def to_onnx(
     dynamic_batch: bool = False,
     verify: bool = True,
     tolerance: float | None = None,
+    unsigned_weights: bool | None = None,
 ) -> OnnxFile:
     """Write ``model``, in evaluation mode, as an ONNX file; the file is complete and checked, or as it was before.
 
@@ -86,6 +89,9 @@ def to_onnx(
             operator is compared, fed the simulation's integers, and must come within one step.
         tolerance: largest difference, as a share of an output's largest element; default by the output's type, 1e-4
             for float32.
+        unsigned_weights: of a simulation, store int8 weights that multiply uint8 as uint8, 128 higher, which is the
+            same numbers: the kernels for it never saturate, those for int8 do on x86 without VNNI and AMX, and are
+            faster where they do not.  By default as this processor needs it; give it for a file that others run.
 
     Raises:
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
@@ -96,13 +102,15 @@ def to_onnx(
     """
     _require(opset, tolerance)
     require_flags(dynamic_batch=dynamic_batch, verify=verify)
+    if unsigned_weights is not None:
+        require_flags(unsigned_weights=unsigned_weights)
     path = path_of("path", path)
     if path.is_dir():
         raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     require_module(model)
     require_finite(model, buffers=not isinstance(model, Simulation))
-    written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch)
+    written = written_model(model, inputs, opset=opset, dynamic_batch=dynamic_batch, unsigned_weights=unsigned_weights)
     if not written.proto.graph.output:
         raise ExportError(f"{type(model).__name__} returns no tensor, and an ONNX file holds what it returns")
     proto, content = written.proto, serialized(written.proto)
@@ -150,7 +158,12 @@ def onnx_model(
 
 
 def written_model(
-    model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, *, opset: int = 21, dynamic_batch: bool = False
+    model: nn.Module,
+    example_inputs: ExampleInputs | Inputs | Graph,
+    *,
+    opset: int = 21,
+    dynamic_batch: bool = False,
+    unsigned_weights: bool | None = None,
 ) -> Written:
     """``model`` as a graph of ONNX, a simulation with its pairs.
 
@@ -168,6 +181,8 @@ def written_model(
     pairs = Pairs(proto, encodings.by_place)
     pairs.place()
     keep_sums_apart(proto)
+    if saturates() if unsigned_weights is None else unsigned_weights:
+        store_unsigned(proto)
     names = tuple((encodings.paths[place], integers) for place, integers in pairs.activations)
     return Written(proto=proto, activations=names, notes=tuple(pairs.notes))
 

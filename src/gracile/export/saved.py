@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from gracile.errors import FileError
-from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan, training_in
+from gracile.export.checkpoint import PLAN, REPORT, WEIGHTS, quantizers_off, read_plan, require_folder, training_in
 from gracile.inputs import path_of
 from gracile.plan import Plan
 from gracile.quant.training import QuantizedTraining
@@ -76,8 +76,7 @@ def inspect(folder: str | Path) -> Saved:
         FileError: there is no such folder, or a file in it is missing or damaged.
     """
     folder = path_of("folder", folder)
-    if not folder.is_dir():
-        raise FileError(f"{folder} is no folder; give one that gracile saved, with {PLAN} and {WEIGHTS} in it")
+    require_folder(folder)
     plan = read_plan(folder / PLAN)
     tensors, metadata = _tensors(folder / WEIGHTS)
     report = folder / REPORT

@@ -15,7 +15,7 @@ from gracile.errors import InputError
 from gracile.graph import Graph
 from gracile.inputs import ExampleInputs, Inputs, require_seed
 from gracile.latency.runs import Run, opened, threads_of_torch, version_of
-from gracile.machine import integer_instructions, processor
+from gracile.machine import machine
 from gracile.timings import Runtime, Timing, Timings, require_runtime
 
 # One measurement takes at least this long: shorter calls are repeated within it.
@@ -70,7 +70,6 @@ def benchmark(
             for name, model in models.items()
         }
         seconds, calls = by_turns([run.call for run in runs.values()], repeats, warm_up, seed)
-    features = integer_instructions()
     return Timings(
         entries=entries_of(list(runs), list(runs.values()), seconds),
         runtime=runtime,
@@ -78,7 +77,7 @@ def benchmark(
         threads=threads,
         repeats=repeats,
         calls=calls,
-        machine=processor() + (f" ({', '.join(features)})" if features else ""),
+        machine=machine(),
         inputs=tuple("x".join(map(str, tensor.shape)) or "scalar" for tensor in inputs.tensors),
     )
 

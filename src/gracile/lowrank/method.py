@@ -90,7 +90,7 @@ class LowRank:
         """The layer at ``rank``.
 
         Args:
-            final: leave the mean error to the batch-norm where one follows, as it is about to be re-estimated;
+            final: leave the mean error to the batch-norm where one follows, as the refits are about to give it to that;
                 otherwise such a layer gets a bias, too, so that it can be judged alone.
         """
         layer, module = self.layers[name], self._module(name)

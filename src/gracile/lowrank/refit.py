@@ -14,8 +14,8 @@ from gracile.report import Record
 
 def refit_factors(
     original: nn.Module, graph: Graph, compressed: nn.Module, layers: Sequence[Layer], calibration: Calibration
-) -> Record:
-    """Refit the second factor of each layer, in the order of execution; in place.
+) -> tuple[Record, Record]:
+    """Refit the second factor of each layer as `gracile.reconstruct.refit_sites` does; in place.
 
     Args:
         original: the model that ``graph`` was captured from.
@@ -27,4 +27,4 @@ def refit_factors(
     sites = [
         Site(child(layer.name, "1.weight"), tuple(operation.node for operation in layer.operations)) for layer in layers
     ]
-    return refit_sites(original, graph, compressed, sites, calibration, reestimated=True)
+    return refit_sites(original, graph, compressed, sites, calibration)

@@ -2,12 +2,12 @@
 
 from importlib.metadata import version
 
-from gracile.cost import Cost
+from gracile.cost import Cost, layers_beside
 from gracile.graph import Graph
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.report import UNSEARCHED, Environment, OwnCost, QuantizationReport, Report, Totals
-from gracile.timings import LatencyReport
+from gracile.report import UNSEARCHED, Environment, LayerTotals, OwnCost, QuantizationReport, Report, Totals
+from gracile.timings import LatencyReport, LayerLatencies
 
 
 def report_of(
@@ -20,6 +20,7 @@ def report_of(
     score_before: float,
     done: Done,
     quantization: QuantizationReport | None,
+    layer_latency: LayerLatencies | None,
     seconds: dict[str, float],
 ) -> Report:
     """The Report of a job whose stages are ``done``."""
@@ -53,9 +54,14 @@ def report_of(
         layers=tuple(
             row for outcome in done.outcomes for row in outcome.stage.layer_reports(outcome.selection, request.metric)
         ),
+        costs=tuple(
+            LayerTotals(name=pair.before.name, before=Totals.of(pair.before), after=Totals.of(pair.after))
+            for pair in layers_beside(before, after)
+        ),
         dictionary=tuple(entry for selection in selections for entry in selection.dictionary),
         dictionary_baseline=selections[0].baseline,
         passes=tuple(record for outcome in done.outcomes for record in outcome.passes),
+        layer_latency=layer_latency,
         quantization=quantization,
         notes=(*dict.fromkeys(notes), *missed),
         seconds=seconds,

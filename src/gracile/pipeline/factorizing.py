@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from gracile.batch_norm import reestimate
 from gracile.cost import METRICS, Cost, Measure, Metric, Operation, Pricing, is_counted, resized
 from gracile.errors import TargetError
 from gracile.graph import Graph
@@ -171,10 +170,7 @@ class Factorizing:
         if self._calibration is None or not sizes:
             return ()
         changed = [self._lowrank.layers[name] for name in sizes]
-        return (
-            refit_factors(original, self.graph, model, changed, self._calibration),
-            reestimate(original, model, self.graph.example, self._calibration),
-        )
+        return refit_factors(original, self.graph, model, changed, self._calibration)
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
         for layer in self._found.layers:

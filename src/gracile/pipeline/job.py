@@ -10,11 +10,12 @@ from typing import Any, Literal
 from torch import nn
 
 from gracile.auto_options import Auto
-from gracile.cost import Metric, price
+from gracile.cost import Cost, Metric, price
 from gracile.export.checkpoint import save
 from gracile.export.onnx import OnnxFile, to_onnx
 from gracile.graph import Graph, capture, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs
+from gracile.latency import compared_layers
 from gracile.pipeline.automatic import Found, find_pipeline
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.evidence import report_of
@@ -35,7 +36,9 @@ from gracile.scoring import Evaluate, score_of
 from gracile.search_options import ExecutorKind
 from gracile.simulation import Simulation
 from gracile.surgery import applied_plan, applied_since
+from gracile.timings import LayerLatencies, Runtime
 from gracile.train import Recovery
+from gracile.train.recovery import require_real
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +75,22 @@ class Result:
         """
         return save(folder, self.model, self.report)
 
-    def to_onnx(self, path: str | Path, *, opset: int = 21, dynamic_batch: bool = False) -> OnnxFile:
-        """Write the model as an ONNX file, checked in onnxruntime; after int8 with integers.
+    def to_onnx(
+        self,
+        path: str | Path,
+        *,
+        opset: int = 21,
+        dynamic_batch: bool = False,
+        unsigned_weights: bool | None = None,
+    ) -> OnnxFile:
+        """Write the model as an ONNX file, as `gracile.export.to_onnx` does; after int8 with integers.
 
         Raises:
             MissingExtraError, InputError, CaptureError, ExportError, FileError: as `gracile.export.to_onnx`.
         """
-        return to_onnx(self.model, self.graph, path, opset=opset, dynamic_batch=dynamic_batch)
+        return to_onnx(
+            self.model, self.graph, path, opset=opset, dynamic_batch=dynamic_batch, unsigned_weights=unsigned_weights
+        )
 
     def __str__(self) -> str:
         return str(self.report)
@@ -109,6 +121,7 @@ def compress(
     fine_tune_layer: FineTuneLayer | None = None,
     recover: Literal["distill"] | Recovery | None = None,
     auto: Auto | None = None,
+    layer_latency: Runtime | None = None,
     store: str | Path | None = None,
     n_jobs: int = 1,
     executor: ExecutorKind = "processes",
@@ -161,6 +174,8 @@ def compress(
             the score falls.
         auto: of method="auto", what is tried, for how long, and what is taken; see `gracile.Auto`.  Trials are scored
             by ``evaluate_search``; the one that is taken is carried out once more, with all of ``fine_tune``.
+        layer_latency: "onnxruntime", "eager" or "compile": measure each convolution and linear layer alone before and
+            after, for the report; takes some seconds.  A latency as ``target`` does so in its own runtime.
         store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
         n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
             thread; the result does not depend on it.  1 scores them here, on this process's threads.
@@ -181,14 +196,16 @@ def compress(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        recover=recover, auto=auto, store=store, n_jobs=n_jobs, executor=executor, seed=seed,
-        calibrated=calibration is not None,
+        recover=recover, auto=auto, layer_latency=layer_latency, store=store, n_jobs=n_jobs, executor=executor,
+        seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):
         graph = capture(model, example_inputs)
         require_copyable(model)
         require_finite(model)
+        if request.recover is not None:
+            require_real(graph)
         before = price(graph)
         if request.target is not None:
             # A metric of the user's own that fails is to do so here.
@@ -211,16 +228,18 @@ def compress(
     if isinstance(done.model, Simulation) and data is not None:
         with clock("histograms"):
             quantization = quantization_of(done.model, data, graph)
+    after = applied_since(done.model, model).cost(graph)
     report = report_of(
         model=type(model).__name__,
         # The target is the one that was asked for, whatever share of it was taken.
         request=replace(job.request, target=request.target),
         graph=graph,
         before=before,
-        after=applied_since(done.model, model).cost(graph),
+        after=after,
         score_before=score_before,
         done=done,
         quantization=quantization,
+        layer_latency=_layers_timed(request, clock, graph, after, applied_since(done.model, model)),
         seconds=clock.seconds,
     )
     if found is not None:
@@ -236,6 +255,18 @@ def _scored_before(request: Request, model: nn.Module, first: Stage | None) -> f
     # The user's function may change what it is given.
     scored = copy.deepcopy(model) if first is None else first.model
     return score_of(request.evaluate, scored, "the original model")
+
+
+def _layers_timed(request: Request, clock: Clock, graph: Graph, after: Cost, plan: Plan) -> LayerLatencies | None:
+    """Each layer alone before and after, where that was asked for, or a latency was."""
+    runtime, threads = request.layer_latency, 1
+    if request.timed and request.target is not None and runtime in (None, request.target.runtime):
+        runtime, threads = request.target.runtime, request.target.threads
+    if runtime is None:
+        return None
+    with clock("measure layers"):
+        found = compared_layers(graph, after, plan, runtime, threads, request.seed)
+    return found if found.layers else None
 
 
 def _repeated(found: Found, done: Done, request: Request) -> tuple[str, ...]:

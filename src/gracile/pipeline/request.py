@@ -27,6 +27,7 @@ from gracile.search import executors
 from gracile.search.select import require_packages
 from gracile.search_options import ExecutorKind
 from gracile.store import Store
+from gracile.timings import RUNTIMES, Runtime
 from gracile.train import Recovery
 
 # How a target C is split among methods: the first leaves C^e of the cost; which e is best is tried.
@@ -60,6 +61,8 @@ class Request:
     n_jobs: int
     executor: ExecutorKind
     seed: int
+    # Where layers are to be timed alone, whatever the target.
+    layer_latency: Runtime | None = None
     # Within a search for what no `Cost` counts, a latency or a metric of the user's own: how it is counted there, and
     # the bound in that unit.
     pricing: Pricing | None = None
@@ -171,6 +174,7 @@ def checked(
         chosen = "elimination" if calibrated else "l2"
     require_criterion(chosen, arguments["scope"], calibrated=calibrated, loss=arguments["loss"])
     require_widths(arguments["round_to"], arguments["max_sparsity"])
+    _require_layer_latency(arguments.get("layer_latency"))
     chosen_search = search if isinstance(search, Search) else Search(kind=search)
     _require_executor(arguments["executor"], arguments["n_jobs"])
     if arguments["target"] is not None and (methods or options is not None):
@@ -223,6 +227,19 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         for scope in options.scopes:
             require_criterion(criterion, scope, calibrated=calibrated, loss=arguments["loss"])
     extra("optuna", "auto", purpose='method="auto"')
+
+
+def _require_layer_latency(runtime: object) -> None:
+    if runtime is None:
+        return
+    if runtime not in RUNTIMES:
+        raise InputError(
+            f"layer_latency is {runtime!r}; give the runtime in which layers are timed, one of {', '.join(RUNTIMES)}, "
+            "or None"
+        )
+    if runtime == "onnxruntime":
+        for package in ("onnx", "onnxruntime"):
+            extra(package, "export")
 
 
 def _require_executor(executor: object, n_jobs: object) -> None:

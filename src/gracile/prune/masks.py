@@ -12,14 +12,16 @@ see the zeros, and take them into their mean and variance.  Only the pruned mode
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError, PlanError
-from gracile.graph import eval_mode, tensors_of
-from gracile.inputs import require_flags, require_module
+from gracile.graph import Graph, eval_mode, tensors_of
+from gracile.inputs import ExampleInputs, Inputs, require_flags, require_module
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 
@@ -35,19 +37,27 @@ class _Buffer:
     removed: Tensor
 
 
-def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool = False) -> nn.Module:
+def mask(
+    model: nn.Module,
+    plan: Plan | Mapping[str, Tensor],
+    *,
+    example_inputs: ExampleInputs | Graph | None = None,
+    inplace: bool = False,
+) -> nn.Module:
     """A copy of ``model`` with zeros in all that ``plan`` would cut; the model itself with ``inplace=True``.
 
-    Where the model's own code divides a weight by its norm, zeros make NaN: take `gracile.apply` there.  Of a Plan only
-    the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks
-    away, and ``gracile.apply(unmask(masked), plan)`` makes the small model.
+    Of a Plan only the slices count; attributes and modules follow when it is applied.  `unmask` takes the masks away,
+    and ``gracile.apply(unmask(masked), plan)`` makes the small model.
 
     Args:
         plan: or masks by the names of parameters and buffers, True where values stay, as `gracile.prune.sparsify`
             returns them.
+        example_inputs: the masked model runs on them once.  Where the model's own code divides a weight by its norm,
+            zeros make NaN: that is an error then, and else NaN in what the masked model returns.
 
     Raises:
-        InputError: the plan holds Edits that no mask stands for, a mask does not fit, or the model is masked already.
+        InputError: the plan holds Edits that no mask stands for, a mask does not fit, the model is masked already, or
+            its zeros make NaN of ``example_inputs``.
         PlanError: a slice does not fit the model.
     """
     require_module(model)
@@ -61,6 +71,8 @@ def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool =
         raise InputError("the model is masked already; take the masks away first with gracile.prune.unmask(model)")
     if isinstance(plan, Plan):
         _require_slices(plan)
+    inputs = example_inputs.example if isinstance(example_inputs, Graph) else example_inputs
+    example = None if inputs is None else Inputs.of(inputs)
     masked = model if inplace else copy.deepcopy(model)
     removed = _removed(masked, plan) if isinstance(plan, Plan) else _zeros_of(masked, plan)
     buffers = {}
@@ -72,8 +84,42 @@ def mask(model: nn.Module, plan: Plan | Mapping[str, Tensor], *, inplace: bool =
     setattr(masked, _BUFFERS, buffers)
     # Modules may keep what they computed from the values before.
     with eval_mode(masked, fresh=True):
-        pass
+        found = None if example is None else _makes_nan(masked, example)
+    if found is not None:
+        unmask(masked, keep_zeros=False, inplace=True)
+        raise InputError(
+            f"{found or 'the model'} divides what is masked by its norm, or by a deviation, and zeros give NaN there: "
+            "exclude it from the plan, or cut with gracile.apply, which removes the channels"
+        )
     return masked
+
+
+@torch.no_grad()
+def _makes_nan(model: nn.Module, inputs: Inputs) -> str | None:
+    """The first of the innermost modules that puts out NaN though it is given none; None where none does."""
+    found: list[str] = []
+
+    def has_nan(values: object) -> bool:
+        leaves = pytree.tree_leaves(values)
+        return any(
+            isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.isnan().any()) for leaf in leaves
+        )
+
+    def look(name: str, _module: nn.Module, args: object, kwargs: object, output: object) -> None:
+        if not found and has_nan(output) and not has_nan((args, kwargs)):
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(partial(look, name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if not isinstance(module, parametrize.ParametrizationList)
+    ]
+    try:
+        copy.deepcopy(inputs).call(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
 
 
 def unmask(model: nn.Module, *, keep_zeros: bool = True, inplace: bool = False) -> nn.Module:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gracile.batch_norm import batch_norms, reestimate
 from gracile.cutting import cut
 from gracile.graph import Graph, tensors_of
 from gracile.inputs import Calibration
-from gracile.plan import child
 from gracile.prune.consumers import Consumer, consumers_of, read_by
 from gracile.prune.gathering import Loss, seen_on
 from gracile.prune.planning import Prunable
@@ -150,11 +148,7 @@ class ChannelPruning:
             return Pruned(apply(self.model, found.plan), left, found.error, found.dropped)
 
     def repair(self, original: nn.Module, pruned: Pruned) -> tuple[Record, ...]:
-        """Refit all layers that read what was cut, in the order of execution.
-
-        Before that the batch-norms that none of them feeds are re-estimated: afterwards that would change what the
-        refits have seen.
-        """
+        """Refit all layers that read what was cut, in the order of execution."""
         if self._calibration is None or not pruned.widths:
             return ()
         kept = self.prunable.found.kept(first_to_go(self.rankings, pruned.widths))
@@ -163,12 +157,7 @@ class ChannelPruning:
             Site(layer.weight, tuple(operation.node for operation in layer.operations), kept.get((layer.weight, 0)))
             for layer in read
         ]
-        fed = {layer.running_mean for layer in read}
-        others = [name for name in batch_norms(pruned.model) if child(name, "running_mean") not in fed]
         norms = {
             name.rpartition(".")[0]: indices for (name, _), indices in kept.items() if name.endswith("running_mean")
         }
-        return (
-            reestimate(original, pruned.model, self.graph.example, self._calibration, kept=norms, only=others),
-            refit_sites(original, self.graph, pruned.model, sites, self._calibration),
-        )
+        return refit_sites(original, self.graph, pruned.model, sites, self._calibration, kept=norms)

@@ -181,7 +181,7 @@ def find_groups(
     heads: Heads = "whole",
     grouped: Grouped = "position",
 ) -> Prunable:
-    """The channel groups of a captured model; a group of a single channel stays.
+    """The channel groups of a captured model; groups of a single channel, or of complex numbers, stay.
 
     Raises:
         InputError: an argument is wrong.
@@ -190,6 +190,9 @@ def find_groups(
     require_patterns("exclude", exclude)
     found = channels.channel_groups(graph, heads=heads, grouped=grouped)
     skipped = {group.name: "a single channel" for group in found.groups if group.channels < 2}
+    for held in found.groups:
+        if any(graph.tensors[member.tensor].dtype.is_complex for member in held.members):
+            skipped[held.name] = "it holds complex numbers, for which there are no scores"
     names = {group.name: {group.name, *_output_layers(graph, group)} for group in found.groups}
     every = sorted({name for layers in names.values() for name in layers} | set(graph.modules))
     matched, wanted = matching(exclude, every), matching(("*",) if include is None else include, every)

@@ -13,10 +13,11 @@ from gracile.quant.calibration import calibrate, fit_weights
 from gracile.quant.equalization import equalize
 from gracile.quant.folding import fold_plan
 from gracile.quant.formats import Formats
-from gracile.quant.gptq import fit_weights_to_outputs, round_sequentially
+from gracile.quant.gptq import round_sequentially
 from gracile.quant.guided import Guided, quantize_within
 from gracile.quant.method import simulate
 from gracile.quant.observers import OBSERVERS
+from gracile.quant.output_ranges import fit_weights_to_outputs
 from gracile.quant.placement import Bias, Placement, place
 from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.quant.rounding import adaround

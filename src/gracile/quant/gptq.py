@@ -1,4 +1,4 @@
-"""Passes that need a layer's second moments: GPTQ, and ranges by what rounding does to the output."""
+"""GPTQ: weights rounded one column after the other, on the second moments of what their layers read."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,8 +11,6 @@ from gracile.inputs import Calibration, Inputs
 from gracile.maths.gptq import gptq, output_error
 from gracile.maths.gram import Gram
 from gracile.maths.levels import spread
-from gracile.maths.output_range import best_range
-from gracile.maths.quant_spec import PerBlock, PerChannel
 from gracile.progress import bar
 from gracile.quant.lockstep import Lockstep
 from gracile.quant.weighted import WeightedLayer, quantizer_of, values_of, weighted_layers
@@ -50,11 +48,12 @@ def round_sequentially(
     Raises:
         InputError: no batch, one that does not fit, or no such layer.
     """
-    layers, left = _with_rows(simulation)
+    layers, left = with_rows(simulation)
     states = Lockstep(simulation, Calibration(batches, example, seed), original=False)
     before: dict[str, float] = {}
     with torch.no_grad():
-        for layer, weight, moments in _walk(simulation, states, layers, "round"):
+        for layer, weight in walk(simulation, states, layers, "round"):
+            moments = moments_of(states, layer, weight)
             quantizer = quantizer_of(simulation, layer)
             scale, zero_point = spread(tuple(weight.shape), quantizer.scale, quantizer.zero_point, quantizer.spec)
             parts = zip(
@@ -71,48 +70,12 @@ def round_sequentially(
     return Record(name="gptq", changed=tuple(layer.name for layer in layers), details=before | left)
 
 
-def fit_weights_to_outputs(
-    simulation: Simulation, batches: Iterable[Any], example: Inputs, *, candidates: int = 20, seed: int = 0
-) -> Record:
-    """Set the ranges of weights to the shares of the full ones under which the layers' outputs change least; in place.
-
-    The layers' inputs are those that the simulation gives with the ranges before chosen already; see
-    `gracile.maths.output_range`.  Weights with scales for blocks keep their ranges.
-
-    Args:
-        simulation: with activations' ranges, or without quantizers for activations.
-        batches: any iterable of inputs or ``(inputs, labels)``; some hundred examples do.
-        example: what the simulation was made for.
-        candidates: how many shares are tried.
-        seed: for the order of a shuffling data loader.
+def with_rows(simulation: Simulation) -> tuple[list[WeightedLayer], dict[str, str]]:
+    """The convolutions and linear layers with a quantized weight, and why others are left out, by the weights' names.
 
     Raises:
-        InputError: no batch, one that does not fit, or no such layer.
+        InputError: there is none.
     """
-    layers, left = _with_rows(simulation)
-    states = Lockstep(simulation, Calibration(batches, example, seed), original=False)
-    changed = []
-    with torch.no_grad():
-        for layer, weight, moments in _walk(simulation, states, layers, "fit ranges"):
-            quantizer = quantizer_of(simulation, layer)
-            grain = quantizer.spec.granularity
-            if isinstance(grain, PerBlock) or (isinstance(grain, PerChannel) and grain.axis % weight.ndim != 0):
-                left[layer.weight] = "its scales are not for output channels"
-                continue
-            single = not isinstance(grain, PerChannel)
-
-            def error(
-                rounded: Tensor, weight: Tensor = weight, moments: Tensor = moments, single: bool = single
-            ) -> Tensor:
-                found = output_error((rounded - weight).flatten(1), moments)
-                return found.sum().reshape(1) if single else found
-
-            quantizer.set_range(*best_range(weight, quantizer.spec, error, candidates))
-            changed.append(layer.name)
-    return Record(name="output_ranges", changed=tuple(changed), details=dict(left))
-
-
-def _with_rows(simulation: Simulation) -> tuple[list[WeightedLayer], dict[str, str]]:
     layers, left = weighted_layers(simulation)
     fitting = [layer for layer in layers if layer.shape(values_of(simulation, layer)[0]) is not None]
     left |= {layer.weight: "neither a convolution nor a linear layer" for layer in layers if layer not in fitting}
@@ -121,19 +84,23 @@ def _with_rows(simulation: Simulation) -> tuple[list[WeightedLayer], dict[str, s
     return fitting, left
 
 
-def _walk(
+def moments_of(states: Lockstep, layer: WeightedLayer, weight: Tensor) -> Tensor:
+    """The second moments of what the layer reached last reads, [groups, p, p]."""
+    shape = layer.shape(weight)
+    assert shape is not None
+    sums = [Gram() for _ in range(shape.groups)]
+    for data in states.inputs(layer):
+        for gram, rows in zip(sums, layer.rows(data, shape), strict=True):
+            gram.add(rows)
+    return torch.stack([gram.second_moment for gram in sums])
+
+
+def walk(
     simulation: Simulation, states: Lockstep, layers: list[WeightedLayer], name: str
-) -> Iterator[tuple[WeightedLayer, Tensor, Tensor]]:
-    """Each layer with its weight and its inputs' second moments, [groups, p, p]."""
+) -> Iterator[tuple[WeightedLayer, Tensor]]:
+    """Each layer, once it is reached, with its weight."""
     with bar(name, len(layers)) as progress:
         for layer in layers:
             states.reach(layer)
-            weight, _ = values_of(simulation, layer)
-            shape = layer.shape(weight)
-            assert shape is not None
-            sums = [Gram() for _ in range(shape.groups)]
-            for data in states.inputs(layer):
-                for gram, rows in zip(sums, layer.rows(data, shape), strict=True):
-                    gram.add(rows)
-            yield layer, weight, torch.stack([gram.second_moment for gram in sums])
+            yield layer, values_of(simulation, layer)[0]
             progress.advance(layer.name)

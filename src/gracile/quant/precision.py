@@ -50,6 +50,19 @@ class MixedPrecision:
     metric: str
     cost: int
     budget: float
+    # What does not depend on the choice, and what a budget of 1 is a share of.
+    fixed: int
+    whole: float
+
+    def within(self, share: float) -> "MixedPrecision":
+        """The choice for another share as budget, from the losses that were measured.
+
+        Raises:
+            InputError: it is no share.
+            TargetError: the narrowest formats everywhere exceed it.
+        """
+        _require_share("share", share)
+        return _chosen(self.widths, self.metric, self.fixed, self.whole, share)
 
     @property
     def overrides(self) -> dict[str, dict[str, str]]:
@@ -112,24 +125,16 @@ def mixed_precision(
     metric = "bytes" if bytes is not None else "bit operations"
     bits = 32 if spec is None else spec.bits
     costs = [option.bytes if bytes is not None else option.bit_operations(bits) for option in options]
-    losses = _losses(options, data, evaluate)
     if bytes is not None:
-        fixed = options[0].cost.bytes - sum(options[0].bytes.values())
-        budget = bytes * price(capture(model, inputs)).bytes
+        fixed, whole = options[0].cost.bytes - sum(options[0].bytes.values()), price(capture(model, inputs)).bytes
+        share = bytes
     else:
         assert bit_operations is not None
-        fixed, budget = 0, bit_operations * sum(costs[-1].values())
-    found = choose(
-        [-np.array([loss[layer] for loss in losses]) for layer in layers],
-        [np.array([float(cost[layer]) for cost in costs]) for layer in layers],
-        budget - fixed,
-    )
-    if found is None:
-        least = fixed + sum(min(cost[layer] for cost in costs) for layer in layers)
-        raise TargetError(
-            f"{budget:.6g} {metric} cannot be reached: {least} remain with the narrowest of {', '.join(names)} "
-            "everywhere. Ways out: a higher budget, narrower formats, fewer excluded layers"
-        )
+        fixed, whole, share = 0, sum(costs[-1].values()), bit_operations
+    least = fixed + sum(min(cost[layer] for cost in costs) for layer in layers)
+    if least > share * whole:
+        raise _unreachable(share * whole, metric, least, names)
+    losses = _losses(options, data, evaluate)
     widths = {
         layer: tuple(
             Width(format=name, loss=loss[layer], cost=cost[layer])
@@ -137,13 +142,38 @@ def mixed_precision(
         )
         for layer in layers
     }
-    chosen = dict(zip(layers, found, strict=True))
+    return _chosen(widths, metric, fixed, whole, share)
+
+
+def _chosen(
+    widths: Mapping[str, tuple[Width, ...]], metric: str, fixed: int, whole: float, share: float
+) -> MixedPrecision:
+    """The least sum of losses that costs at most a share of ``whole``."""
+    budget = share * whole
+    found = choose(
+        [-np.array([width.loss for width in each]) for each in widths.values()],
+        [np.array([float(width.cost) for width in each]) for each in widths.values()],
+        budget - fixed,
+    )
+    if found is None:
+        least = fixed + sum(min(width.cost for width in each) for each in widths.values())
+        raise _unreachable(budget, metric, least, [width.format for width in next(iter(widths.values()))])
+    chosen = {layer: each[index] for (layer, each), index in zip(widths.items(), found, strict=True)}
     return MixedPrecision(
-        formats=MappingProxyType({layer: names[index] for layer, index in chosen.items()}),
-        widths=MappingProxyType(widths),
+        formats=MappingProxyType({layer: width.format for layer, width in chosen.items()}),
+        widths=MappingProxyType(dict(widths)),
         metric=metric,
-        cost=fixed + sum(widths[layer][index].cost for layer, index in chosen.items()),
+        cost=fixed + sum(width.cost for width in chosen.values()),
         budget=budget,
+        fixed=fixed,
+        whole=whole,
+    )
+
+
+def _unreachable(budget: float, metric: str, least: int, names: Sequence[str]) -> TargetError:
+    return TargetError(
+        f"{budget:.6g} {metric} cannot be reached: {least} remain with the narrowest of {', '.join(names)} everywhere. "
+        "Ways out: a higher budget, narrower formats, fewer excluded layers"
     )
 
 
@@ -230,6 +260,10 @@ def _checked(weights: Sequence[str], bytes_: float | None, bit_operations: float
     if len(chosen) != 1:
         raise InputError(f"give one of bytes and bit_operations; {' and '.join(chosen) or 'none'} given")
     [(name, share)] = chosen.items()
+    _require_share(name, share)
+    return sorted(widths, key=lambda item: widths[item])
+
+
+def _require_share(name: str, share: object) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise InputError(f"{name} is {share!r}; it is a share in (0, 1]")
-    return sorted(widths, key=lambda item: widths[item])

@@ -6,19 +6,22 @@ earlier layers fitted already.  Where a ReLU or another clip follows, what count
 there, and `gracile.maths.clipped`).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gracile.batch_norm import batch_norms, reestimate
 from gracile.graph import Graph, capture, eval_mode, tensors_of
 from gracile.inputs import Calibration
 from gracile.maths.clipped import Rows, refit_clipped
 from gracile.maths.least_squares import Moments, refit
 from gracile.maths.patches import BLOCK, as_batch, at_least_float32, padded_batch, vectors
+from gracile.plan import child
 from gracile.progress import bar
 from gracile.reconstruct.clips import Clip, clip_after
 from gracile.reconstruct.layers import FreeLayer, free_layers
@@ -49,18 +52,21 @@ def refit_sites(
     sites: Sequence[Site],
     calibration: Calibration,
     *,
-    reestimated: bool = False,
-) -> Record:
+    kept: Mapping[str, Any] | None = None,
+) -> tuple[Record, Record]:
     """Refit the weight and bias of each site in the order of execution; in place.
 
     A layer without bias whose results all go into one batch-norm gives its mean error to the running mean, a layer
     whose result is added to another branch is fitted to what is missing in the sum, and one whose result is clipped
-    to what the clip lets through.
+    to what the clip lets through.  Batch-norms that none of the sites feeds are re-estimated before: afterwards that
+    would change what the refits have seen.
 
     Args:
         original: the model that ``graph`` was captured from.
-        reestimated: all batch-norms are re-estimated afterwards, which moves what is clipped: leave the means to that,
-            and fit each layer alone.
+        kept: batch-norm -> the indices of the original's channels that ``compressed`` still has; all by default.
+
+    Returns:
+        What became of the batch-norms, and of the sites.
 
     Raises:
         InputError: the calibration data is empty or does not fit the model.
@@ -70,22 +76,22 @@ def refit_sites(
     order = {name: position for position, name in enumerate(small.nodes)}
     able = [site for site in sites if site.weight in layers and _unknowns(layers[site.weight]) <= MOST_UNKNOWNS]
     able.sort(key=lambda site: order[layers[site.weight].operations[0].node])
+    fed = {layers[site.weight].running_mean for site in able}
+    others = [name for name in batch_norms(compressed) if child(name, "running_mean") not in fed]
+    norms = reestimate(original, compressed, graph.example, calibration, kept=kept, only=others)
     pairs = Lockstep((original, graph), (compressed, small), calibration)
     sums = Sums(graph, small, [(site.nodes, [o.node for o in layers[site.weight].operations]) for site in able])
     fitting = _Fitting(pairs, tensors_of(compressed))
     with bar("refit", len(able)) as progress, eval_mode(original), eval_mode(compressed):
         for index, site in enumerate(able):
-            layer = layers[site.weight]
-            if reestimated:
-                fitting.one(site, replace(layer, running_mean=None), None, None)
-            else:
-                end = sums.of(index)
-                one_call = len(layer.operations) == len(site.nodes) == 1
-                fitting.one(site, layer, end, clip_after(small, layer.operations[0].node, end) if one_call else None)
+            layer, end = layers[site.weight], sums.of(index)
+            one_call = len(layer.operations) == len(site.nodes) == 1
+            fitting.one(site, layer, end, clip_after(small, layer.operations[0].node, end) if one_call else None)
             progress.advance(layer.module)
-    kept = sorted({site.weight for site in sites} - {site.weight for site in able})
-    details: dict[str, float | str] = {"kept": ", ".join(kept)} if kept else {}
-    return Record(name="refit", changed=tuple(layers[site.weight].module for site in able), details=details)
+    whole = sorted({site.weight for site in sites} - {site.weight for site in able})
+    details: dict[str, float | str] = {"kept": ", ".join(whole)} if whole else {}
+    changed = tuple(layers[site.weight].module for site in able)
+    return norms, Record(name="refit", changed=changed, details=details)
 
 
 def _unknowns(layer: FreeLayer) -> int:

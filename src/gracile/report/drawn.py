@@ -3,7 +3,7 @@
 from os import PathLike
 
 from gracile.html import Document, Section, fragment, page, write
-from gracile.report.records import Evidence
+from gracile.report.records import UNSEARCHED, Evidence
 from gracile.report.sections import SECTIONS, SUMMARY, Draw
 
 
@@ -37,11 +37,18 @@ class Report(Evidence):
         sections: tuple[Section, ...] = tuple(section for section in drawn if section is not None)
         return Document(
             title=f"{self.model}, compressed",
-            subtitle=f"{self.method.replace('+', ' + ')} · ratios {_searched(self.search)}",
+            subtitle=" · ".join([self.method.replace("+", " + "), *_found(self)]),
             sections=sections,
             footer=f"gracile {self.environment.gracile} · report format {self.version}",
         )
 
 
-def _searched(search: str) -> str:
-    return "set by hand" if search == "manual" else f"found by the {search} search"
+def _found(report: Evidence) -> list[str]:
+    """How the pipeline and its ratios were found, where there was something to find."""
+    taken = [] if report.auto is None else [f"taken from {len(report.auto.trials)} trials"]
+    if report.search == UNSEARCHED:
+        return taken
+    return [
+        *taken,
+        "ratios set by hand" if report.search == "manual" else f"ratios found by the {report.search} search",
+    ]

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from torch import __version__ as torch_version
 from torch import get_num_threads
 
-from gracile.cost import METRICS, Cost, Metric
+from gracile.cost import METRICS, Cost, LayerCost, Metric
 from gracile.errors import FileError
 from gracile.inputs import require_path
 from gracile.maths.quant_spec import INTEGERS
@@ -16,7 +16,7 @@ from gracile.report.frozen import Frozen
 from gracile.report.quantized import QuantizationReport
 from gracile.report.trials import AutoReport
 from gracile.text import count, table
-from gracile.timings import LatencyReport
+from gracile.timings import LatencyReport, LayerLatencies, LayerLatency
 
 VERSION: Literal[1] = 1
 # How the ratios of a method without ratios were found.
@@ -40,7 +40,7 @@ class Totals(Frozen):
     bytes: int
 
     @classmethod
-    def of(cls, cost: Cost) -> Self:
+    def of(cls, cost: Cost | LayerCost) -> Self:
         return cls(macs=cost.macs, params=cost.params, bytes=cost.bytes)
 
 
@@ -87,6 +87,17 @@ class LayerReport(Frozen):
     read_by: tuple[str, ...] = ()
     # Why the layer stays as it is.
     reason: str = ""
+
+
+class LayerTotals(Frozen):
+    """What one module of the original costs, and all that has taken its place.
+
+    Modules that are new have names of their own, and cost nothing before.
+    """
+
+    name: str
+    before: Totals
+    after: Totals
 
 
 class DictionaryReport(Frozen):
@@ -171,11 +182,16 @@ class Evidence(Frozen):
     latency: LatencyReport | None = None
     # Of method="auto", what was tried; the rest is of the pipeline that was taken.
     auto: AutoReport | None = None
+    # What became of the layers and the groups of channels, stage by stage.
     layers: tuple[LayerReport, ...]
+    # From the original to the final model, module by module.
+    costs: tuple[LayerTotals, ...] = ()
     dictionary: tuple[Entry, ...] = ()
     # The score of the original in the units of the dictionary (`evaluate_search`).
     dictionary_baseline: float | None = None
     passes: tuple[Record, ...] = ()
+    # Measured times of single layers before and after, where those were asked for, or a latency was.
+    layer_latency: LayerLatencies | None = None
     # Of a model in integers.
     quantization: QuantizationReport | None = None
     # What the user should know: patterns that matched nothing, flat scores, ...
@@ -211,8 +227,10 @@ class Evidence(Frozen):
         require_path("file", file)
         try:
             text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise FileError(f"{file}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise FileError(f"{file}: not a report of format {VERSION}: it is no text") from error
         try:
             return cls.from_json(text)
         except FileError as error:
@@ -229,6 +247,11 @@ class Evidence(Frozen):
         after: int = getattr(self.after, metric)
         return after / before if before else 1.0
 
+    @property
+    def in_integers(self) -> bool:
+        """Whether the final model is one in integers."""
+        return any(stage.method in INTEGERS for stage in self.stages)
+
     def reached(self) -> tuple[float, str] | None:
         """What is left of what was bounded and its unit; None where nothing was, or a latency, which is measured."""
         if self.own is not None:
@@ -241,6 +264,8 @@ class Evidence(Frozen):
 
     def __str__(self) -> str:
         parts = [self._headline(), self._totals(), self._layers()]
+        if self.costs:
+            parts.append(self._costs())
         if len(self.stages) > 1:
             parts.insert(2, self._stages())
         if self.latency is not None:
@@ -258,7 +283,7 @@ class Evidence(Frozen):
     def _headline(self) -> str:
         found = "" if self.search == UNSEARCHED else f", {self.search} ratios"
         sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('params'):.1%} of the parameters"
-        if any(stage.method in INTEGERS for stage in self.stages):
+        if self.in_integers:
             sizes = f"{self.ratio('macs'):.1%} of the MACs and {self.ratio('bytes'):.1%} of the bytes"
         if self.own is not None:
             sizes = f"{self.own.ratio:.1%} of the {self.own.name}, {sizes}"
@@ -291,19 +316,34 @@ class Evidence(Frozen):
         return table(("stage", "MACs", "parameters", "bytes", "score", "fine-tuned"), rows, right=(1, 2, 3, 4, 5))
 
     def _layers(self) -> str:
-        header = ("layer", "asked", "got", "size", "MACs", "", "bytes", "", "why not")
+        header = ("layer", "asked", "got", "size", "why not")
         rows = [_layer_row(layer) for layer in self.layers]
-        return table(header, rows, right=(1, 2, 3, 4, 5, 6, 7))
+        return table(header, rows, right=(1, 2, 3))
+
+    def _costs(self) -> str:
+        """The modules that multiply; with measured times where there are any."""
+        times = {} if self.layer_latency is None else {layer.name: layer for layer in self.layer_latency.layers}
+        rows = [_cost_row(layer, times.get(layer.name)) for layer in self.costs if layer.before.macs]
+        header = ("layer", "MACs", "", "bytes", "", *(("ms", "", "") if times else ()))
+        text = table(header, [row[: len(header)] for row in rows], right=(1, 2, 3, 4, 5, 6))
+        if self.layer_latency is None:
+            return text
+        found = self.layer_latency
+        return f"{text}\nms {1e3 * found.before:.4g} -> {1e3 * found.after:.4g} in all: {found.measured}"
 
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:
     size = "" if layer.size is None else f"{layer.size}/{layer.full_size}"
-    costs = ["", "", "", ""]
-    if layer.before is not None:
-        after = layer.after or layer.before
-        costs = [
-            count(layer.before.macs), f"-> {count(after.macs)}", count(layer.before.bytes), f"-> {count(after.bytes)}"
-        ]  # fmt: skip
     asked = "" if layer.asked is None else f"{layer.asked:.3f}"
     got = "" if layer.before is None and layer.size is None else f"{layer.got:.3f}"
-    return (layer.name or "(model)", asked, got, size, *costs, layer.reason)
+    return (layer.name or "(model)", asked, got, size, layer.reason)
+
+
+def _cost_row(layer: LayerTotals, time: LayerLatency | None) -> tuple[str, ...]:
+    measured = ("", "", "")
+    if time is not None:
+        measured = (f"{1e3 * time.before:.4f}", f"-> {1e3 * time.after:.4f}", "int8" if time.integers else "")
+    return (
+        layer.name or "(model)", count(layer.before.macs), f"-> {count(layer.after.macs)}", count(layer.before.bytes),
+        f"-> {count(layer.after.bytes)}", *measured,
+    )  # fmt: skip

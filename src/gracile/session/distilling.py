@@ -274,6 +274,7 @@ def _checked_shapes(
             f"the teacher does not run on the model's example inputs: {type(error).__name__}: {error}; it must "
             "take the same arguments; wrap it in a module that adapts them"
         ) from error
+    _require_real(spec, output, wanted, layers | taught)
     if spec.weight and output.shape != wanted.shape:
         raise InputError(
             f"the model puts out {list(output.shape)} and the teacher {list(wanted.shape)}; "
@@ -294,6 +295,18 @@ def _checked_shapes(
             if sizes[0] != sizes[1]:
                 widths[name, other] = sizes
     return widths
+
+
+def _require_real(spec: Distillation, output: Tensor, wanted: Tensor, layers: Mapping[str, Tensor]) -> None:
+    """Raises InputError where complex numbers would be compared as logits, or as features."""
+    if spec.weight and (output.is_complex() or wanted.is_complex()):
+        raise InputError(
+            "the model or the teacher returns complex numbers, which are no logits: link layers and set weight=0, or "
+            "wrap it in a module that returns real numbers"
+        )
+    found = [name for name, layer in layers.items() if layer.is_complex()]
+    if found:
+        raise InputError(f"{found[0]!r} puts out complex numbers, which are not compared; link other layers")
 
 
 def _channels(student: torch.Size, teacher: torch.Size, axis: int) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
-from gracile.graph import Graph, capture, eval_mode, require_finite
+from gracile.graph import Graph, Spec, capture, eval_mode, refs_in, require_finite
 from gracile.inputs import Calibration, ExampleInputs, Inputs, require_flags
 from gracile.progress import Bar, bar
 from gracile.report import Record
@@ -100,6 +100,7 @@ def recover(
     """
     options = options or Recovery()
     graph = capture(model, _example(calibration) if example_inputs is None else example_inputs)
+    require_real(graph)
     data = calibration if isinstance(calibration, Calibration) else Calibration(calibration, graph.example, seed)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("no parameter of the model has requires_grad; there is nothing to train")
@@ -123,6 +124,17 @@ def recover(
     )  # fmt: skip
 
 
+def require_real(graph: Graph) -> None:
+    """Raises InputError where a model returns complex numbers, which are no logits."""
+    first = next(iter(refs_in(graph.result)), None)
+    spec = None if first is None else graph.nodes[first.name].output
+    if isinstance(spec, Spec) and spec.dtype.is_complex:
+        raise InputError(
+            f"the model returns complex numbers ({spec.dtype}), and recovery compares logits, which are real: leave "
+            "recover out, train with fine_tune, or wrap the model in a module that returns real numbers"
+        )
+
+
 def matching_blocks(model: nn.Module, original: nn.Module, example: Inputs) -> tuple[str, ...]:
     """The modules with parameters below the plain containers that put out tensors of equal shapes in both models."""
     names = [
@@ -134,7 +146,7 @@ def matching_blocks(model: nn.Module, original: nn.Module, example: Inputs) -> t
     for side in (model, original):
         with eval_mode(side), torch.no_grad():
             found = observed(side, names, example)[1]
-        shapes.append({name: tensor.shape for name, tensor in found.items()})
+        shapes.append({name: tensor.shape for name, tensor in found.items() if not tensor.is_complex()})
     return tuple(name for name in names if shapes[0].get(name) == shapes[1].get(name, ()) != ())
 
 

@@ -281,6 +281,20 @@ class TestPasses:
         assert torch.equal(sim.model.named_quantizers()["conv1_weight"].scale, found)
         assert sim.settings()["frozen"] == ["conv1_weight", "conv2_weight"]
 
+    def test_seq_mse_takes_all_losses_and_inputs(self):
+        scales = {}
+        for loss, inputs in (("mse", "symqt"), ("sqnr", "symqt"), ("l1", "symqt"), ("mse", "symfp"), ("mse", "asym")):
+            model = trained()
+            sim = QuantizationSimModel(model, X, default_param_bw=3, default_output_bw=4)
+            apply_seq_mse(model, sim, LOADER, SeqMseParams(2, 40, inputs, loss))
+            scales[loss, inputs] = torch.cat([q.scale.flatten() for q in sim.model.named_quantizers("weight").values()])
+        assert torch.equal(scales["mse", "symqt"], scales["sqnr", "symqt"])
+        assert not torch.equal(scales["mse", "symqt"], scales["l1", "symqt"])
+        with pytest.raises(InputError, match="loss_fn is 'huber'; it is one of 'mse', 'sqnr', 'l1'"):
+            SeqMseParams(2, loss_fn="huber")
+        with pytest.raises(InputError, match="inp_symmetry is 'sym'; it is one of 'symqt', 'symfp', 'asym'"):
+            SeqMseParams(2, inp_symmetry="sym")
+
     def test_reestimation_by_hand_and_back(self):
         model = trained()
         before = model.bn1.running_mean.clone()
@@ -358,8 +372,12 @@ class TestChoosing:
         sim = QuantizationSimModel(self.model, X)
         integers = QuantizationDataType.int
         candidates = [((a, integers), (w, integers)) for a, w in ((16, 8), (8, 8), (8, 3), (2, 8))]
-        score = CallbackFunc(self.score)
-        tried = choose_mixed_precision(sim, X, candidates, score, score, 0.1, tmp_path, True, CallbackFunc(run, 2))
+        calls = []
+        layers = CallbackFunc(lambda model, _: calls.append(1) or self.score(model))
+        score, forward = CallbackFunc(self.score), CallbackFunc(run, 2)
+        tried = choose_mixed_precision(sim, X, candidates, layers, score, 0.1, tmp_path, True, forward)
+        # The network as it is, and each of its three layers in two widths, once for all budgets.
+        assert len(calls) == 1 + 3 * 2
         assert {choice.activations for choice in tried} == {16, 8, 2}
         assert max(choice.relative_bit_ops for choice in tried) == pytest.approx(1)
         kept = {item.spec.bits for item in sim.model.named_quantizers("activation").values()}

@@ -14,7 +14,7 @@ from gracile.compat.aimet.quant_config import bit_width
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.errors import FileError, InputError, TargetError
 from gracile.inputs import ExampleInputs
-from gracile.quant.precision import mixed_precision
+from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.scoring import score_of
 
 __all__ = ["Choice", "choose_mixed_precision"]
@@ -110,6 +110,8 @@ class _Search:
         self._sim, self._example, self._layers, self._whole, self._forward = sim, dummy_input, layers, whole, forward
         self._widest = widest
         self._batches = sim.inputs_of(forward)
+        # Width of activations -> the choice at the widest weights, which has the losses of all of them.
+        self._measured: dict[int, MixedPrecision] = {}
         self.tried: list[Choice] = []
 
     def fewest(self, activations: int, widths: list[int], least: float) -> Choice | None:
@@ -143,10 +145,7 @@ class _Search:
         taken = 1.0
         if len(widths) > 1:
             try:
-                found = mixed_precision(
-                    self._sim.original, self._example, calibration=self._batches, evaluate=self._layers,
-                    weights=[f"int{width}" for width in widths], activations=f"uint{activations}", bit_operations=share,
-                )  # fmt: skip
+                found = self._losses(activations, widths).within(share)
             except TargetError:
                 return None
             bits = {layer: int(name.removeprefix("int")) for layer, name in found.formats.items()}
@@ -155,6 +154,14 @@ class _Search:
         score = score_of(self._whole, self._sim.model, "the mixed precision")
         self.tried.append(Choice(taken * activations * max(widths) / self._widest, score, activations, bits))
         return self.tried[-1]
+
+    def _losses(self, activations: int, widths: list[int]) -> MixedPrecision:
+        if activations not in self._measured:
+            self._measured[activations] = mixed_precision(
+                self._sim.original, self._example, calibration=self._batches, evaluate=self._layers,
+                weights=[f"int{width}" for width in widths], activations=f"uint{activations}", bit_operations=1.0,
+            )  # fmt: skip
+        return self._measured[activations]
 
 
 def _checked(candidates: Sequence[Candidate]) -> dict[int, list[int]]:

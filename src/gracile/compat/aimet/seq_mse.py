@@ -11,11 +11,15 @@ from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.compat.aimet.recorded import ForwardFn, first_batches
 from gracile.compat.aimet.samples import require_count
 from gracile.errors import InputError
-from gracile.quant.gptq import fit_weights_to_outputs
+from gracile.quant.output_ranges import LayerInputs, OutputLoss, fit_weights_to_outputs
 from gracile.report import Record
 from gracile.simulation import Simulation
 
 __all__ = ["SeqMseParams", "apply_seq_mse"]
+
+# The signal-to-noise ratio of a channel is largest where its squared error is smallest.
+_LOSSES: dict[str, OutputLoss] = {"mse": "mse", "sqnr": "mse", "l1": "l1"}
+_INPUTS: dict[str, LayerInputs] = {"symqt": "quantized", "symfp": "original", "asym": "each"}
 
 
 @dataclass
@@ -30,9 +34,10 @@ class SeqMseParams:
     num_batches: int
     # Shares of the full range that are tried.
     num_candidates: int = 20
-    # What layers read in the search: "symqt", what the quantized model gives.
+    # What layers read in the search: "symqt", what the quantized model gives; "symfp", what the original gives; "asym",
+    # the first where their weights are rounded, the second where not.
     inp_symmetry: str = "symqt"
-    # The error: "mse".
+    # The error of the outputs: "mse", "l1" or "sqnr"; for one channel "mse" and "sqnr" choose alike.
     loss_fn: str = "mse"
     # forward_fn(model, batch), where the model is not simply called with the batch.
     forward_fn: ForwardFn | None = None
@@ -40,12 +45,11 @@ class SeqMseParams:
     def __post_init__(self) -> None:
         require_count("num_batches", self.num_batches)
         require_count("num_candidates", self.num_candidates)
-        if self.inp_symmetry != "symqt":
-            raise InputError(
-                f"inp_symmetry is {self.inp_symmetry!r}; layers read what the quantized model gives: 'symqt'"
-            )
-        if self.loss_fn != "mse":
-            raise InputError(f"loss_fn is {self.loss_fn!r}; the error is the mean of squares: 'mse'")
+        for name, value, known in (
+            ("inp_symmetry", self.inp_symmetry, _INPUTS), ("loss_fn", self.loss_fn, _LOSSES),
+        ):  # fmt: skip
+            if value not in known:
+                raise InputError(f"{name} is {value!r}; it is one of {', '.join(map(repr, known))}")
 
 
 def apply_seq_mse(
@@ -79,6 +83,9 @@ def apply_seq_mse(
     batches = first_batches(model, data_loader, params.num_batches, params.forward_fn)
 
     def search(simulation: Simulation) -> Record:
-        return fit_weights_to_outputs(simulation, batches, sim.example, candidates=params.num_candidates)
+        return fit_weights_to_outputs(
+            simulation, batches, sim.example, candidates=params.num_candidates, loss=_LOSSES[params.loss_fn],
+            inputs=_INPUTS[params.inp_symmetry],
+        )  # fmt: skip
 
     sim.search_weights(search, excluded)

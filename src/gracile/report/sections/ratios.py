@@ -25,7 +25,14 @@ def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
     grouped = any(layer.read_by for layer in layers) or all(layer.before is None for layer in layers)
     unit = "channels" if grouped else {"params": "parameters", "bytes": "bytes"}.get(report.metric, "MACs")
     layout, height = rows_of(
-        names, {"title": {"text": f"{unit} that remain"}, "tickformat": ".0%", "range": [0, 1.04], "nticks": 6}
+        names,
+        {
+            "title": {"text": f"{unit} that remain"},
+            "tickformat": ".0%",
+            "range": [0, 1.04],
+            "nticks": 5,
+            "tickangle": 0,
+        },
     )
     return Chart(
         title=(method or report.method).replace("_", " "),
@@ -48,6 +55,8 @@ def _chart(method: str, layers: list[LayerReport], report: Evidence) -> Chart:
 def _bars(name: str, colour: str, layers: list[tuple[int, LayerReport]]) -> dict[str, object]:
     return {
         "type": "bar", "orientation": "h", "name": name, "marker": {"color": colour},
+        # Not by the distance of the bars of one trace, which may leave rows out.
+        "width": 0.7,
         "x": [layer.got for _, layer in layers], "y": [place for place, _ in layers],
         "customdata": [[named(called(layer.name)), _size(layer)] for _, layer in layers],
         "hovertemplate": "%{customdata[0]}<br>%{x:.1%} remain%{customdata[1]}<extra></extra>",

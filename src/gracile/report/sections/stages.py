@@ -17,8 +17,9 @@ def draw(report: Evidence) -> Section | None:
                 columns=[
                     Column(title="method"),
                     Column(title="search"),
-                    Column(title="MACs that remain", written=percent, numbers=True),
-                    Column(title="parameters that remain", written=percent, numbers=True),
+                    Column(title="MACs left", written=percent, numbers=True),
+                    Column(title="parameters left", written=percent, numbers=True),
+                    Column(title="bytes left", written=percent, numbers=True),
                     Column(title="score", numbers=True),
                     Column(title="fine-tuned", numbers=True),
                     Column(title="error of the cut", written="{:.1e}".format, numbers=True),
@@ -26,7 +27,8 @@ def draw(report: Evidence) -> Section | None:
                 rows=[
                     (
                         stage.method, stage.search, stage.after.macs / max(1, stage.before.macs),
-                        stage.after.params / max(1, stage.before.params), stage.score_after, stage.score_fine_tuned,
+                        stage.after.params / max(1, stage.before.params),
+                        stage.after.bytes / max(1, stage.before.bytes), stage.score_after, stage.score_fine_tuned,
                         stage.equivalence,
                     )
                     for stage in report.stages

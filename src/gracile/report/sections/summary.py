@@ -3,6 +3,7 @@
 from gracile.cost import Metric
 from gracile.html import Figures, Notes, Number, Part, Section, Verdict
 from gracile.report.records import Evidence
+from gracile.report.sections.written import milliseconds
 from gracile.text import count
 
 METRIC_NAMES: dict[Metric, str] = {"macs": "MACs", "params": "Parameters", "bytes": "Bytes"}
@@ -19,8 +20,11 @@ def draw(report: Evidence) -> Section:
 def _verdict(report: Evidence) -> Verdict:
     change = report.score - report.score_before
     moved = "stayed at" if change == 0 else f"{'rose' if change > 0 else 'fell'} from {report.score_before:.6g} to"
+    # Integers take fewer bytes, and are as many.
+    metric: Metric = "bytes" if report.in_integers else "params"
     return Verdict(
-        text=f"{report.ratio('macs'):.1%} of the MACs and {report.ratio('params'):.1%} of the parameters remain; "
+        text=f"{report.ratio('macs'):.1%} of the MACs and {report.ratio(metric):.1%} of the "
+        f"{METRIC_NAMES[metric].lower()} remain; "
         f"the score {moved} {report.score:.6g}",
         detail=_target(report),
         good=_reached(report),
@@ -40,7 +44,7 @@ def _target(report: Evidence) -> str:
         return report.latency.verdict
     found = report.reached()
     if report.bound is None or found is None:
-        return "The ratios were set by hand." if report.bound is None else ""
+        return "The ratios were set by hand." if report.search == "manual" else ""
     amount, unit = found
     whole = report.own is None
     after, bound = (count(int(value)) if whole else f"{value:.5g}" for value in (amount, report.bound))
@@ -50,7 +54,19 @@ def _target(report: Evidence) -> str:
 
 
 def _costs(report: Evidence) -> list[Number]:
-    return [*_own(report), *_counts(report)]
+    return [*_time(report), *_own(report), *_counts(report)]
+
+
+def _time(report: Evidence) -> list[Number]:
+    if report.latency is None:
+        return []
+    first, last = report.latency.timings.entries[:2]
+    return [
+        Number(
+            title="Time of a call", before=milliseconds(first.median), after=milliseconds(last.median),
+            ratio=report.latency.reached, note=f"{report.latency.reached:.1%} remain, measured",
+        )
+    ]  # fmt: skip
 
 
 def _own(report: Evidence) -> list[Number]:

@@ -23,7 +23,8 @@ def draw(report: Evidence) -> Section | None:
             Text(
                 f"{len(states)} pipelines were tried; {states.count('stopped')} were stopped, as they could not reach "
                 f"the others any more, {states.count('failed')} failed. The line is the front: what no other one beats "
-                "in score and cost. The ring marks what was taken."
+                f"in score and cost. The ring marks what was taken: trial {auto.chosen}, "
+                f"{auto.trial(auto.chosen).recipe}. The original scores {auto.baseline:.6g}."
             ),
             _chart(auto, unit),
             _table(auto, unit),
@@ -77,6 +78,10 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
                 {
                     "type": "line", "x0": auto.target, "x1": auto.target, "yref": "paper", "y0": 0, "y1": 1,
                     "line": {"color": "var(--mark)", "width": 1.5, "dash": "dash"},
+                    "label": {
+                        "text": "target", "textposition": "end", "textangle": 0, "xanchor": "right",
+                        "font": {"color": "var(--mark)"},
+                    },
                 }
             ],
         },
@@ -89,6 +94,7 @@ def _table(auto: AutoReport, unit: str) -> Table:
         title="Trials in numbers",
         columns=[
             Column(title="trial", numbers=True),
+            Column(title="state"),
             Column(title="pipeline"),
             Column(title=f"{unit} asked", written=percent, numbers=True),
             Column(title=f"{unit} that remain", written=percent, numbers=True),
@@ -96,7 +102,6 @@ def _table(auto: AutoReport, unit: str) -> Table:
             Column(title="won by training", numbers=True),
             Column(title="seconds", written="{:.1f}".format, numbers=True),
             Column(title="from"),
-            Column(title="state"),
             Column(title="why"),
         ],
         rows=[_row(auto, trial) for trial in auto.trials],
@@ -110,6 +115,6 @@ def _row(auto: AutoReport, trial: Trial) -> tuple[Cell, ...]:
     if trial.place == auto.chosen:
         state = "chosen"
     return (
-        trial.place, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin, state,
+        trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,
         trial.reason,
     )  # fmt: skip

@@ -27,6 +27,12 @@ def whole(value: float) -> str:
     return f"{value:.0f}"
 
 
+def milliseconds(value: float) -> str:
+    """0.00123 -> "1.23 ms", with three digits that count."""
+    value *= 1e3
+    return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms" if value >= 0.001 else f"{value:.6f} ms"
+
+
 def called(name: str) -> str:
     """A module's name; the model itself has none."""
     return name or "(model)"
