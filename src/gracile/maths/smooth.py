@@ -1,7 +1,7 @@
 """SmoothQuant: outliers of activations moved into the weights that read them.
 
-A layer computes X W = (X S^-1)(S W) for any diagonal S > 0.  Where a few channels of X are far larger than the rest, one
-scale for the tensor leaves the others few levels; a weight has no such channels, and levels to spare.
+A layer computes X W = (X S^-1)(S W) for any diagonal S > 0.  Where a few channels of X are far larger than the rest,
+one scale for the tensor leaves the others few levels; a weight has no such channels, and levels to spare.
 
 Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2023,
 arXiv:2211.10438.

@@ -6,6 +6,7 @@ from math import gcd, prod
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from gracile.graph import tensors_of
@@ -15,7 +16,8 @@ from gracile.maths.quant_spec import QuantSpec
 from gracile.program import Step, reference
 from gracile.quant.observers import ObserverMaker
 from gracile.quant.parts import computed, part
-from gracile.quant.smooth_groups import Group, Reader
+from gracile.quant.smooth_groups import Group
+from gracile.quant.smooth_labels import Reader
 from gracile.simulation import Simulation
 
 # Outputs are compared on so many positions of linear layers' data, or examples of convolutions'.
@@ -67,7 +69,7 @@ def _rows(reader: Reader, source: str, name: str) -> list[Step]:
     if reader.axis != -1:
         moved = f"{name} moved"
         steps.append(Step(name=moved, op="aten.movedim.int", args=(reference(source), reader.axis, -1)))
-    shape = [-1, len(reader.labels)]
+    shape: list[JsonValue] = [-1, len(reader.labels)]
     return [*steps, Step(name=name, op="aten.reshape.default", args=(reference(moved), shape))]
 
 
@@ -180,5 +182,6 @@ def _rounded(values: Tensor, spec: QuantSpec, maker: ObserverMaker) -> Tensor:
     observer: Any = maker()
     observer.observe(rows_of(values, spec))
     shape = scale_shape(spec, tuple(values.shape))
-    scale, zero_point = (item.reshape(shape) for item in from_range(*observer.range(spec), spec))
+    low, high = observer.range(spec)
+    scale, zero_point = (item.reshape(shape) for item in from_range(low, high, spec))
     return fake_quantize(values, scale, zero_point, spec)

@@ -59,7 +59,7 @@ def _folded(walk: Walk) -> tuple[list[Group], set[str]]:
         return block
 
     def block_of(item: Reader | Source) -> int:
-        first, *others = walk.blocks[item.labels[item.labels > 0]].unique().tolist()
+        first, *others = torch.unique(walk.blocks[item.labels[item.labels > 0]]).tolist()
         for other in others:
             parents[root(other)] = root(first)
         return int(first)
@@ -69,7 +69,7 @@ def _folded(walk: Walk) -> tuple[list[Group], set[str]]:
     found = []
     for block in dict.fromkeys(root(each) for _, each in of_readers):
         mine = [item for item, each in of_readers if root(each) == block]
-        known = torch.cat([item.labels for item in mine]).unique()
+        known = torch.unique(torch.cat([item.labels for item in mine]))
         known = known[known > 0]
         numbers = torch.zeros(len(walk.frozen), dtype=torch.long)
         numbers[known] = torch.arange(1, len(known) + 1)

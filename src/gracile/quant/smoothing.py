@@ -113,8 +113,8 @@ def _alphas(given: float | Sequence[float]) -> list[float]:
     if not alphas:
         raise InputError("alpha is empty; give a number from 0 to 1, or several to choose from")
     for each in alphas:
-        smoothing_scales(torch.ones(1), torch.ones(1), each)  # type: ignore[arg-type]
-    return alphas  # type: ignore[return-value]
+        smoothing_scales(torch.ones(1), torch.ones(1), each)
+    return alphas
 
 
 def _makers(observer: str | ObserverMaker | Mapping[str, str | ObserverMaker]) -> dict[str, ObserverMaker]:
