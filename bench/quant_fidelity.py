@@ -21,6 +21,8 @@ from results import Rows, machine, markdown
 from torch import Tensor, nn
 
 import gracile
+from gracile.inputs import Inputs
+from gracile.quant import smooth
 from gracile.simulation import Simulation
 
 HERE = Path(__file__).parent
@@ -29,6 +31,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "int8": {},
     "int8, smallest and largest": {"observer": "minmax"},
     "int8, in onnxruntime": {},
+    "smoothed": {"smooth": {}},
+    "smoothed, factors inserted": {"smooth": {"insert": True}},
     "weights alone": {"activations": None},
 }
 THRESHOLDS = {"PNet": 0.6, "RNet": 0.7, "ONet": 0.7}
@@ -69,7 +73,10 @@ def made(model: nn.Module, calibration: list[Any], name: str) -> Callable[..., A
     given = {"calibration": calibration, "seed": SEED, **ROWS[name]}
     if given.get("activations", 0) is None:
         given["calibration"] = None
+    smoothing = given.pop("smooth", None)
     simulation = gracile.quantize(model, calibration[0], **given)
+    if smoothing is not None:
+        smooth(simulation, calibration, Inputs.of(calibration[0]), seed=SEED, **smoothing)
     example = calibration[0] if isinstance(calibration[0], tuple) else (calibration[0],)
     return in_file(simulation, example) if "onnxruntime" in name else simulation
 

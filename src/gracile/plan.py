@@ -27,7 +27,7 @@ from gracile.errors import InputError, PlanError
 from gracile.graph import Graph, Spec, require_graph
 from gracile.maths.factorize import LayerShape, Scheme, factor_shapes, max_rank
 from gracile.program import Program
-from gracile.quant_edits import FoldBatchNorm, Quantize
+from gracile.quant_edits import FoldBatchNorm, Quantize, ScaleChannels
 
 VERSION: Literal[1] = 1
 
@@ -229,7 +229,8 @@ class ReplaceModule(_Edit):
 
 
 Edit = Annotated[
-    Factorize | AddBias | Slice | SetAttribute | ReplaceModule | FoldBatchNorm | Quantize, Field(discriminator="edit")
+    Factorize | AddBias | Slice | SetAttribute | ReplaceModule | FoldBatchNorm | Quantize | ScaleChannels,
+    Field(discriminator="edit"),
 ]
 
 
@@ -285,7 +286,7 @@ class Plan(BaseModel):
                 cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)], kept)
                 continue
             for edit in edits:
-                assert isinstance(edit, Factorize | AddBias | FoldBatchNorm | Quantize)
+                assert isinstance(edit, Factorize | AddBias | FoldBatchNorm | Quantize | ScaleChannels)
                 cost = edit.reprice(cost, graph)
         return cost
 

@@ -1,10 +1,12 @@
-"""The Edits of quantization: batch-norms folded into layers, and quantizers put into a simulation."""
+"""The Edits of quantization: batch-norms folded into layers; quantizers, and factors in front of them, put into a
+simulation.
+"""
 
 from dataclasses import replace
 from math import prod
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from gracile.cost import Cost
 from gracile.errors import PlanError
@@ -76,6 +78,9 @@ class Quantize(BaseModel):
     spec: QuantSpec
     # The shape of the scale and of the zero point.
     shape: tuple[int, ...] = ()
+    # Of an activation, the steps that read the value as it was before, past the quantizer; "output" is the program's
+    # result.
+    past: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"quantize {', '.join(self.sites)} to {self.spec}"
@@ -101,6 +106,27 @@ class Quantize(BaseModel):
                 raise PlanError(f"{self}: the model has no parameter {site!r}; was the plan made for another model?")
             integers[name] = _bytes(cost.tensors[name].numel, self.spec.stored_bits) + overhead
         return replace(cost, integers=integers)
+
+
+class ScaleChannels(BaseModel):
+    """Multiply what a simulation's quantizer takes by fixed factors, one for each channel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edit: Literal["scale_channels"] = "scale_channels"
+    # The quantizer of an activation, with one site; the factors become the buffer quantizers.<name>_factors.factors.
+    quantizer: str
+    # The shape of the factors; it broadcasts against the value.
+    shape: tuple[PositiveInt, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"scale the channels that {self.quantizer} takes by {prod(self.shape)} factors"
+
+    def reprice(self, cost: Cost, graph: Graph) -> Cost:  # noqa: ARG002 - as other Edits
+        """The cost of the file that a simulation is exported to: its factors are float32."""
+        return replace(
+            cost, integers={**cost.integers, f"quantizers.{self.quantizer}_factors": _bytes(prod(self.shape), 32)}
+        )
 
 
 def _bytes(count: int, bits: int) -> int:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from gracile.errors import InputError, PlanError
 from gracile.program import Program, ProgramModule, Step, reference, renamed, tensor_named
-from gracile.quant_edits import Quantize
+from gracile.quant_edits import Quantize, ScaleChannels
 from gracile.quantizer import Quantizer
 
 QUANTIZERS = "quantizers"
@@ -21,8 +22,12 @@ class Simulation(ProgramModule):
     program: ``simulation.program.steps`` in order.  A step is an operator (``op``, with ``args`` and ``kwargs`` as
     `gracile.program.encoded` writes them: ``{"ref": step or input}``, ``{"tensor": parameter or buffer}``) or a call of
     the `Quantizer` that ``child`` names, on its only argument.  The value of the step ``a`` is quantized by a step
-    named ``a::quantized`` right behind it, which all readers of ``a`` read instead; a weight by a step named
+    named ``a::quantized`` right behind it, which all readers of ``a`` read instead, but for those that the Edit's
+    ``past`` lists, which run on reals; a weight by a step named
     ``weight::quantized`` before its first reader.  Several steps may call one quantizer: they share its scale.
+
+    Where `ScaleChannels` puts factors in front of a quantizer, a step named ``a::scaled`` multiplies the value by
+    the buffer ``quantizers.<name>_factors.factors``, and only the quantizer reads it.
 
     Dropout follows ``train()`` and ``eval()``.  Batch-norms that could not be folded keep their running statistics.
     """
@@ -71,28 +76,66 @@ class Simulation(ProgramModule):
         """Put a quantizer in; the Edit `Quantize` does it.
 
         Raises:
-            PlanError: the name is taken, or the program has no such site.
+            PlanError: the name is taken, or the program has no such site or reader.
         """
         if edit.name in self.quantizers:
             raise PlanError(f"{edit}: there is a quantizer {edit.name!r} already")
         steps = list(self.program.steps)
         result = self.program.result
+        unknown = {*edit.past} - {step.name for step in steps} - {_RESULT}
+        if unknown:
+            raise PlanError(f"{edit}: the program has no step {unknown.pop()!r} to read past it")
         for site in edit.sites:
             old = tensor_named(site) if edit.role == "weight" else reference(site)
             made = Step(name=f"{site}{_SUFFIX}", child=f"{QUANTIZERS}.{edit.name}", args=(old,))
             place = self._place(edit, site, steps)
             new = reference(made.name)
-            steps[place:] = [made, *(self._reading(step, _key(old), old, new) for step in steps[place:])]
+            steps[place:] = [
+                made,
+                *(step if step.name in edit.past else self._reading(step, _key(old), old, new)
+                  for step in steps[place:]),
+            ]  # fmt: skip
             self._reads[made.name] = _read_by(made)
-            result = renamed(result, old, new)
+            result = result if _RESULT in edit.past else renamed(result, old, new)
         quantizer = Quantizer(edit.spec, edit.shape, edit.role)
         quantizer.training = self.training
         anchor = next((tensor for tensor in self.parameters()), None)
         self.quantizers[edit.name] = quantizer if anchor is None else quantizer.to(anchor.device)
         self.use(self.program.model_copy(update={"steps": tuple(steps), "result": result}))
 
+    def scale(self, edit: ScaleChannels) -> str:
+        """Put factors in front of a quantizer, ones as yet; the Edit `ScaleChannels` does it.
+
+        Returns:
+            The name that they have among the quantizers.
+
+        Raises:
+            PlanError: there is no quantizer of that name for one activation, or it has factors already.
+        """
+        name, steps = f"{edit.quantizer}_factors", list(self.program.steps)
+        places = [place for place, step in enumerate(steps) if step.child == f"{QUANTIZERS}.{edit.quantizer}"]
+        if len(places) != 1 or "ref" not in dict(steps[places[0]].args[0]):  # type: ignore[arg-type]
+            raise PlanError(f"{edit}: there is no quantizer {edit.quantizer!r} of one activation alone")
+        if name in self.quantizers:
+            raise PlanError(f"{edit}: it has factors already")
+        [place] = places
+        quantizing = steps[place]
+        made = Step(
+            name=f"{quantizing.name.removesuffix(_SUFFIX)}::scaled", op="aten.mul.Tensor",
+            args=(*quantizing.args, tensor_named(f"{QUANTIZERS}.{name}.factors")),
+        )  # fmt: skip
+        steps[place : place + 1] = [made, quantizing.model_copy(update={"args": (reference(made.name),)})]
+        self._reads |= {step.name: _read_by(step) for step in steps[place : place + 2]}
+        like = next((item for item in self.parameters() if item.is_floating_point()), torch.zeros(()))
+        factors = nn.Module()
+        factors.register_buffer("factors", torch.ones(edit.shape, dtype=like.dtype, device=like.device))
+        factors.training = self.training
+        self.quantizers[name] = factors
+        self.use(self.program.model_copy(update={"steps": tuple(steps)}))
+        return name
+
     def remove(self, name: str, before: Program) -> None:
-        """Undo `insert`: ``before`` is the program that was."""
+        """Undo `insert` or `scale`: ``before`` is the program that was."""
         del self.quantizers[name]
         self._reads = {step.name: _read_by(step) for step in before.steps}
         self.use(before)
@@ -130,6 +173,8 @@ def require_simulation(simulation: object) -> None:
 
 
 _SUFFIX = "::quantized"
+# What `Quantize.past` calls the program's result.
+_RESULT = "output"
 
 
 def _key(value: Any) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from gracile.maths.factorize import (
 from gracile.maths.fold import after_layer, before_layer
 from gracile.plan import AddBias, Edit, Factorize, Plan, ReplaceModule, SetAttribute, Slice, child
 from gracile.program import Program, ProgramModule
-from gracile.quant_edits import FoldBatchNorm, Quantize
+from gracile.quant_edits import FoldBatchNorm, Quantize, ScaleChannels
 from gracile.simulation import Simulation
 
 # The same layers, without initial values.
@@ -421,12 +421,23 @@ def _without_tensors(module: nn.Module, program: Program) -> ProgramModule:
 
 
 def _quantize(surgeon: _Surgeon, edit: Quantize) -> None:
-    root = surgeon.root
-    if not isinstance(root, Simulation):
-        raise PlanError(f"{edit}: the model is no simulation; replace it by one first, as gracile.quantize does")
+    root = _simulation(surgeon, edit)
     before = root.program
     root.insert(edit)
     surgeon.on_undo(partial(root.remove, edit.name, before))
+
+
+def _scale_channels(surgeon: _Surgeon, edit: ScaleChannels) -> None:
+    root = _simulation(surgeon, edit)
+    before = root.program
+    name = root.scale(edit)
+    surgeon.on_undo(partial(root.remove, name, before))
+
+
+def _simulation(surgeon: _Surgeon, edit: Quantize | ScaleChannels) -> Simulation:
+    if not isinstance(surgeon.root, Simulation):
+        raise PlanError(f"{edit}: the model is no simulation; replace it by one first, as gracile.quantize does")
+    return surgeon.root
 
 
 _HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
@@ -437,4 +448,5 @@ _HANDLERS: dict[type, Callable[[_Surgeon, Any], None]] = {
     ReplaceModule: _replace_module,
     FoldBatchNorm: _fold_batch_norm,
     Quantize: _quantize,
+    ScaleChannels: _scale_channels,
 }

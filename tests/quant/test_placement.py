@@ -9,12 +9,15 @@ from quant_nets import Concatenated, Encoder, Mobile, Residual, sentences
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gracile.errors import InputError
+from gracile.errors import InputError, PlanError
 from gracile.graph import capture
 from gracile.inputs import ExampleInputs, Inputs
-from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec
+from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec, quant_spec
+from gracile.plan import Plan
 from gracile.quant import Formats, Placement, place, simulate
 from gracile.quant.rewriting import rewritten
+from gracile.quant_edits import Quantize
+from gracile.surgery import applied_plan
 
 
 def placed(model: nn.Module, inputs: ExampleInputs, **fields: Any) -> Placement:
@@ -85,6 +88,69 @@ def test_attention_is_written_out_and_tied_weights_are_quantized_once() -> None:
     # The table that is added is read as activations are.
     assert [edit.spec.name for edit in weights if edit.sites == ("places",)] == ["uint8"]
     assert placement.levels["embedding"] == "words_weight"
+
+
+def edit_at(placement: Placement, site: str) -> Quantize:
+    [found] = [edit for edit in placement.edits if site in edit.sites]
+    return found
+
+
+def test_residual_sums_read_layer_norms_unrounded() -> None:
+    placement = placed(Encoder(), sentences())
+    # Of the first norm query, key and value read integers, the sum does not; nothing reads the last but the head.
+    assert edit_at(placement, "layer_norm").past == ("add_1",)
+    assert edit_at(placement, "layer_norm_1").past == ("add_2",)
+    assert edit_at(placement, "layer_norm_2").past == ()
+
+
+class Pooled(nn.Module):
+    """A post-norm block with dropout behind its norm, whose result is the mean over what a mask leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.LayerNorm(6), nn.Linear(6, 6), nn.LayerNorm(6)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.drop(self.first(x))
+        x = self.last(x + self.layer(x))
+        return x, (x * mask.unsqueeze(-1).to(x.dtype)).sum(1)
+
+
+def test_norms_that_nothing_reads_as_integers_are_not_rounded() -> None:
+    inputs = (torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.long))
+    placement = placed(Pooled(), inputs)
+    # Behind the dropout, so that the sum reads past it.
+    assert sites(placement, "activation") == [{"x"}, {"dropout"}]
+    assert edit_at(placement, "dropout").past == ("add",)
+    assert placement.left["layer_norm_1"] == "nothing reads it as integers"
+    assert placement.left["mul"] == "it reads and gives out reals"
+    simulation, _ = simulate(trained_like(Pooled()), Inputs.of(inputs), Formats("int8", "uint8"))
+    step = next(step for step in simulation.program.steps if step.name == "add")
+    assert step.args == ({"ref": "dropout"}, {"ref": "linear"})
+    assert Plan.from_json(applied_plan(simulation).to_json()) == applied_plan(simulation)
+
+
+def test_the_result_of_a_model_is_not_rounded_behind_a_norm() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    placement = placed(model, torch.randn(2, 4))
+    assert sites(placement, "activation") == [{"input"}]
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = nn.LayerNorm(4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.norm(x)
+            return x, self.layer(x)
+
+    assert edit_at(placed(Two(), torch.randn(2, 4)), "layer_norm").past == ("output",)
+    simulation, _ = simulate(Two(), Inputs.of(torch.randn(2, 4)), Formats("int8", "uint8"))
+    assert simulation.program.result["tuple"][0] == {"ref": "layer_norm"}
+    with pytest.raises(PlanError, match="no step 'nowhere' to read past"):
+        simulation.insert(Quantize(name="q", role="activation", sites=("linear",), spec=quant_spec("uint8"),
+                                   past=("nowhere",)))  # fmt: skip
 
 
 class Turned(nn.Module):

@@ -1,7 +1,7 @@
 """Quantization: a model simulated in integers, with quantizers where integer runtimes have them.
 
 `gracile.quantize` does it all; the parts are `simulate` (fold, capture, place), `fit_weights` and `calibrate`.  Repairs
-are `equalize`, `correct_bias`, `adaround`, `round_sequentially` (GPTQ) and `fit_weights_to_outputs`;
+are `equalize`, `smooth`, `correct_bias`, `adaround`, `round_sequentially` (GPTQ) and `fit_weights_to_outputs`;
 `QuantizedTraining` trains a simulation, and `quantize_within` tries them in turn.
 """
 
@@ -21,6 +21,7 @@ from gracile.quant.output_ranges import fit_weights_to_outputs
 from gracile.quant.placement import Bias, Placement, place
 from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.quant.rounding import adaround
+from gracile.quant.smoothing import smooth
 from gracile.quant.training import QuantizedTraining
 from gracile.quantizer import Observer, Quantizer
 from gracile.simulation import Simulation
@@ -61,4 +62,5 @@ __all__ = [
     "quantize_within",
     "round_sequentially",
     "simulate",
+    "smooth",
 ]

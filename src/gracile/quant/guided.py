@@ -19,6 +19,7 @@ from gracile.quant.formats import Format
 from gracile.quant.method import quantize
 from gracile.quant.observers import ObserverMaker
 from gracile.quant.rounding import adaround
+from gracile.quant.smoothing import smooth
 from gracile.quant.training import QuantizedTraining
 from gracile.report import Record
 from gracile.scoring import Evaluate, score_of
@@ -91,10 +92,11 @@ def quantize_within(
     """Quantize ``model``, and repair it until its score is at most ``tolerance`` below the model's own.
 
     The path, which ends as soon as the bound is met: batch-norms folded and ranges set ("ptq"); other ranges, of the
-    activations, of the weights, where these cost the accuracy; cross-layer equalization; bias correction; AdaRound,
-    where the weights cost it; and training with the quantizers in the loop, where ``fine_tune`` is given.  Each step
-    goes on from the best so far, and is kept only if it scores better.  AdaRound alone goes on from the best without
-    corrected biases: it takes the original's outputs as its aim, behind the activations, and leaves no mean to correct.
+    activations, of the weights, where these cost the accuracy; cross-layer equalization; smoothing, where the
+    activations cost it; bias correction; AdaRound, where the weights do; and training with the quantizers in the loop,
+    where ``fine_tune`` is given.  Each step goes on from the best so far, and is kept only if it scores better.
+    AdaRound alone goes on from the best without corrected biases: it takes the original's outputs as its aim, behind
+    the activations, and leaves no mean to correct.
 
     Args:
         model: left as it is.
@@ -142,6 +144,13 @@ def quantize_within(
         path.diagnose()
         _ranges(path, data, inputs, seed)
         path.attempt("equalization", "ranges of channels across layers", equalized)
+        if path.activations_cost:
+            path.attempt(
+                "smoothing", "outliers among the activations' channels",
+                lambda: path.changed(smooth, data, inputs, observer=path.observers, seed=seed),
+            )  # fmt: skip
+        else:
+            path.left_out("smoothing", "the activations alone meet the bound")
         uncorrected = path.best
         path.attempt(
             "bias correction", "mean errors of layers", lambda: path.changed(correct_bias, data, inputs, seed=seed)

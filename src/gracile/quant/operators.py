@@ -45,6 +45,8 @@ PASSES = frozenset(
 )
 # Put several tensors into one.
 JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"})
+# All that there are rules for, but those that only pass values on.
+KNOWN = PRODUCTS | ELEMENTWISE | UNARY | JOINS | {"embedding", "mean"}
 # What stands between the scores of attention and its softmax: masks, biases, temperatures.
 BEFORE_SOFTMAX = ELEMENTWISE | {"masked_fill", "where", "clamp", "nan_to_num"}
 RECURRENT = frozenset(

@@ -5,7 +5,8 @@ its bias added in 32 bits and a ReLU or clamp behind it folded into the bounds o
 behind the activation.  What only moves values (views, max pooling, dropout) keeps their scale, and what joins them
 (concatenation) makes them share one.  The other operators that runtimes know get a quantizer at their result.
 Normalisations that are written out, sums that only a layer norm or GELU reads, and what stands between the scores of
-attention and its softmax, stay in floating point, and so does whatever is unknown.
+attention and its softmax, stay in floating point, and so does whatever is unknown.  What of this reads the result of a
+layer norm or GELU reads it unrounded, past the quantizer that it may have for others.
 """
 
 import re
@@ -80,12 +81,15 @@ class _Placer:
     live: set[str] = field(default_factory=set)
     # Results that only a layer norm or GELU reads in the end.
     real: set[str] = field(default_factory=set)
+    # Views and scalings of the real result of a layer norm or GELU, which nothing reads as integers.
+    unrounded: set[str] = field(default_factory=set)
     # Union-find over values that share levels.
     parents: dict[str, str] = field(default_factory=dict)
 
     def placed(self) -> Placement:
         self._find_live()
         self._find_real()
+        self._find_unrounded()
         floating = self._before_softmax()
         for node in self.graph.calls:
             if node.name not in self.live:
@@ -133,6 +137,40 @@ class _Placer:
             ):
                 self.real.add(node.name)
 
+    def _find_unrounded(self) -> None:
+        for node in self.graph.calls:
+            if self._is_real(node) or node.name in self.unrounded:
+                users = [self._node(name) for name in self._users(node)]
+                self.unrounded.update(user.name for user in users if self._carries(user) and self._on_reals(user, node))
+
+    def _on_reals(self, user: Node, value: Node) -> bool:
+        """Whether ``user``, and all that reads it if it only hands the value on, runs on reals where ``value`` is real.
+
+        Runtimes keep reals, so that the rounded value would gain such a reader nothing.
+        """
+        name = bare_name(user.op)
+        if name in ops.ON_REALS:
+            return bool(user.args[0] == Ref(value.name))
+        if user.name in self.real and name not in ops.PRODUCTS:
+            return True
+        if self._carries(user):
+            return all(self._on_reals(self._node(each), user) for each in self._users(user))
+        return not ops.passes(user) and name not in ops.KNOWN
+
+    def _carries(self, node: Node) -> bool:
+        """Whether it is a view, or is an operation with a number or a mask, which runtimes have no integers of."""
+        live = [ref for ref in ops.tensors_in(node.args) if ref.name in self.live]
+        return len(live) == 1 and (ops.passes(node) or bare_name(node.op) in ops.ELEMENTWISE)
+
+    def _past(self, node: Node) -> list[str]:
+        """Who reads the value of a layer norm or GELU as it is."""
+        if not self._is_real(node):
+            return []
+        return [
+            name for name in self.graph.users[node.name]
+            if name == "output" or self._on_reals(self._node(name), node)
+        ]  # fmt: skip
+
     def _before_softmax(self) -> set[str]:
         """Nodes between the scores of attention and the softmax."""
         found: set[str] = set()
@@ -168,7 +206,7 @@ class _Placer:
 
     def _pass(self, node: Node) -> None:
         source = node.args[0]
-        if isinstance(source, Ref) and source.name in self.live:
+        if isinstance(source, Ref) and source.name in self.live and node.name not in self.unrounded:
             self._union(node.name, source.name)
 
     def _join(self, node: Node) -> None:
@@ -198,6 +236,9 @@ class _Placer:
         self._result(node)
 
     def _elementwise(self, node: Node) -> None:
+        if node.name in self.unrounded:
+            self.left[node.name] = "it reads and gives out reals"
+            return
         refs = [ref for ref in ops.tensors_in(node.args) if ref.name in self.live]
         real = node.name in self.real
         for ref in refs if not real else ():
@@ -234,6 +275,9 @@ class _Placer:
                 self.left[node.name] = "only a layer norm or GELU reads it, which runs on reals"
             return
         users = self.graph.users[node.name]
+        if users and len(self._past(node)) == len(users):
+            self.left[node.name] = "nothing reads it as integers"
+            return
         following = self.graph.nodes.get(users[0]) if len(users) == 1 else None
         fused = (
             following is not None
@@ -243,7 +287,22 @@ class _Placer:
             and self.formats.activations(following) is not None
         )
         if not fused:
-            self.sites.setdefault(node.name, spec)
+            self.sites.setdefault(self._behind_dropout(node).name, spec)
+
+    def _behind_dropout(self, node: Node) -> Node:
+        """The dropout that alone reads the result of a layer norm or GELU, so that its readers can read past a
+        quantizer; else the node.
+        """
+        users = self.graph.users[node.name]
+        following = self.graph.nodes.get(users[0]) if len(users) == 1 else None
+        drops = following is not None and bare_name(following.op) == "dropout" and self.formats.includes(following)
+        return following if drops and following is not None and bare_name(node.op) in ops.ON_REALS else node
+
+    def _is_real(self, node: Node) -> bool:
+        """Whether it is a layer norm or GELU, or the dropout behind one."""
+        if node.kind != "call" or bare_name(node.op) in ops.ON_REALS:
+            return node.kind == "call"
+        return bare_name(node.op) == "dropout" and self._behind_dropout(self._node(node.args[0].name)) is node
 
     def _need(self, ref: Ref, reader: Node) -> None:
         """A quantizer where ``ref`` comes from, unless it lies on levels already."""
@@ -315,7 +374,7 @@ class _Placer:
             return True
         if node.kind == "parameter":
             return node.op in self.weights
-        if node.kind != "call":
+        if node.kind != "call" or name in self.unrounded:
             return False
         if ops.passes(node) and isinstance(node.args[0], Ref):
             return self._on_levels(node.args[0].name)
@@ -355,9 +414,13 @@ class _Placer:
             )
             spec = self.sites[members[0]]
             shape = scale_shape(spec, first.output.shape)
+            past = dict.fromkeys(name for member in members for name in self._past(self._node(member)))
             edits.append(
-                Quantize(name=quantizer[root], role="activation", sites=tuple(members), spec=spec, shape=shape)
-            )
+                Quantize(
+                    name=quantizer[root], role="activation", sites=tuple(members), spec=spec, shape=shape,
+                    past=tuple(past),
+                )
+            )  # fmt: skip
         of_tensor = {edit.sites[0]: edit.name for edit in edits if edit.role == "weight"}
         levels = {node.name: of_tensor[node.op] for node in self.graph.nodes.values()
                   if node.kind == "parameter" and node.op in of_tensor}  # fmt: skip
