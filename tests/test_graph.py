@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.cost import price
 from gracile.errors import CaptureError, InputError
-from gracile.graph import Graph, capture, eval_mode, fingerprint, record, run, tensors_of
+from gracile.graph import Graph, capture, eval_mode, fingerprint, fitted, record, run, tensors_of
 from gracile.inputs import Inputs
 
 
@@ -536,3 +536,28 @@ def test_fingerprint_depends_on_program_and_values_alone() -> None:
     assert fingerprint(capture(twin, x), twin) != first
     other = nn.Sequential(model[0], nn.ReLU6())
     assert fingerprint(capture(other, x), other) != first
+
+
+def test_batches_of_another_shape_are_captured_once_for_each_graph(monkeypatch):
+    model, captured = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), []
+    graph = capture(model, torch.randn(1, 4))
+    monkeypatch.setattr("gracile.graph.running.capture", lambda *args: captured.append(args) or capture(*args))
+    batches = [torch.randn(size, 4) for size in (5, 5, 2, 5, 1)]
+    node = next(node.name for node in graph.calls)
+    for _ in range(2):
+        seen = []
+        record(graph, copy.deepcopy(model), {node: lambda _node, _args, out, seen=seen: seen.append(out)}, batches)
+        assert all(torch.equal(out, model[0](x)) for out, x in zip(seen, batches, strict=True))
+    assert len(captured) == 2
+    # Another capture of the same model knows nothing of that, and no batch is kept.
+    other = fitted(capture(model, torch.randn(1, 4)), model, Inputs.of(batches[0]))
+    assert len(captured) == 3
+    assert other.example.tensors[0].is_meta
+    assert other.example.signature == Inputs.of(batches[0]).signature
+    # At most eight are.
+    for size in range(2, 12):
+        fitted(graph, model, Inputs.of(torch.randn(size, 4)))
+    count = len(captured)
+    for size in (2, 5, 11):
+        fitted(graph, model, Inputs.of(torch.randn(size, 4)))
+    assert len(captured) == count + 1

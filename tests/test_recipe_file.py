@@ -11,6 +11,7 @@ from gracile.auto_options import Auto
 from gracile.errors import FileError, RecipeError
 from gracile.recipe_file import Recipe
 from gracile.registered import OWN_METHODS, OWN_METRICS, OWN_SEARCHES
+from gracile.split_options import Split
 from gracile.yaml_file import MAX_BYTES
 
 MODULE = """
@@ -183,6 +184,19 @@ def test_the_automatic_search_and_its_options(tmp_path: Path, module: str) -> No
     assert Recipe.read(_write(tmp_path, bare)).job().options["auto"] == Auto()
 
 
+def test_how_methods_share_a_target(tmp_path: Path, module: str) -> None:
+    text = f"""\
+        model: {module}:ready
+        inputs: {module}:inputs
+        evaluate: {module}:evaluate
+        target: {{macs: 0.5}}
+        method: spatial_svd+prune
+        split: {{values: [0.4, 1.0], tolerated: 0.05, trained: true}}
+        """
+    job = Recipe.read(_write(tmp_path, text)).job()
+    assert job.options["split"] == Split(values=(0.4, 1.0), tolerated=0.05, trained=True)
+
+
 def test_a_search_by_name(tmp_path: Path) -> None:
     assert Recipe.read(_write(tmp_path, GOOD + "search: tar\n")).search.search() == Search(kind="tar")
 
@@ -215,6 +229,8 @@ def test_all_faults_come_at_once_in_order(tmp_path: Path) -> None:
     [
         ("auto: {trails: 3}", "5:7: auto: Auto has no option 'trails'"),
         ("auto: {trials: 0}", "5:7: auto: Auto: trials is 0"),
+        ("split: {value: 3}", "5:8: split: Split has no option 'value'"),
+        ("split: {values: [2]}", "5:8: split: Split: values is (2,)"),
         ("search: a+b", "5:9: search is 'a+b'; give one of greedy, tar, exact"),
         ("search: {kind: ''}", "5:16: search.kind is ''; give one of greedy, tar, exact"),
         (

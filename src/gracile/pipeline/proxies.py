@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 Source: TypeAlias = Literal["dictionary", "sensitivities"]
 
-# So many batches of the calibration data are looked at.
-_BATCHES = 4
+# So many batches of the calibration data are looked at, and so often random weights are drawn in all.
+_BATCHES, _DRAWS = 4, 8
 
 
 def sensitivities(model: nn.Module, graph: Graph, data: Iterable[Inputs] | None, seed: int) -> dict[str, float]:
@@ -65,7 +65,7 @@ def sensitivities(model: nn.Module, graph: Graph, data: Iterable[Inputs] | None,
         parameter.requires_grad_(parameter.is_floating_point())
     batches = [graph.example] if data is None else list(islice(data, _BATCHES))
     try:
-        found = gather(free, names, "taylor", batches, drawn)
+        found = gather(free, names, "taylor", batches * -(-_DRAWS // max(1, len(batches))), drawn)
     except (EvaluationError, RuntimeError) as error:
         log.info("no sensitivities: %s", error)
         return {}
