@@ -29,19 +29,22 @@ def test_the_best_split_of_two_quadratic_losses():
 
 
 def test_the_best_split_of_losses_whose_growth_is_known():
-    # The first loses nothing up to six tenths of the way, and the second one more with every step.
-    flat = curve([0.0] * 6 + [1.0, 2.0, 4.0, 8.0])
-    line = curve([2 * way for way in WAY], "sensitivities")
-    first, second = Known(0.8, flat), Known(0.5, line)
-    # Only the shape of a curve counts: 0.8 is lost in the end, of which the half was lost at nine tenths.
-    assert [first.at(way) for way in (0.0, 0.3, 0.6, 0.65, 0.9, 1.0)] == pytest.approx([0, 0, 0, 0.05, 0.4, 0.8])
-    assert second.at(0.35) == pytest.approx(0.5 * 0.35)
+    # The first loses nothing up to six tenths of the way; the second in steps, at once and near the end.
+    late = curve([0.0] * 6 + [1.0, 2.0, 4.0, 8.0])
+    steps = curve([3.0] * 7 + [4.0] * 3, "sensitivities")
+    first, second = Known(0.2, late), Known(0.4, steps)
+    # Only the shape of a curve counts: what is lost in the end is what was measured.  None grows slower than a square.
+    assert [first.at(way) for way in (0.0, 0.3, 0.6, 0.95, 1.0)] == pytest.approx(
+        [0.2 * share for share in (0, 0.3**2, 0.6**2, 0.95**2, 1.0)]
+    )
+    assert [second.at(way) for way in (0.0, 0.05, 0.1, 0.7, 0.75, 0.95)] == pytest.approx(
+        [0.4 * share for share in (0, 0.375, 0.75, 0.75, 0.875, 1.0)]
+    )
+    # By the square law it would be at 0.65; as the first step costs most of it, the second method goes on to the last.
+    assert best_split(Known(0.2), Known(0.4))[0] == 0.65
     split, loss = best_split(first, second)
-    # One step further costs 0.05 and wins 0.025.
-    assert (split, loss) == (0.6, pytest.approx(0.2))
-    assert best_split(second, first) == (0.4, pytest.approx(0.2))
-    # By the square law it would have been another one.
-    assert best_split(Known(0.8), Known(0.5))[0] == 0.4
+    assert (split, loss) == (0.3, pytest.approx(0.2 * 0.3**2 + 0.4 * 0.75))
+    assert best_split(second, first) == (0.7, pytest.approx(loss))
 
 
 def test_single_methods_come_in_the_order_of_what_they_promise():

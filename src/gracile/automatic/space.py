@@ -213,9 +213,11 @@ class Known:
     def at(self, way: float) -> float:
         """What it loses at this share of the way, in the logarithm of the cost.
 
-        Without a curve that grows with the square.  What is not positive counts as nothing.
+        At least what grows with the square: curves add up what parts lose alone, which says too little of small losses
+        of many.  What is not positive counts as nothing.
         """
-        return max(self.loss, 0.0) * (way**2 if self.curve is None else self.curve.share(way))
+        told = 0.0 if self.curve is None else self.curve.share(way)
+        return max(self.loss, 0.0) * max(told, way**2)
 
 
 def _best(known: Mapping[Point, Known], methods: Sequence[str]) -> Point | None:
