@@ -255,7 +255,7 @@ def test_a_search_that_ends_before_all_single_methods_says_so():
         ({"method": "prune"}, r'auto goes with method="auto"; method is \'prune\''),
         (
             {"target": gracile.Target(latency=0.5), "auto": gracile.Auto(weights=("int4",))},
-            "runtimes compute in eight bits",
+            "turns those of four into floats first",
         ),
         ({"auto": gracile.Auto(int8=True), "calibration": None}, r"Auto\(int8=True\) needs calibration"),
         ({"auto": gracile.Auto(criteria=("elimination",)), "calibration": None}, "elimination.* looks at data"),

@@ -164,7 +164,7 @@ def test_what_int8_leaves_is_for_the_methods_before_it(machine, method):
     assert result.report.stages[-2].after.macs < result.report.before.macs
     assert found.attempts
     assert found.measured_layers + found.known_layers > 0
-    assert "int8 alone: 0.700" in str(result.report)
+    assert "integers alone: 0.700" in str(result.report)
     assert all(layer.integers for layer in result.report.layer_latency.layers)
     assert Report.from_json(result.report.to_json()) == result.report
 

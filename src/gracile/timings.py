@@ -212,7 +212,7 @@ class LatencyReport(_Frozen):
     # Layers that were measured for the table, and taken from the store.
     measured_layers: int
     known_layers: int
-    # Of a model in integers: what int8 alone leaves of the original's time.
+    # Of a model in integers: what these alone leave of the original's time.
     integers: float | None = None
     # The original and the final model side by side.
     timings: Timings
@@ -236,7 +236,7 @@ class LatencyReport(_Frozen):
 
     def __str__(self) -> str:
         tries = ", ".join(f"{attempt.expected:.3f} -> {attempt.measured:.3f}" for attempt in self.attempts)
-        alone = "" if self.integers is None else f"; int8 alone: {self.integers:.3f}"
+        alone = "" if self.integers is None else f"; integers alone: {self.integers:.3f}"
         return (
             f"time of a call: {self.reached:.3f} of the original's, where {self.ratio:.3f} was asked for "
             f"(expected -> measured: {tries or 'none'}{alone})\n{self.timings}"

@@ -229,8 +229,9 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         _require_runtime_of_integers(target)
     if target.latency is not None and options.weights != ("int8",):
         raise InputError(
-            f"weights is {options.weights!r} with a latency as target; runtimes compute in eight bits, whatever the "
-            'weights are kept in: leave it at ("int8",), or give a target in bytes'
+            f"weights is {options.weights!r} with a latency as target; onnxruntime computes with weights of eight bits "
+            "beside activations of eight, and turns those of four into floats first, which takes longer than int8: "
+            'leave it at ("int8",), or give a target in bytes; method="prune+int4" measures what a file of int4 takes'
         )
     if options.int8 and not calibrated:
         raise InputError("Auto(int8=True) needs calibration data for the ranges of activations; give calibration")

@@ -44,7 +44,7 @@ class TimedIntegers:
             seconds = self._watch.seconds(dense)
             self.asked = min(1.0, self._watch.target.seconds(seconds) / seconds)
             self.alone = self._watch.share(dense, self._quantized(self._original))
-        log.info("int8 alone takes %.3f of the time, where %.3f is asked for", self.alone, self.asked)
+        log.info("%s alone takes %.3f of the time; %.3f is asked for", self._request.integers, self.alone, self.asked)
 
     def _quantized(self, model: nn.Module) -> nn.Module:
         stage = Integers(self._request, model, capture(model, self._graph.example))
@@ -55,9 +55,9 @@ class TimedIntegers:
         """Raises TargetError where int8 alone is not fast enough."""
         if self.alone > (1 + NEAR) * self.asked:
             raise TargetError(
-                f"the target of {self.asked:.3g} of the time is not reached by int8 alone, which takes "
-                f"{self.alone:.3g}, measured in {self._watch.target.runtime}. Ways out: a higher target, a method "
-                "before int8 as in 'prune+int8'"
+                f"the target of {self.asked:.3g} of the time is not reached by {self._request.integers} alone, which "
+                f"takes {self.alone:.3g}, measured in {self._watch.target.runtime}. Ways out: a higher target, a "
+                "method before int8 as in 'prune+int8'"
             )
 
     def best_share(self, resized: Callable[[float], nn.Module]) -> float:
@@ -92,8 +92,8 @@ class TimedIntegers:
                 if best is not None:
                     break
                 raise TargetError(
-                    f"int8 alone takes {self.alone:.3g} of the time, so that before it {share:.3g} may be left, for "
-                    f"{self.asked:.3g} in the end: {error}"
+                    f"{self._request.integers} alone takes {self.alone:.3g} of the time, so that before it {share:.3g} "
+                    f"may be left, for {self.asked:.3g} in the end: {error}"
                 ) from error
             with self._clock("measure"):
                 measured = self._watch.share(dense, self._quantized(model))
