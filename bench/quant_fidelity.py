@@ -17,6 +17,7 @@ from typing import Any
 import fortunes
 import onnxruntime
 import torch
+from onnxruntime import quantization
 from results import Rows, machine, markdown
 from torch import Tensor, nn
 
@@ -32,11 +33,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "int8, smallest and largest": {"observer": "minmax"},
     "int8, in onnxruntime": {},
     "smoothed": {"smooth": {}},
+    "smoothed, factors inserted, alpha 0.5": {"smooth": {"insert": True, "alpha": 0.5}},
     "smoothed, factors inserted": {"smooth": {"insert": True}},
+    "smoothed, factors inserted, in onnxruntime": {"smooth": {"insert": True}},
     "weights alone": {"activations": None},
+    "onnxruntime's quantize_dynamic": {"dynamic": True},
 }
 # The networks of faces are convolutional, without outliers that factors could move.
-FACE_ROWS = [name for name, given in ROWS.items() if "smooth" not in given]
+FACE_ROWS = [name for name, given in ROWS.items() if not {"smooth", "dynamic"} & given.keys()]
 THRESHOLDS = {"PNet": 0.6, "RNet": 0.7, "ONet": 0.7}
 SIDES = {"PNet": 64, "RNet": 24, "ONet": 48}
 
@@ -60,11 +64,28 @@ def in_file(simulation: Simulation, example: tuple[Tensor, ...]) -> Callable[...
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         gracile.export.to_onnx(simulation, example, file, dynamic_batch=True)
-        opened = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [value.name for value in opened.get_inputs()]
+        return opened(file)
+
+
+def dynamic(model: nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """The model as onnxruntime quantizes it without calibration: the range of each tensor is measured as it runs.
+
+    Its weights are unsigned, as its kernels for signed ones saturate on processors without VNNI.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file, other = Path(folder) / "float.onnx", Path(folder) / "dynamic.onnx"
+        gracile.export.to_onnx(model, example, file, dynamic_batch=True)
+        quantization.quantize_dynamic(file, other, per_channel=True, weight_type=quantization.QuantType.QUInt8)
+        return opened(other)
+
+
+def opened(file: Path) -> Callable[..., Any]:
+    """A file as onnxruntime runs it."""
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
 
     def run(*given: Tensor) -> Any:
-        found = opened.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
+        found = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
         return torch.from_numpy(found[0]) if len(found) == 1 else tuple(map(torch.from_numpy, found))
 
     return run
@@ -72,14 +93,16 @@ def in_file(simulation: Simulation, example: tuple[Tensor, ...]) -> Callable[...
 
 def made(model: nn.Module, calibration: list[Any], name: str) -> Callable[..., Any]:
     """The quantized model of one row."""
+    example = calibration[0] if isinstance(calibration[0], tuple) else (calibration[0],)
     given = {"calibration": calibration, "seed": SEED, **ROWS[name]}
+    if given.pop("dynamic", False):
+        return dynamic(model, example)
     if given.get("activations", 0) is None:
         given["calibration"] = None
     smoothing = given.pop("smooth", None)
     simulation = gracile.quantize(model, calibration[0], **given)
     if smoothing is not None:
         smooth(simulation, calibration, Inputs.of(calibration[0]), seed=SEED, **smoothing)
-    example = calibration[0] if isinstance(calibration[0], tuple) else (calibration[0],)
     return in_file(simulation, example) if "onnxruntime" in name else simulation
 
 
@@ -186,10 +209,11 @@ def compared(found: list[Any], wanted: list[Any], threshold: float) -> dict[str,
 
 
 def write(rows: Rows) -> None:
+    found = sorted(rows.rows, key=lambda row: [*ROWS].index(str(row["row"])))
     text = (HERE / "quant_fidelity.head.md").read_text()
     near_rows = [
         (row["row"], *(f"{row[key]:.4f}" for key in ("cosine", "lowest", "nearest", "of_ten")))
-        for row in rows.rows if row["network"] == "MiniLM"
+        for row in found if row["network"] == "MiniLM"
     ]  # fmt: skip
     face_rows = [
         (row["network"], row["row"], f"{row['logit_error']:.4f}", f"{row['box_error']:.4f}",

@@ -166,6 +166,7 @@ def test_three_methods_are_one_plan_that_loads_on_a_fresh_model(tmp_path):
 
 
 @pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.usefixtures("without_onednn")
 def test_fine_tuning_trains_with_the_quantizers(copied):
     seen = []
 

@@ -10,6 +10,8 @@ from torch import nn
 import gracile
 from gracile.errors import InputError, TargetError
 
+pytestmark = pytest.mark.usefixtures("without_onednn")
+
 MODEL = trained_like(SmallNet(16))
 DATA = images(16, seed=3)
 

@@ -140,7 +140,14 @@ def test_the_path_goes_through_all_steps_and_never_gets_worse():
     )  # fmt: skip
     names = [step.name for step in found.steps]
     assert names[:3] == ["ptq", "weights only", "activations only"]
-    assert names[-5:] == ["equalization", "smoothing", "bias correction", "adaround", "training"]
+    assert names[-6:] == [
+        "equalization",
+        "smoothing",
+        "smoothing with factors",
+        "bias correction",
+        "adaround",
+        "training",
+    ]
     kept = [step.score for step in found.steps if step.kept]
     assert kept == sorted(kept)
     assert found.score == kept[-1] == fidelity(found.simulation.eval()) > found.steps[0].score

@@ -18,7 +18,7 @@ from gracile.graph import capture
 from gracile.maths.fake_quant import fake_quantize
 from gracile.plan import Plan
 from gracile.quant import Quantizer, QuantSpec, fit_weights, fold_plan
-from gracile.quant_edits import Quantize
+from gracile.quant_edits import Quantize, ScaleChannels
 from gracile.surgery import swapped
 
 
@@ -174,6 +174,29 @@ def test_swapped_takes_quantizers_out_again() -> None:
         pass
     with pytest.raises(PlanError, match="is no simulation"):
         gracile.apply(Residual(), Plan(edits=(extra,)))
+
+
+def test_factors_stand_before_a_quantizer_and_go_again() -> None:
+    _, simulation = residual()
+    before = simulation(images())
+    edit = ScaleChannels(quantizer="pool_adaptive_avg_pool2d", shape=(1, 6, 1, 1))
+    assert Plan.from_json(Plan(edits=(edit,)).to_json()).edits == (edit,)
+    plan = Plan(edits=(edit,))
+    plain = capture(Residual(), images())
+    assert plan.cost(plain).bytes == Plan().cost(plain).bytes + 4 * 6
+    with swapped(simulation, [edit]):
+        assert torch.equal(simulation(images()), before)
+        simulation.get_buffer("quantizers.pool_adaptive_avg_pool2d_factors.factors").fill_(0)
+        bias = simulation.fc.bias
+        torch.testing.assert_close(simulation(images()), bias.expand_as(before), atol=0.05, rtol=0)
+        with pytest.raises(PlanError, match="has factors already"), swapped(simulation, [edit]):
+            pass
+    assert torch.equal(simulation(images()), before)
+    for name in ("nothing", "fc_weight"):
+        with pytest.raises(PlanError, match=f"no quantizer '{name}' of one activation"):
+            gracile.apply(simulation, Plan(edits=(edit.model_copy(update={"quantizer": name}),)))
+    with pytest.raises(PlanError, match="is no simulation"):
+        gracile.apply(Residual(), plan)
 
 
 def test_weights_only_needs_no_data_and_naive_is_one_scale() -> None:

@@ -14,6 +14,8 @@ from gracile.graph import capture
 from gracile.train import Recovery, recover
 from gracile.train.recovery import matching_blocks
 
+pytestmark = pytest.mark.usefixtures("without_onednn")
+
 with torch.random.fork_rng():
     torch.manual_seed(0)
     MODEL = trained_like(SmallNet(8))

@@ -92,11 +92,11 @@ def quantize_within(
     """Quantize ``model``, and repair it until its score is at most ``tolerance`` below the model's own.
 
     The path, which ends as soon as the bound is met: batch-norms folded and ranges set ("ptq"); other ranges, of the
-    activations, of the weights, where these cost the accuracy; cross-layer equalization; smoothing, where the
-    activations cost it; bias correction; AdaRound, where the weights do; and training with the quantizers in the loop,
-    where ``fine_tune`` is given.  Each step goes on from the best so far, and is kept only if it scores better.
-    AdaRound alone goes on from the best without corrected biases: it takes the original's outputs as its aim, behind
-    the activations, and leaves no mean to correct.
+    activations, of the weights, where these cost the accuracy; cross-layer equalization; smoothing, and smoothing with
+    inserted factors, where the activations cost it; bias correction; AdaRound, where the weights do; and training with
+    the quantizers in the loop, where ``fine_tune`` is given.  Each step goes on from the best so far, and is kept only
+    if it scores better.  AdaRound alone goes on from the best without corrected biases: it takes the original's outputs
+    as its aim, behind the activations, and leaves no mean to correct.
 
     Args:
         model: left as it is.
@@ -144,13 +144,7 @@ def quantize_within(
         path.diagnose()
         _ranges(path, data, inputs, seed)
         path.attempt("equalization", "ranges of channels across layers", equalized)
-        if path.activations_cost:
-            path.attempt(
-                "smoothing", "outliers among the activations' channels",
-                lambda: path.changed(smooth, data, inputs, observer=path.observers, seed=seed),
-            )  # fmt: skip
-        else:
-            path.left_out("smoothing", "the activations alone meet the bound")
+        _smoothing(path, data, inputs, seed)
         uncorrected = path.best
         path.attempt(
             "bias correction", "mean errors of layers", lambda: path.changed(correct_bias, data, inputs, seed=seed)
@@ -263,6 +257,19 @@ def _ranges(path: _Path, data: Calibration, inputs: Inputs, seed: int) -> None:
         change = partial(path.changed, fit_weights, observer="mse")
         if path.attempt("weights' ranges", "by least squared error", change):
             path.observers["weights"] = "mse"
+
+
+def _smoothing(path: _Path, data: Calibration, inputs: Inputs, seed: int) -> None:
+    """Move outliers into weights: first where that costs no time, then where it takes a multiplication."""
+    if not path.activations_cost:
+        path.left_out("smoothing", "the activations alone meet the bound")
+        return
+    for name, reason, insert in (
+        ("smoothing", "outliers among the activations' channels", False),
+        ("smoothing with factors", "outliers that no parameter takes in", True),
+    ):
+        change = partial(path.changed, smooth, data, inputs, insert=insert, observer=path.observers, seed=seed)
+        path.attempt(name, reason, change)
 
 
 def _trained(path: _Path, fine_tune: Callable[[nn.Module], object]) -> tuple[Simulation, Record]:

@@ -163,9 +163,6 @@ class Outputs:
     def _product(self, reader: Reader, data: Tensor, weight: Tensor) -> Tensor:
         args = list(reader.step.args)
         args[reader.place] = reference(_WEIGHT)
-        if reader.axis == -1:
-            # Any shape of rows will do.
-            args[reader.place - 1] = reference(reader.data)
         step = reader.step.model_copy(update={"args": tuple(args)})
         made: Tensor = computed(self._simulation, step, {reader.data: data, _WEIGHT: weight})
         return made
@@ -175,7 +172,7 @@ def scaled(values: Tensor, factors: Tensor, axis: int) -> Tensor:
     """``values`` times the factors along an axis, in the values' dtype."""
     shape = [1] * values.ndim
     shape[axis] = len(factors)
-    return (values.double() * factors.reshape(shape)).to(values.dtype)
+    return (values.double() * factors.to(values.device).reshape(shape)).to(values.dtype)
 
 
 def _rounded(values: Tensor, spec: QuantSpec, maker: ObserverMaker) -> Tensor:

@@ -42,7 +42,7 @@ _PRODUCTS = ops.CONVOLUTIONS | {"linear", "addmm"} | _MATRICES
 _TIMES, _OVER, _PLUS = {"mul", "multiply"}, {"div", "divide"}, {"add"}
 _NORMS = {"layer_norm": True, "rms_norm": False}
 # What does not only read the value's numbers has its size measured.
-_SIZED = _PRODUCTS | _NORMS.keys() | _POOLS | _TIMES | _OVER
+_SIZED = _PRODUCTS | _NORMS.keys() | _POOLS | _TIMES | _OVER | _PLUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +77,8 @@ class Source:
 
 
 class Walk:
+    """Goes along a simulation's steps and notes what can be divided, and what would have to be multiplied."""
+
     def __init__(self, simulation: Simulation, example: Inputs, exclude: Collection[str]) -> None:
         self.simulation, self._exclude = simulation, frozenset(exclude)
         self.steps = simulation.program.steps
@@ -136,14 +138,15 @@ class Walk:
             self._view(step, *read)
         elif kind in _HOMOGENEOUS:
             self._carry(step, *read)
-        elif kind in _POOLS or kind == "mean":
+        elif kind in _POOLS | {"mean"} and not step.kwargs:
             self._pool(step, kind, *read)
         elif kind in _TIMES | _OVER | _PLUS and not step.kwargs and len(step.args) == 2:
             self._elementwise(step, kind)
         else:
             self.freeze(read)
-        for name in [name for name in read if self._last[name] == step.name]:
-            self._labels.pop(name, None)
+        for name in read - self.taken:
+            if self._last[name] == step.name:
+                self._labels.pop(name, None)
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let the factors of these values be 1."""
@@ -200,7 +203,7 @@ class Walk:
         [source] = references_in(data)
         convolves = kind in ops.CONVOLUTIONS
         outputs, inputs = (0, 1) if convolves or kind == "linear" else (1, 0)
-        plain = self._once(tensor) and (convolves or self._tensors[tensor].ndim == 2)
+        plain = self._once(tensor) and not step.kwargs and (convolves or self._tensors[tensor].ndim == 2)
         grouped = convolves and len(step.args) > 6 and step.args[6] != 1
         axis = 1 if convolves else -1
         labels = self._of_channels(source, axis, self._tensors[tensor].shape[inputs]) if plain and not grouped else None
@@ -242,7 +245,8 @@ class Walk:
         weight, bias = (self._tensor(step.args[place]) if len(step.args) > place else None for place in (2, 3))
         shape = step.args[1]
         used = [weight, *([bias] if has_bias and bias is not None else [])]
-        if weight is None or len(shape) != 1 or not all(self._once(str(name)) for name in used):  # type: ignore[arg-type]
+        alone = not step.kwargs and all(self._once(str(name)) for name in used)
+        if weight is None or not alone or not isinstance(shape, list) or len(shape) != 1:
             return
         made = self._new(len(self._tensors[weight]))
         self.sources += [Source(tensor=str(name), axis=0, labels=made) for name in used]
@@ -296,7 +300,7 @@ class Walk:
             found = _along(given, axis, self._tensors[parameter].shape[axis])
             if found is not None:
                 self.sources.append(Source(tensor=parameter, axis=axis, labels=found))
-                self._labels[step.name] = given
+                self._labels[step.name] = given.expand(self.sizes[step.name])
                 return
         self.freeze(names_read(step))
 
@@ -346,6 +350,7 @@ def _along(labels: Tensor, axis: int, count: int) -> Tensor | None:
 
 
 def kind_of(step: Step) -> str:
+    """The bare name of a step's operator; "" for a call of a quantizer."""
     return GETITEM if step.op == GETITEM else bare_name(step.op or "")
 
 
@@ -359,6 +364,7 @@ def references_in(structure: JsonValue) -> list[str]:
 
 
 def tensors_read(step: Step) -> set[str]:
+    """The parameters and buffers that a step reads itself."""
     found, waiting = set(), [*step.args, *step.kwargs.values()]
     while waiting:
         value = waiting.pop()

@@ -66,7 +66,7 @@ def smooth(
         batches: any iterable of inputs or ``(inputs, labels)``; some hundred examples do.
         example: what the simulation was made for.
         alpha: how much of the difficulty moves into the weights, from 0 to 1; the paper has 0.5.  Of several numbers,
-            as by default, each group takes the one with the least error.
+            as by default, each group takes the one with the least error; ``bench/quant_fidelity.py`` compares the two.
         insert: multiply where nothing can be folded, if that takes a tenth off the error at least.
         observer: of the ranges, as in `gracile.quantize`.
         exclude: layers (the modules of the weights) whose inputs stay as they are.
@@ -155,7 +155,7 @@ def _largest(simulation: Simulation, group: Group, known: Seen) -> tuple[Tensor,
     for reader in group.readers:
         weight = tensors[reader.weight].detach().double().movedim(reader.inputs, 0).flatten(1).abs().amax(1)
         for row, values in zip(found, (known.largest[reader.data].double(), weight), strict=True):
-            row.scatter_reduce_(0, reader.labels, values, "amax")
+            row.scatter_reduce_(0, reader.labels, values.cpu(), "amax")
     return found[0, 1:], found[1, 1:]
 
 
