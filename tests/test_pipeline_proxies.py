@@ -117,3 +117,14 @@ def test_a_search_that_goes_on_keeps_its_order(found, tmp_path, monkeypatch):
     monkeypatch.setattr("gracile.pipeline.automatic.sensitivities", lambda *_: 1 / 0)
     again = searched(store=tmp_path / "a.db", auto=gracile.Auto(trials=2, methods=("spatial_svd", "prune")))
     assert again.trials == first.trials
+
+
+def test_without_sensitivities_the_order_is_as_given_and_losses_grow_with_the_square(monkeypatch):
+    pytest.importorskip("optuna", reason="needs the extra auto")
+    monkeypatch.setattr("gracile.pipeline.automatic.sensitivities", lambda *_: {})
+    auto = gracile.Auto(trials=3, methods=("prune", "spatial_svd"), criteria=("l2",), scopes=("layer",))
+    first, second, pair = searched(search="tar", auto=auto).trials
+    assert (first.method, second.method) == ("prune", "spatial_svd")
+    assert first.curve is second.curve is None
+    assert first.because == "each method is tried alone"
+    assert pair.because.endswith("a square law of spatial_svd and a square law of prune")

@@ -80,12 +80,14 @@ def curve_of(stage: Searchable, request: Request, before: Cost, selection: Selec
         before: cost of the stage's original.
 
     Returns:
-        None where nothing tells: a latency is asked for, the search scores whole models, or nothing is lost.
+        None where nothing tells: a latency is asked for, there are no sensitivities either, or nothing is lost.
     """
     bound, total = request.bound(before), request.total(before)
     if request.timed or bound is None or not 0 < bound < total:
         return None
     problem = selection.problem
+    if problem is None and not request.sensitivities:
+        return None
     if problem is None:
         return _along(bound, total, promised(stage, request, before), "sensitivities")
 
