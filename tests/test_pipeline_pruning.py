@@ -86,3 +86,11 @@ def test_bad_input_is_named(options, message):
 def test_a_target_out_of_reach_says_so():
     with pytest.raises(TargetError, match="cannot be reached"):
         gracile.prune.plan(MODEL, DATA[:2], target=gracile.Target(macs=0.001))
+
+
+def test_a_store_tells_random_orders_of_different_seeds_apart(tmp_path):
+    for seed in (0, 1):
+        options = {"method": "channel_pruning", "criterion": "random", "calibration": None, "seed": seed}
+        kept = job(store=tmp_path / "x.db", **options)
+        assert kept.report.stages[0].dictionary.stored == 0
+        assert kept.report.dictionary == job(**options).report.dictionary

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import re
 import time
 from collections import Counter
 
@@ -14,7 +15,7 @@ from gracile.automatic import Space
 from gracile.automatic.front import HopelessError
 from gracile.automatic.loop import Course, Measured, batches
 from gracile.automatic.space import by_promise
-from gracile.automatic.study import Study, study_name
+from gracile.automatic.study import Study
 from gracile.errors import StoreError
 
 SPACE = Space(
@@ -58,7 +59,7 @@ class Formula:
 
 
 def study(path=None, seed=0, baseline=BASELINE):
-    return Study(None if path is None else f"sqlite:///{path}", study_name([("a", "b")]), baseline, SPACE, seed)
+    return Study(None if path is None else f"sqlite:///{path}", {"model": "a"}, baseline, SPACE, seed)
 
 
 def alone(space):
@@ -200,7 +201,7 @@ def test_time_ends_the_search_but_not_before_the_first_trial():
 
 def test_a_space_with_nothing_new_left_ends_the_search():
     small = Space(methods=("spatial_svd",), criteria=("l2",), scopes=("layer",), rounds=(1,), shares=(1.0, 0.5))
-    with Study(None, "small", BASELINE, small, 0) as ledger:
+    with Study(None, {"model": "small"}, BASELINE, small, 0) as ledger:
         course = Course(
             space=small, singles=alone(small), options=Auto(trials=10), ledger=ledger, owner="me", baseline=BASELINE,
             target=TARGET,
@@ -222,6 +223,47 @@ def test_another_baseline_is_refused(tmp_path):
     run(Formula(), tmp_path / "a.study", trials=2)
     with pytest.raises(StoreError, match="another evaluation function"):
         study(tmp_path / "a.study", baseline=0.7)
+
+
+KEY = {"model": "a", "data": "x", "target": "half", "seed": "0", "gracile": "1"}
+
+
+def of(path, **changed):
+    return Study(f"sqlite:///{path}", {**KEY, **changed}, BASELINE, SPACE, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "b"}, "another model"),
+        ({"data": "y"}, "another calibration data"),
+        ({"model": "b", "gracile": "2"}, "another model and version of gracile"),
+    ],
+)
+def test_the_same_search_of_another_model_is_refused(tmp_path, changed, words):
+    with of(tmp_path / "a.study") as ledger:
+        # Nothing is lost as long as nothing was tried.
+        of(tmp_path / "a.study", seed="1").close()
+        ledger.add(SPACE.singles()[0], 0, 0, "me")
+    with pytest.raises(StoreError, match=f"holds this very search, begun with {words}: .* begin anew"):
+        of(tmp_path / "a.study", **changed)
+    Study(f"sqlite:///{tmp_path / 'a.study'}", {**KEY, **changed}, BASELINE, SPACE, 0, shared=True).close()
+    of(tmp_path / "a.study").close()
+
+
+def test_another_search_is_begun_and_noted(tmp_path):
+    with of(tmp_path / "a.study") as ledger:
+        ledger.add(SPACE.singles()[0], 0, 0, "me")
+        assert not ledger.note
+    for changed, note in (
+        ({"target": "third"}, ""),
+        ({"data": "none", "seed": "3"}, "a new search was begun: .* holds 1 other, of which .* in options and seed"),
+        ({"seed": "2"}, "differs in seed"),
+    ):
+        with of(tmp_path / "a.study", **changed) as other:
+            assert not other.placed()
+            assert re.search(note, other.note)
+            assert bool(other.note) == bool(note)
 
 
 def test_a_file_that_is_no_study_is_named(tmp_path):

@@ -66,8 +66,8 @@ class PruningStage:
         self.notes = (*self._prunable.notes, *(self._pruning.statistics.notes if self._pruning.statistics else ()))
         if method == "channel_pruning":
             self._keep_whole_without_readers()
-        if is_own(request.criterion) or request.loss is not None:
-            # Nothing else tells two functions apart.
+        if is_own(request.criterion) or request.loss is not None or request.criterion == "random":
+            # Nothing else tells two functions apart, or two seeds.
             self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(
             graph, self._prunable, self._pruning.rankings, request.scope, request.round_to, request.max_sparsity
