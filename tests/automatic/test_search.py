@@ -199,6 +199,16 @@ def test_time_ends_the_search_but_not_before_the_first_trial():
     assert (len(trials), ended_by) == (1, "time")
 
 
+def test_the_time_before_the_first_trial_counts():
+    with study() as ledger:
+        course = Course(
+            space=SPACE, singles=alone(SPACE), options=Auto(minutes=10), ledger=ledger, owner="me", baseline=BASELINE,
+            target=TARGET, began=time.monotonic() - 11 * 60,
+        )  # fmt: skip
+        trials, ended_by = course.run(Formula())
+    assert (len(trials), ended_by) == (1, "time")
+
+
 def test_a_space_with_nothing_new_left_ends_the_search():
     small = Space(methods=("spatial_svd",), criteria=("l2",), scopes=("layer",), rounds=(1,), shares=(1.0, 0.5))
     with Study(None, {"model": "small"}, BASELINE, small, 0) as ledger:

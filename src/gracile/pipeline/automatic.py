@@ -3,6 +3,7 @@
 import copy
 import socket
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -127,6 +128,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     request, options = job.request, job.request.auto
     assert options is not None
     assert request.target is not None
+    began = time.monotonic()
     forecast: Forecast | None = None
     if request.timed:
         forecast = measured(
@@ -152,6 +154,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
             course = Course(
                 space=space, singles=by_promise(space.singles(), promises), options=options, ledger=study,
                 owner=options.worker or socket.gethostname(), baseline=baseline, target=target, room=_room(request),
+                began=began,
             )  # fmt: skip
             ended, ended_by = course.run(pool)
     return Findings(
