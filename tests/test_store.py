@@ -1,4 +1,6 @@
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -132,3 +134,17 @@ def test_a_store_from_before_it_had_owners_goes_on(begun):
         store.require_own("a", "x")
         with pytest.raises(StoreError, match="another model"):
             store.require_own("b", "x")
+
+
+def test_makers_of_one_store_at_the_same_moment_do_not_collide(tmp_path):
+    """As workers of a search without a store of the user's are."""
+    for number in range(30):
+        meeting = Barrier(4)
+
+        def begin(_, path=tmp_path / f"{number}.db", meeting=meeting):
+            meeting.wait(60)
+            with Store(path) as store:
+                store.job(KEY, 0.9)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(begin, range(4)))

@@ -17,20 +17,13 @@ _VERSION = 1
 _APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
 _BUSY_SECONDS = 30.0
 
-_SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    baseline REAL NOT NULL
-);
-CREATE TABLE evaluations (
-    job INTEGER NOT NULL REFERENCES jobs(id),
-    layer TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    score REAL NOT NULL,
-    PRIMARY KEY (job, layer, size)
-);
-"""
+_TABLES = (
+    "CREATE TABLE jobs (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, baseline REAL NOT NULL)",
+    "CREATE TABLE evaluations (job INTEGER NOT NULL REFERENCES jobs(id), layer TEXT NOT NULL, size INTEGER NOT NULL, "
+    "score REAL NOT NULL, PRIMARY KEY (job, layer, size))",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_VERSION}",
+)
 # Whose the file is.  Files that were made before there were these tables do without: readers of format 1 ignore them.
 _OWNERS = (
     "CREATE TABLE IF NOT EXISTS writer (gracile TEXT NOT NULL)",
@@ -95,21 +88,28 @@ class Store:
             raise
 
     def _open(self) -> None:
+        if self._blank():
+            self._create()
         application, version = (self._pragma(name) for name in ("application_id", "user_version"))
-        empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if empty and not application:
-            with self._connection:
-                self._connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
-                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
-        elif application != _APPLICATION_ID:
+        if application != _APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite file, but no store of gracile; give another path")
-        elif version != _VERSION:
+        if version != _VERSION:
             raise StoreError(
                 f"{self.path} is a store of format {version}, this version of gracile reads format {_VERSION}; "
                 "give another path, or export it as JSON with the version that wrote it"
             )
+
+    def _blank(self) -> bool:
+        application = self._pragma("application_id")
+        return not application and not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+    def _create(self) -> None:
+        """The tables; of several processes at once one makes them, while the others wait."""
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._blank():
+                for statement in _TABLES:
+                    self._connection.execute(statement)
 
     def _pragma(self, name: str) -> int:
         value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
