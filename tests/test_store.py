@@ -89,7 +89,7 @@ def begun(tmp_path):
 
 def test_a_store_of_another_model_is_refused_unless_it_is_shared(begun):
     with Store(begun) as store:
-        with pytest.raises(StoreError, match=r"runs\.db holds 1 evaluations of another model .*shared_store"):
+        with pytest.raises(StoreError, match=r"runs\.db holds 1 evaluation of another model .*shared_store"):
             store.require_own("b", "x")
         store.require_own("a", "x")
         store.require_own("b", "x", shared=True)

@@ -158,7 +158,12 @@ class Store:
             owners = self._connection.execute("SELECT model, data FROM owners").fetchall()
             evaluated = self._evaluated()
             if owners and evaluated and not shared:
-                _require_among(owners, model, data, f"the store {self.path} holds {evaluated} evaluations")
+                _require_among(
+                    owners,
+                    model,
+                    data,
+                    f"the store {self.path} holds {evaluated} evaluation{'s' if evaluated > 1 else ''}",
+                )
             self._connection.execute("INSERT OR IGNORE INTO owners VALUES (?, ?)", (model, data))
 
     def _evaluated(self) -> int:
@@ -252,7 +257,7 @@ def _require_among(owners: list[tuple[str, str]], model: str, data: str, held: s
         raise StoreError(
             f"{held} of this model with other calibration data, of which none can be used: a run that was to go on "
             "would begin anew. Give the same batches in the same order (a loader that shuffles by a generator of its "
-            f"own does not), or another path{_SEVERAL}"
+            f"own does not, nor any that shuffles under another seed), or another path{_SEVERAL}"
         )
 
 

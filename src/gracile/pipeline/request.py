@@ -171,7 +171,7 @@ def checked(
     require_patterns("exclude", arguments["exclude"])
     require_seed(arguments["seed"])
     require_path("store", arguments["store"])
-    require_flags(shared_store=arguments["shared_store"])
+    require_flags(shared_store=arguments.get("shared_store", False))
     if evaluate_search is not None and not callable(evaluate_search):
         raise InputError(f"evaluate_search is a {type(evaluate_search).__name__}; give a function")
     chosen: str | Criterion = criterion
