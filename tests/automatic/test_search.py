@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 
@@ -197,6 +198,20 @@ def test_time_ends_the_search_but_not_before_the_first_trial():
     assert time.monotonic() - began < 5
     trials, ended_by = run(Formula(), minutes=1e-9)
     assert (len(trials), ended_by) == (1, "time")
+
+
+def test_the_time_left_is_shown_from_the_first_moment_on(monkeypatch):
+    notes = []
+
+    class Noted:
+        def advance(self, note="", steps=1):
+            notes.append((steps, note))
+
+    monkeypatch.setattr("gracile.automatic.loop.bar", lambda *_: nullcontext(Noted()))
+    run(Formula(), trials=3, minutes=90)
+    assert [steps for steps, _ in notes] == [0, 1, 1, 1]
+    assert notes[0][1] == "at most 90.0 min left"
+    assert all(re.fullmatch(r"best 0\.\d+, at most 90\.0 min left", note) for _, note in notes[1:])
 
 
 def test_the_time_before_the_first_trial_counts():

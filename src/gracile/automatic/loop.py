@@ -107,8 +107,7 @@ class Course:
         clock = _Clock(self.options.minutes, self.began)
         more = True
         with bar("automatic compression", self.options.trials) as progress:
-            for _ in self._ended():
-                progress.advance()
+            progress.advance(self._noted(clock), steps=len(self._ended()))
             while True:
                 more = self._filled() and more
                 mine = self._open()

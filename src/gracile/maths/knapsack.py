@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 Floats = NDArray[np.float64]
 
 # The largest difference of values in a row and the largest cost, in the units that HiGHS sees: it takes sums for equal
-# that differ by 1e-6, and budgets for met that are missed by as much.  Of solutions that miss one it also prints that it
-# solves them again, past all options.
+# that differ by 1e-6, and budgets for met that are missed by as much.  Where a solution misses one it also prints, past
+# all options, that it solves again.
 _SPREAD, _LARGEST = 1e4, 1e6
 
 
