@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("optuna", reason="needs the extra auto")
 
+import optuna
+
 from gracile.auto_options import Auto
 from gracile.automatic import Space
 from gracile.automatic.front import HopelessError
@@ -277,6 +279,9 @@ def test_the_same_search_of_another_model_is_refused(tmp_path, changed, words):
 
 
 def test_another_search_is_begun_and_noted(tmp_path):
+    foreign = optuna.create_study(storage=f"sqlite:///{tmp_path / 'a.study'}", study_name="of somebody else")
+    foreign.set_user_attr("key", 3)
+    foreign.ask()
     with of(tmp_path / "a.study") as ledger:
         ledger.add(SPACE.singles()[0], 0, 0, "me")
         assert not ledger.note

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # Proposals for one trial until one is new: by what the others have reached, then at random.
 _GUIDED, _RANDOM = 6, 40
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
+# Of the names of studies: a database may hold others that are not ours.
+_PREFIX = "gracile-"
 # In what a search differs from another one that was to be the same.
 _IDENTITY = {"model", "data", "gracile"}
 
@@ -103,7 +105,9 @@ class Study:
         others = [
             _differing(key, study.user_attrs["key"])
             for study in studies
-            if "key" in study.user_attrs and self._storage.get_n_trials(study._study_id)
+            if study.study_name.startswith(_PREFIX)
+            and "key" in study.user_attrs
+            and self._storage.get_n_trials(study._study_id)
         ]
         for differing in others:
             if differing <= _IDENTITY and not shared:
@@ -271,7 +275,7 @@ def _seed(*parts: int) -> int:
 
 def study_name(key: Mapping[str, str]) -> str:
     """The name of the study of a job."""
-    return f"gracile-{hashlib.sha256(repr(list(key.items())).encode()).hexdigest()[:32]}"
+    return f"{_PREFIX}{hashlib.sha256(repr(list(key.items())).encode()).hexdigest()[:32]}"
 
 
 def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:

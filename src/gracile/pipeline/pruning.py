@@ -209,7 +209,7 @@ class PruningStage:
             if last is not None and (best is None or known.of(last.sizes) >= known.of(best.sizes)):
                 self._best = last
 
-        self._keeping = True
+        self._keeping, self._best = True, None
         try:
             yield keep
         finally:
