@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gracile.errors import InputError
 from gracile.layer_kinds import CONVOLUTIONS, TRANSPOSED
 
-_KINDS = (*CONVOLUTIONS.values(), *TRANSPOSED, nn.Linear)
+_KINDS: tuple[type[nn.Module], ...] = (*CONVOLUTIONS.values(), *TRANSPOSED, nn.Linear)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
