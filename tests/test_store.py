@@ -1,4 +1,5 @@
 import sqlite3
+import threading
 
 import pytest
 
@@ -73,3 +74,25 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"):
         Store(tmp_path / "file" / "runs.db")
+
+
+def test_several_may_begin_a_store_at_once(tmp_path):
+    together = threading.Barrier(8)
+    failed = []
+
+    def begin(number):
+        together.wait()
+        try:
+            with Store(tmp_path / "runs.db") as store:
+                store.job({"number": str(number)}, 0.5).put("conv", number, 1.0)
+        except StoreError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    with Store(tmp_path / "runs.db") as store:
+        assert len(store.jobs()) == 8

@@ -17,12 +17,12 @@ _APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
 _BUSY_SECONDS = 30.0
 
 _SCHEMA = """
-CREATE TABLE jobs (
+CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL UNIQUE,
     baseline REAL NOT NULL
 );
-CREATE TABLE evaluations (
+CREATE TABLE IF NOT EXISTS evaluations (
     job INTEGER NOT NULL REFERENCES jobs(id),
     layer TEXT NOT NULL,
     size INTEGER NOT NULL,
@@ -91,8 +91,9 @@ class Store:
         empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if empty and not application:
             with self._connection:
+                # Two that begin the same file wait for each other, and the second finds it done.
                 self._connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
                     f"PRAGMA user_version = {_VERSION}; COMMIT;"
                 )
         elif application != _APPLICATION_ID:
