@@ -87,8 +87,11 @@ class Store:
             raise
 
     def _open(self) -> None:
-        application, version = (self._pragma(name) for name in ("application_id", "user_version"))
-        empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        # Read at one moment, as another process may be beginning the file.
+        with self._connection:
+            self._connection.execute("BEGIN")
+            application, version = (self._pragma(name) for name in ("application_id", "user_version"))
+            empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if empty and not application:
             with self._connection:
                 # Two that begin the same file wait for each other, and the second finds it done.
