@@ -17,6 +17,7 @@ _HOST = "127.0.0.1"
 # Names under which a browser may ask: a page elsewhere that points its own name here gets nothing.
 _NAMES = ("127.0.0.1", "localhost")
 _COLOURS = 8
+_LEGEND = 4
 
 
 def store_page(store: str | Path, *, refresh: int | None = None) -> str:
@@ -207,7 +208,7 @@ def _chart(curves: dict[str, list[tuple[int, float]]], baseline: float) -> Chart
             ],
         },
         height=420,
-        choices=[] if few else [layer or "(model)" for layer in curves],
+        choices=[] if len(curves) <= _LEGEND else [layer or "(model)" for layer in curves],
         choice="Show",
     )  # fmt: skip
 
