@@ -115,7 +115,8 @@ def _labels(points: list[Point], scores: list[float]) -> list[dict[str, object]]
             {
                 "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
                 "showarrow": False, "xanchor": "center" if above else "right" if left else "left",
-                "xshift": 0 if above else -12 if left else 12, "yshift": (-18 if index and level else 18) if above else shift,
+                "xshift": 0 if above else -12 if left else 12,
+                "yshift": shift if not above else -18 if index and level else 18,
                 # The line of the target does not run through the text.
                 **({"bgcolor": "var(--card)", "borderpad": 1} if index == len(points) - 1 else {}),
                 "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
