@@ -1,4 +1,5 @@
-"""The report of `gracile demo` on a desktop in the light and on a phone in the dark: docs/images/report-*.png.
+"""The report of `gracile demo`: its top on a desktop in the light and on a phone in the dark, and what it says of each
+layer; docs/images/report-*.png.
 
     python bench/report_pictures.py             # the demo makes the report
     python bench/report_pictures.py FOLDER      # of a saved folder
@@ -18,8 +19,12 @@ from gracile import Report
 from gracile.demo import run_demo
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
-# Name -> width, height of the picture, colours.
-SCREENS = {"desktop": (1280, 1560, "light"), "phone": (390, 1560, "dark")}
+# Name -> width, height of the picture, colours, the section at its top.
+SCREENS = {
+    "desktop": (1280, 1560, "light", None),
+    "phone": (390, 1560, "dark", None),
+    "layers": (1280, 1060, "dark", "cost-of-each-layer"),
+}
 
 
 def main() -> None:
@@ -33,12 +38,15 @@ def main() -> None:
             browser = started.chromium.launch(
                 executable_path=shutil.which("chromium") or shutil.which("chromium-browser"), args=["--no-sandbox"]
             )
-            for name, (width, height, colours) in SCREENS.items():
+            for name, (width, height, colours, section) in SCREENS.items():
                 context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
                 page = context.new_page()
                 page.goto(page_file.as_uri())
                 page.locator(".plot .main-svg").first.wait_for()
                 page.wait_for_timeout(1000)
+                if section is not None:
+                    page.evaluate("id => document.getElementById(id).scrollIntoView({behavior: 'instant'})", section)
+                    page.wait_for_timeout(500)
                 page.screenshot(path=IMAGES / f"report-{name}.png")
                 context.close()
             browser.close()

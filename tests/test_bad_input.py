@@ -345,12 +345,20 @@ def zeroing(model):
     return 1.0
 
 
+def zeroing_data(model):
+    next(model.parameters()).data.zero_()
+    return 1.0
+
+
 def swapping(model):
     model.fc = nn.Identity()
     return 1.0
 
 
-@pytest.mark.parametrize(("evaluate", "what"), [(zeroing, "conv.weight"), (swapping, "fc.weight")])
+@pytest.mark.parametrize(
+    ("evaluate", "what"),
+    [(zeroing, "conv.weight"), (zeroing_data, "conv.weight"), (swapping, "fc.weight")],
+)
 def test_evaluation_functions_that_change_the_model_are_named(evaluate, what):
     model = net()
     before = copy.deepcopy(model.state_dict())

@@ -339,10 +339,25 @@ def test_masks_leave_alone_what_they_would_make_nan(caplog):
     for inplace in (False, True):
         with pytest.raises(InputError, match=r"^0 divides what is masked by its norm, or by a deviation, and zeros"):
             gracile.mask(model, plan, example_inputs=X[:2], inplace=inplace)
+    # Without inputs it cannot be known.
+    caplog.clear()
+    assert gracile.mask(model, plan)(X).isnan().any()
+    assert "the code of 0 takes norms or deviations: if it divides masked weights" in caplog.text
     # What was refused is as it was.
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     rest = gracile.prune.plan(model, X[:2], sparsity=0.5, exclude=["0"])
     assert not gracile.mask(model, rest, example_inputs=gracile.capture(model, X[:2]))(X).isnan().any()
+    caplog.clear()
+    assert not gracile.mask(model, rest)(X).isnan().any()
+    assert not caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_normed_weights_are_not_masked(wrap):
+    model = nn.Sequential(wrap(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with pytest.raises(GracileError, match=r"remove_parametrizations|remove_weight_norm"):
+        gracile.mask(model, gracile.prune.plan(model, X[:2], sparsity=0.5))
 
 
 @pytest.mark.parametrize(

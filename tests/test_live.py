@@ -3,9 +3,12 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 from support.parsed import Parsed
 from support.reports import HOSTILE
+from torch import nn
 
+import gracile
 from gracile import live
 from gracile.errors import InputError, StoreError
 from gracile.latency import LayerTimes, table_key
@@ -63,7 +66,27 @@ def test_a_table_of_layers_is_told_in_words(tmp_path):
 
 def test_a_store_without_jobs_says_so(tmp_path):
     Store(tmp_path / "new.db").close()
-    assert "No job has begun in this store." in Parsed(live.store_page(tmp_path / "new.db")).texts
+    parsed = Parsed(live.store_page(tmp_path / "new.db"))
+    assert [section["id"] for section in parsed.all("section")] == ["nothing-is-evaluated-yet"]
+    assert "none of its evaluations has ended" in parsed.text
+
+
+def test_a_run_can_be_watched_before_its_first_evaluation(tmp_path):
+    path = tmp_path / "runs.db"
+    parsed = Parsed(live.store_page(path, refresh=5))
+    assert [section["id"] for section in parsed.all("section")] == ["nothing-is-evaluated-yet"]
+    assert parsed.all("body")[0]["data-refresh"] == "5"
+    assert not path.exists()
+    seen = []
+
+    def evaluate(model):
+        if not seen:
+            seen.append(Parsed(live.store_page(path)).all("section")[0]["id"])
+        return -float(model.weight.square().sum()) if hasattr(model, "weight") else 0.0
+
+    model = nn.Sequential(nn.Linear(8, 8)).eval()
+    gracile.compress(model, torch.ones(1, 8), evaluate=evaluate, ratios={"0": 0.5}, method="weight_svd", store=path)
+    assert seen == ["nothing-is-evaluated-yet"]
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -73,6 +96,8 @@ def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no database, but long enough to be read as one " * 20)
     with pytest.raises(StoreError, match=r"notes\.txt cannot be used: file is not a database"):
         live.serve(tmp_path / "notes.txt")
+    with pytest.raises(StoreError, match=r"as there is no folder .*nowhere; give the store of a run"):
+        live.serve(tmp_path / "nowhere" / "runs.db")
 
 
 def _get(address, path="", **headers):
@@ -110,8 +135,13 @@ def test_serving(store, monkeypatch):
         # A name that was made to point here.
         assert _get(address, Host="evil.example:80")[0] == 404
         store.unlink()
-        assert _get(address) == (503, f"there is no store {store} yet; start a run with "
-                                      f"gracile.compress(..., store={str(store)!r})")  # fmt: skip
+        status, text = _get(address)
+        assert (status, [part["id"] for part in Parsed(text).all("section")]) == (200, ["nothing-is-evaluated-yet"])
+        store.write_text("no database, but long enough to be read as one " * 20)
+        status, text = _get(address)
+        assert status == 503
+        assert "cannot be used: file is not a database" in Parsed(text).text
+        assert Parsed(text).all("body")[0]["data-refresh"] == "5"
     finally:
         servers[0].shutdown()
         thread.join()

@@ -17,6 +17,7 @@ _HOST = "127.0.0.1"
 # Names under which a browser may ask: a page elsewhere that points its own name here gets nothing.
 _NAMES = ("127.0.0.1", "localhost")
 _COLOURS = 8
+_LEGEND = 4
 
 
 def store_page(store: str | Path, *, refresh: int | None = None) -> str:
@@ -24,26 +25,43 @@ def store_page(store: str | Path, *, refresh: int | None = None) -> str:
 
     Args:
         store: stays as it is; another process may be writing it.
-        refresh: seconds after which a browser loads the page again.
+        refresh: seconds after which a browser loads the page again.  Then a file that is not there yet is a run that
+            has evaluated nothing.
 
     Raises:
         StoreError: there is no such file, it is no store, or it is damaged.
         MissingExtraError: plotly is not installed.
     """
     path = path_of("store", store)
-    if not path.is_file():
+    if not path.exists() and refresh is None:
         raise StoreError(f"there is no store {path} yet; start a run with gracile.compress(..., store={str(path)!r})")
-    with Store(path) as opened:
-        sections = [_section(place, key, job) for place, (key, job) in enumerate(opened.jobs(), 1)]
+    sections = []
+    if path.exists():
+        with Store(path) as opened:
+            sections = [_section(place, key, job) for place, (key, job) in enumerate(opened.jobs(), 1)]
+    return _document(path, sections or [_nothing(path)], refresh)
+
+
+def _document(path: Path, sections: list[Section], refresh: int | None) -> str:
     return page(
         Document(
             title=path.name,
             subtitle=f"{path} · {'evaluations so far' if refresh else 'evaluations'}",
-            sections=sections or [Section(title="Nothing yet", parts=[Text("No job has begun in this store.")])],
+            sections=sections,
             footer=f"The page is read anew every {refresh} seconds." if refresh else "",
             refresh=refresh,
         )
     )
+
+
+def _nothing(path: Path) -> Section:
+    text = (
+        "A run has opened this store, and none of its evaluations has ended. Methods that search nothing evaluate no "
+        "candidates."
+        if path.exists()
+        else f"There is no such file yet. A run with store={str(path)!r} makes it."
+    )
+    return Section(title="Nothing is evaluated yet", parts=[Text(text)])
 
 
 def serve(store: str | Path, *, port: int = 0, refresh: int = 5, started: Callable[[str], object] = log.info) -> None:
@@ -55,8 +73,12 @@ def serve(store: str | Path, *, port: int = 0, refresh: int = 5, started: Callab
 
     Raises:
         InputError: the port is in use, or may not be used.
-        StoreError: as `store_page`; later, a store that cannot be read shows as a message in the page.
+        StoreError: the file is no store, is damaged, or there is not even a folder for it; later, a store that cannot
+            be read shows as a message in the page.
     """
+    folder = path_of("store", store).resolve().parent
+    if not folder.is_dir():
+        raise StoreError(f"there is no store {store}, as there is no folder {folder}; give the store of a run")
     store_page(store, refresh=refresh)
     if isinstance(port, bool) or not isinstance(port, int):
         raise InputError(f"port is {port!r}; give a number from 0 to 65535, 0 for any free one")
@@ -82,12 +104,13 @@ def _handler(store: Path, refresh: int) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             try:
-                status, text, kind = 200, store_page(store, refresh=refresh), "html"
+                status, text = 200, store_page(store, refresh=refresh)
             except GracileError as error:
-                status, text, kind = 503, str(error), "plain"
+                unread = Section(title="The store cannot be read", parts=[Text(str(error))])
+                status, text = 503, _document(store, [unread], refresh)
             body = text.encode("utf-8", "replace")
             self.send_response(status)
-            self.send_header("Content-Type", f"text/{kind}; charset=utf-8")
+            self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
@@ -185,7 +208,7 @@ def _chart(curves: dict[str, list[tuple[int, float]]], baseline: float) -> Chart
             ],
         },
         height=420,
-        choices=[] if few else [layer or "(model)" for layer in curves],
+        choices=[] if len(curves) <= _LEGEND else [layer or "(model)" for layer in curves],
         choice="Show",
     )  # fmt: skip
 

@@ -15,17 +15,19 @@ log = logging.getLogger(__name__)
 Evaluate = Callable[[nn.Module], float]
 
 
-def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
+def score_of(evaluate: Evaluate, model: nn.Module, what: str, *, first: bool = False) -> float:
     """What ``evaluate`` gives for ``model`` in evaluation mode, without gradients.
 
     Args:
         what: the model in words, for messages: "the original model".
+        first: of several calls of the function; then parameters are compared by their values, too, as what is written
+            through ``.data`` counts nowhere.
 
     Raises:
         EvaluationError: the function raised, changed a parameter, or returned something that is not one finite number.
     """
     name = getattr(evaluate, "__qualname__", type(evaluate).__name__)
-    before = _versions(model)
+    before = _state(model, values=first)
     try:
         with torch.no_grad(), eval_mode(model):
             value = evaluate(model)
@@ -33,7 +35,7 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
         raise EvaluationError(
             f"the evaluation function {name} failed on {what}: {type(error).__name__}: {error}"
         ) from error
-    after = _versions(model)
+    after = _state(model, values=first)
     changed = [parameter for parameter in {**before, **after} if before.get(parameter) != after.get(parameter)]
     if changed:
         raise EvaluationError(
@@ -58,9 +60,19 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str) -> float:
     return score
 
 
-def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """For each parameter which it is, and how often it was written to in place."""
+def _state(model: nn.Module, *, values: bool) -> dict[str, tuple[int, int, str]]:
+    """For each parameter which it is, how often it was written to in place, and the sum of its values where asked."""
     return {
-        name: (id(parameter), 0 if parameter.is_inference() else parameter._version)
+        name: (
+            id(parameter),
+            0 if parameter.is_inference() else parameter._version,
+            repr(_sum(parameter)) if values else "",
+        )
         for name, parameter in model.named_parameters()
     }
+
+
+@torch.no_grad()
+def _sum(parameter: nn.Parameter) -> float:
+    values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+    return float(values.sum(dtype=torch.float64))

@@ -109,3 +109,10 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(FileError, match=r"missing.page\.html cannot be written"):
         write(tmp_path / "missing" / "page.html", "x")
+
+
+def test_long_names_may_break_behind_their_dots_and_stay_what_they_are():
+    name = "encoder.layers.0.attention.query_key_value&co"
+    drawn = table(Table(title="t", columns=[Column(title="layer")], rows=[[name], ["short.name"]]))
+    assert "encoder.<wbr>layers.0.<wbr>attention.<wbr>query_<wbr>key_<wbr>value&amp;co" in drawn
+    assert {name, "short.name"} <= set(Parsed(drawn).texts)

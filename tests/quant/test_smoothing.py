@@ -108,7 +108,7 @@ def test_factors_are_kept_in_folders_and_files(tmp_path):
 def test_excluded_layers_stay():
     _, simulation = made()
     kept = simulation.get_parameter("q.weight").clone()
-    record = smooth(simulation, batches(), Inputs.of(batches()[0]), exclude=["q", "k", "v"])
+    record = smooth(simulation, batches(), Inputs.of(batches()[0]), exclude=["[qk]", "v"])
     assert not {"q", "k", "v"} & set(record.changed)
     assert torch.equal(simulation.get_parameter("q.weight"), kept)
 
@@ -124,5 +124,11 @@ def test_what_cannot_be_smoothed_is_named():
     simulation = made()[1]
     with pytest.raises(InputError, match="alpha is 2"):
         smooth(simulation, batches(), Inputs.of(batches()[0]), alpha=2)
+    with pytest.raises(InputError, match=r"exclude: \['qq'\] match no layer"):
+        smooth(simulation, batches(), batches()[0], exclude=["qq"])
+    with pytest.raises(InputError, match=r"simulation is a Sequential; give what gracile.quantize made"):
+        smooth(model, [data], data)
+    with pytest.raises(InputError, match="example_inputs is a int"):
+        smooth(simulation, batches(), 3)
     with pytest.raises(InputError, match="alpha is empty"):
         smooth(simulation, batches(), Inputs.of(batches()[0]), alpha=())

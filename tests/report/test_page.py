@@ -194,3 +194,14 @@ def test_trials_are_drawn_with_their_front_and_what_was_taken():
     assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
     assert "on the front" in str(drawn)
     assert "ended by time" in str(drawn)
+
+
+def test_columns_of_trials_without_a_word_leave_their_room():
+    trial = Trial(place=0, origin="single", method="prune", asked=0.5, state="finished", score=0.9, cost=0.49)
+    auto = AutoReport(metric="macs", target=0.5, baseline=0.95, trials=(trial,), front=(0,), chosen=0, ended_by="time")
+    texts = set(Parsed(bare(auto=auto).to_html()).texts)
+    assert "MACs asked" in texts
+    assert not {"why it ended", "expected to lose"} & texts
+    failed = trial.model_copy(update={"place": 1, "state": "failed", "reason": "it rained"})
+    both = auto.model_copy(update={"trials": (trial, failed)})
+    assert {"why it ended", "it rained"} <= set(Parsed(bare(auto=both).to_html()).texts)

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-_VOID = {"meta", "link", "br", "img", "input", "hr"}
+_VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
 
 class Parsed(HTMLParser):
@@ -14,12 +14,14 @@ class Parsed(HTMLParser):
         self.texts: list[str] = []
         self.scripts: list[tuple[str | None, str]] = []
         self._open: list[str] = []
+        self._joined = False
         self.feed(text)
         self.close()
         assert not self._open, self._open
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self._joined = tag == "wbr"
         if tag not in _VOID:
             self._open.append(tag)
         if tag == "script":
@@ -34,7 +36,9 @@ class Parsed(HTMLParser):
             kind, text = self.scripts[-1]
             self.scripts[-1] = (kind, text + data)
         elif self._open and self._open[-1] != "style":
-            self.texts.append(data)
+            # A text that may break is one text.
+            self.texts[-1:] = [self.texts[-1] + data] if self._joined else [*self.texts[-1:], data]
+            self._joined = False
 
     @property
     def text(self) -> str:

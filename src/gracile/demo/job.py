@@ -17,10 +17,11 @@ from gracile.demo.network import SmallNet
 from gracile.demo.training import accuracy, log_likelihood, train
 from gracile.errors import FileError, InputError, MissingExtraError
 from gracile.export.checkpoint import load
+from gracile.extras import extra
 from gracile.latency import benchmark
 from gracile.pipeline import Result, compress
 from gracile.recipe import Target
-from gracile.timings import Timings
+from gracile.timings import Runtime, Timings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,8 @@ def compressed(model: SmallNet, splits: Splits, settings: Settings, seed: int) -
 
     return compress(
         model,
-        splits.train.images[:1],
+        # As many as are timed.
+        splits.train.images[: settings.timing],
         evaluate=lambda candidate: accuracy(candidate, splits.test),
         evaluate_search=lambda candidate: log_likelihood(candidate, scoring),
         target=Target(macs=0.5),
@@ -163,8 +165,19 @@ def compressed(model: SmallNet, splits: Splits, settings: Settings, seed: int) -
         search="exact",
         calibration=list(splits.train[: settings.calibration].batches(128)),
         fine_tune=fine_tune,
+        layer_latency=_runtime(),
         seed=seed,
     )
+
+
+def _runtime() -> Runtime:
+    """In which layers are timed: where the files are, if that is installed."""
+    try:
+        for package in ("onnx", "onnxruntime"):
+            extra(package, "export")
+    except MissingExtraError:
+        return "eager"
+    return "onnxruntime"
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -11,6 +12,9 @@ from urllib.parse import quote
 
 from gracile.html.parts import Cell, Chart, Column, Figures, Notes, Number, Part, Section, Table, Text, Verdict
 
+# A name that a phone shows on one line, and where a longer one breaks: not within an escaped character.
+_LONG = 24
+_JOINTS = re.compile(r"([._/,+])(?=[^\s\d])")
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -115,10 +119,16 @@ def _head(column: Column, scripts: bool) -> str:
 
 def _cell(cell: Cell, column: Column) -> str:
     if not column.numbers:
-        return f"<td>{escape('' if cell is None else str(cell))}</td>"
+        wide = ' class="w"' if column.wide else ""
+        return f"<td{wide}>{_broken(escape('' if cell is None else str(cell)))}</td>"
     if isinstance(cell, int | float):
         return f'<td class="n" data-value="{float(cell)!r}">{escape(column.written(cell))}</td>'
     return f'<td class="n">{escape(cell or "")}</td>'
+
+
+def _broken(text: str) -> str:
+    """Long names of modules may break behind their dots; the text stays what it is."""
+    return _JOINTS.sub(r"\1<wbr>", text) if len(text) > _LONG else text
 
 
 def as_csv(part: Table) -> str:

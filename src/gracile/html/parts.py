@@ -59,6 +59,8 @@ class Column:
     written: Callable[[float], str] = "{:.6g}".format
     # Numbers stand flush right and sort by size.
     numbers: bool = False
+    # Sentences, which want room.
+    wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     space = space_of(request, options)
     with job.clock("evaluate"):
         # The user's function may change what it is given.
-        baseline = score_of(request.evaluate_search, copy.deepcopy(job.original), "the original model")
+        baseline = score_of(request.evaluate_search, copy.deepcopy(job.original), "the original model", first=True)
     with (
         job.clock("trials"),
         _shared_store(job.request) as shared,

@@ -123,7 +123,7 @@ def prune_iteratively(
     if not whole:
         raise InputError(f"{type(model).__name__} has no {target.measure} to save; look at gracile.profile(model, ...)")
     final = target.bound(loop.cost) / whole
-    score_before = score_of(evaluate, model, "the original model")
+    score_before = score_of(evaluate, model, "the original model", first=True)
     current, done = copy.deepcopy(model), []
     with bar("rounds of pruning", rounds) as progress:
         for place in range(1, rounds + 1):

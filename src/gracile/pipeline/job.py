@@ -219,6 +219,10 @@ def compress(
         if request.target is not None:
             # A metric of the user's own that fails is to do so here.
             request.target.pricing(before)
+    if request.store is not None:
+        # One that cannot be used is to be refused before any work, and `gracile watch` is to find it.
+        with request.opened_store():
+            pass
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     if request.store is not None:
         with request.opened_store() as opened:
@@ -266,7 +270,7 @@ def compress(
 def _scored_before(request: Request, model: nn.Module, first: Stage | None) -> float:
     # The user's function may change what it is given.
     scored = copy.deepcopy(model) if first is None else first.model
-    return score_of(request.evaluate, scored, "the original model")
+    return score_of(request.evaluate, scored, "the original model", first=True)
 
 
 def _layers_timed(request: Request, clock: Clock, graph: Graph, after: Cost, plan: Plan) -> LayerLatencies | None:

@@ -65,7 +65,7 @@ def baseline_of(stage: Searchable, request: Request, score_before: float) -> flo
     """The score of the stage's original by the function that scores candidates."""
     if request.evaluate_search is request.evaluate:
         return score_before
-    return score_of(request.evaluate_search, stage.model, "the original model")
+    return score_of(request.evaluate_search, stage.model, "the original model", first=True)
 
 
 def by_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:

@@ -10,9 +10,11 @@ see the zeros, and take them into their mean and variance.  Only the pruned mode
 """
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,10 @@ from gracile.inputs import ExampleInputs, Inputs, require_flags, require_module
 from gracile.plan import Plan, ReplaceModule, SetAttribute, Slice
 from gracile.prune.gates import put_gates, require_gates_alone, take_gates
 
+log = logging.getLogger(__name__)
+
+# Functions of a weight that are zero where it is; torch.nn.functional.normalize never divides by zero.
+_NORMS = frozenset({"norm", "std", "std_mean", "var", "var_mean", "vector_norm", "matrix_norm", "_weight_norm"})
 # The attribute of a masked model that holds what its buffers were.
 _BUFFERS = "_gracile_masked_buffers"
 
@@ -53,7 +59,8 @@ def mask(
         plan: or masks by the names of parameters and buffers, True where values stay, as `gracile.prune.sparsify`
             returns them.
         example_inputs: the masked model runs on them once.  Where the model's own code divides a weight by its norm,
-            zeros make NaN: that is an error then, and else NaN in what the masked model returns.
+            zeros make NaN: that is an error then.  Without them it cannot be known, and what is masked in modules
+            whose code takes norms or deviations is named in a warning.
 
     Raises:
         InputError: the plan holds Edits that no mask stands for, a mask does not fit, the model is masked already, or
@@ -88,6 +95,8 @@ def mask(
     # Modules may keep what they computed from the values before.
     with eval_mode(masked, fresh=True):
         found = None if example is None else _makes_nan(masked, example)
+    if example is None:
+        _warn_of_norms(masked, removed)
     if found is not None:
         unmask(masked, keep_zeros=False, inplace=True)
         raise InputError(
@@ -95,6 +104,25 @@ def mask(
             "exclude it from the plan, or cut with gracile.apply, which removes the channels"
         )
     return masked
+
+
+def _warn_of_norms(model: nn.Module, removed: Iterable[str]) -> None:
+    """Warn of modules whose own code may divide a masked parameter of theirs by its norm or deviation."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in removed)
+    taking = [name or "the model" for name in owners if _takes_norms(type(model.get_submodule(name)))]
+    if taking:
+        log.warning(
+            "the code of %s takes norms or deviations: if it divides masked weights by them, zeros give NaN there. "
+            "gracile.mask(..., example_inputs=...) finds that out",
+            ", ".join(taking),
+        )
+
+
+def _takes_norms(kind: type[nn.Module]) -> bool:
+    """Whether a method that is not torch's own names one of `_NORMS`; parametrized classes have one base more."""
+    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.")]
+    functions = [function for base in own for function in vars(base).values() if isinstance(function, FunctionType)]
+    return any(not _NORMS.isdisjoint(function.__code__.co_names) for function in functions)
 
 
 @torch.no_grad()

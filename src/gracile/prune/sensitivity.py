@@ -129,7 +129,7 @@ def sensitivity(
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
     pruning = ChannelPruning(copy.deepcopy(model), graph, prunable, data, criterion, loss, seed)
     widths = _widths(prunable, sparsities, round_to, max_sparsity)
-    baseline = score_of(evaluate, pruning.model, "the original model")
+    baseline = score_of(evaluate, pruning.model, "the original model", first=True)
     key = {
         "model": fingerprint(graph, model),
         "method": "sensitivity",

@@ -126,7 +126,7 @@ def quantize_within(
         raise InputError(f"fine_tune is a {type(fine_tune).__name__}; give a function")
     inputs = Inputs.of(example_inputs)
     data = Calibration(calibration, inputs, seed)
-    floating = score_of(evaluate, copy.deepcopy(model), "the model in floating point")
+    floating = score_of(evaluate, copy.deepcopy(model), "the model in floating point", first=True)
     path = _Path(evaluate, floating, floating - tolerance, observer)
 
     def quantized(start: nn.Module) -> Simulation:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gracile.errors import InputError
 from gracile.graph import tensors_of
-from gracile.inputs import Calibration, Inputs, require_flags
+from gracile.inputs import Calibration, ExampleInputs, Inputs, require_flags
 from gracile.maths.smooth import smoothing_scales
+from gracile.patterns import matching, require_patterns
 from gracile.plan import Plan
 from gracile.progress import bar
 from gracile.quant.calibration import calibrate, fit_weights
@@ -19,7 +20,7 @@ from gracile.quant.smooth_errors import Outputs, Seen, sampled, scaled, seen
 from gracile.quant.smooth_groups import Group, groups_of
 from gracile.quant_edits import ScaleChannels
 from gracile.report import Record
-from gracile.simulation import QUANTIZERS, Simulation
+from gracile.simulation import QUANTIZERS, Simulation, require_simulation
 from gracile.surgery import apply
 
 # Tried by default: with 0.5 weights and activations have the same range, with 1 all activations' channels have.
@@ -41,7 +42,7 @@ class _Choice:
 def smooth(
     simulation: Simulation,
     batches: Iterable[Any],
-    example: Inputs,
+    example: Inputs | ExampleInputs,
     *,
     alpha: float | Sequence[float] = _ALPHAS,
     insert: bool = False,
@@ -69,7 +70,7 @@ def smooth(
             as by default, each group takes the one with the least error; ``bench/quant_fidelity.py`` compares the two.
         insert: multiply where nothing can be folded, if that takes a tenth off the error at least.
         observer: of the ranges, as in `gracile.quantize`.
-        exclude: layers (the modules of the weights) whose inputs stay as they are.
+        exclude: patterns of layers (the modules of the weights) whose inputs stay as they are.
         seed: for the order of a shuffling data loader.
 
     Returns:
@@ -78,13 +79,15 @@ def smooth(
 
     Raises:
         InputError: no batch, one that does not fit, an alpha out of range, no quantized activation that a weight
-            multiplies, or none whose channels can be scaled.
+            multiplies, none whose channels can be scaled, or a pattern that matches no layer.
     """
+    require_simulation(simulation)
     alphas = _alphas(alpha)
     require_flags(insert=insert)
     makers = _makers(observer)
-    data = Calibration(batches, example, seed)
-    folded, inserted = groups_of(simulation, example, exclude)
+    inputs = Inputs.of(example)
+    data = Calibration(batches, inputs, seed)
+    folded, inserted = groups_of(simulation, inputs, _excluded(simulation, exclude))
     groups = [*folded, *(inserted if insert else [])]
     if not groups:
         raise InputError(_nothing(simulation, bool(inserted)))
@@ -104,8 +107,17 @@ def smooth(
             _scale(simulation, group, choice.scales)
             changed |= dict.fromkeys(reader.name for reader in group.readers)
     fit_weights(simulation, observer=makers["weights"])
-    calibrate(simulation, data, example, observer=makers["activations"], seed=seed)
+    calibrate(simulation, data, inputs, observer=makers["activations"], seed=seed)
     return Record(name="smoothing", changed=tuple(changed), details=details)
+
+
+def _excluded(simulation: Simulation, patterns: Collection[str]) -> Collection[str]:
+    require_patterns("exclude", patterns)
+    names = list(dict.fromkeys(name.rpartition(".")[0] for name in tensors_of(simulation)))
+    found = matching(patterns, names)
+    if found.unmatched:
+        raise InputError(f"exclude: {list(found.unmatched)} match no layer with parameters: {', '.join(names)}")
+    return found.names
 
 
 def _alphas(given: float | Sequence[float]) -> list[float]:

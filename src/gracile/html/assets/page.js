@@ -14,18 +14,25 @@
     return value;
   };
 
+  const phone = matchMedia("(max-width: 40rem)");
+
   const axis = (given) => ({
     gridcolor: "var(--grid)", linecolor: "var(--line)", zerolinecolor: "var(--line)", automargin: true,
-    fixedrange: true, ...given,
+    fixedrange: true, ...given, ...(given?.title && { title: { font: { size: 13 }, ...given.title } }),
   });
 
-  const layout = (given, height) => ({
+  const layout = (given, height, picked) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height,
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, sans-serif", size: 12.5, color: "var(--soft)" },
     margin: { l: 8, r: 12, t: 12, b: 8 },
     hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--line)", font: { color: "var(--ink)" }, align: "left" },
-    legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+    legend: {
+      orientation: "h", x: 0, y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)",
+      ...(phone.matches && { font: { size: 11.5 } }),
+    },
     ...given,
+    // A long legend would fill a phone's screen; the list has the same names.
+    ...(phone.matches && picked && { showlegend: false }),
     xaxis: axis(given.xaxis), yaxis: axis(given.yaxis),
   });
 
@@ -55,7 +62,7 @@
     // The chosen one lies above the others.
     if (index >= 0) data.sort((a, b) => (a.legendgroup === String(index)) - (b.legendgroup === String(index)));
     const css = style();
-    Plotly.react(plot, resolved(data, css), resolved(layout(given.layout, height), css), {
+    Plotly.react(plot, resolved(data, css), resolved(layout(given.layout, height, picker), css), {
       displayModeBar: false, responsive: true,
     });
   };
@@ -64,7 +71,8 @@
     draw(figure);
     figure.picker?.addEventListener("change", () => draw(figure));
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.forEach(draw));
+  for (const media of [matchMedia("(prefers-color-scheme: dark)"), phone])
+    media.addEventListener("change", () => figures.forEach(draw));
 
   const value = (row, column) => {
     const cell = row.cells[column];

@@ -49,7 +49,7 @@ def draw(report: Evidence) -> Section:
             "xaxis": {"title": {"text": f"{name} that remain"}, "tickformat": ".0%", "range": [1.06, 0]},
             "yaxis": {"title": {"text": "score"}, "range": _room([point.score for point in points])},
             "shapes": _bound(report, metric),
-            "annotations": _labels(_apart(points)),
+            "annotations": _labels(_apart(points), [point.score for point in points]),
         },
         height=360,
     )  # fmt: skip
@@ -96,9 +96,15 @@ def _apart(points: list[Point]) -> list[Point]:
     return points if len(points) <= 5 else [points[0], points[-1]]
 
 
-def _labels(points: list[Point]) -> list[dict[str, object]]:
-    """The names beside their points: those of the same cost above each other."""
+def _labels(points: list[Point], scores: list[float]) -> list[dict[str, object]]:
+    """The names beside their points: those of the same cost above each other.
+
+    Args:
+        scores: of all that is drawn.
+    """
     labels = []
+    # Two at one height would run into each other.
+    level = abs(points[-1].score - points[0].score) <= 0.2 * (max(scores) - min(scores))
     for index, point in enumerate(points):
         beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
         shift = 10 if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
@@ -109,7 +115,10 @@ def _labels(points: list[Point]) -> list[dict[str, object]]:
             {
                 "x": point.share, "y": point.score, "text": f"{named(point.what, 28)} {point.score:.5g}",
                 "showarrow": False, "xanchor": "center" if above else "right" if left else "left",
-                "xshift": 0 if above else -12 if left else 12, "yshift": 18 if above else shift,
+                "xshift": 0 if above else -12 if left else 12,
+                "yshift": shift if not above else -18 if index and level else 18,
+                # The line of the target does not run through the text.
+                **({"bgcolor": "var(--card)", "borderpad": 1} if index == len(points) - 1 else {}),
                 "font": {"color": "var(--accent)" if index == len(points) - 1 else "var(--soft)"},
             }
         )  # fmt: skip

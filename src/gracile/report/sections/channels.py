@@ -35,7 +35,7 @@ def draw(report: Evidence) -> Section | None:
         tables.append(
             Table(
                 title="Frozen axes",
-                columns=[Column(title="axes"), Column(title="why they stay")],
+                columns=[Column(title="axes"), Column(title="why they stay", wide=True)],
                 rows=[(layer.name, layer.reason.removeprefix(_FROZEN)) for layer in frozen],
             )
         )

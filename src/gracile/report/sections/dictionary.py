@@ -6,6 +6,8 @@ from gracile.report.sections.written import called, percent
 
 # Beyond so many curves, colours do not tell them apart: the reader picks one.
 _COLOURS = 8
+# Beyond so many, in any case: on a phone a legend of more would leave nothing of the chart.
+_LEGEND = 4
 
 
 def draw(report: Evidence) -> Section | None:
@@ -66,7 +68,7 @@ def _chart(curves: dict[str, list[Entry]], chosen: set[tuple[str, int]], baselin
             "shapes": [] if baseline is None else [_baseline(baseline)],
         },
         height=440,
-        choices=[] if few else [called(layer) for layer in curves],
+        choices=[] if len(curves) <= _LEGEND else [called(layer) for layer in curves],
         choice="Show",
     )
 

@@ -23,7 +23,7 @@ def draw(report: Evidence) -> Section | None:
                     Column(title="of", numbers=True),
                     Column(title="MACs before", written=counted, numbers=True),
                     Column(title="MACs after", written=counted, numbers=True),
-                    Column(title="why it stays"),
+                    Column(title="why it stays", wide=True),
                 ],
                 rows=[
                     (

@@ -1,6 +1,6 @@
 """The methods that were carried out one after the other."""
 
-from gracile.html import Column, Section, Table
+from gracile.html import Column, Section, Table, Text
 from gracile.report.records import Evidence
 from gracile.report.sections.written import percent
 
@@ -12,6 +12,7 @@ def draw(report: Evidence) -> Section | None:
     return Section(
         title="Stages",
         parts=[
+            *([Text("Shares are of what the method before has left.")] if len(report.stages) > 1 else []),
             Table(
                 title="Methods in their order",
                 columns=[

@@ -90,23 +90,27 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
 
 
 def _table(auto: AutoReport, unit: str) -> Table:
+    columns = [
+        Column(title="trial", numbers=True),
+        Column(title="state"),
+        Column(title="pipeline"),
+        Column(title=f"{unit} asked", written=percent, numbers=True),
+        Column(title=f"{unit} that remain", written=percent, numbers=True),
+        Column(title="score", numbers=True),
+        Column(title="won by training", numbers=True),
+        Column(title="seconds", written="{:.1f}".format, numbers=True),
+        Column(title="from"),
+        Column(title="expected to lose", numbers=True),
+        Column(title="tried because", wide=True),
+        Column(title="why it ended", wide=True),
+    ]
+    rows = [_row(auto, trial) for trial in auto.trials]
+    # Columns in which nothing stands would take the room of the reasons.
+    filled = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
     return Table(
         title="Trials in numbers",
-        columns=[
-            Column(title="trial", numbers=True),
-            Column(title="state"),
-            Column(title="pipeline"),
-            Column(title=f"{unit} asked", written=percent, numbers=True),
-            Column(title=f"{unit} that remain", written=percent, numbers=True),
-            Column(title="score", numbers=True),
-            Column(title="won by training", numbers=True),
-            Column(title="seconds", written="{:.1f}".format, numbers=True),
-            Column(title="from"),
-            Column(title="expected to lose", numbers=True),
-            Column(title="tried because"),
-            Column(title="why"),
-        ],
-        rows=[_row(auto, trial) for trial in auto.trials],
+        columns=[columns[place] for place in filled],
+        rows=[[row[place] for place in filled] for row in rows],
     )
 
 
