@@ -153,3 +153,18 @@ def test_a_latency_and_bad_names_are_refused():
     for name in ("prune", "a+b", ""):
         with pytest.raises(InputError, match="a method cannot be registered as"):
             gracile.register_method(name, svd)
+
+
+def test_the_automatic_search_tries_it_alone():
+    pytest.importorskip("optuna", reason="pip install 'gracile[auto]'")
+    gracile.register_method("mine", lambda model, graph: {"0": factors("0", 2, 4), "2": factors("2", 4, 8)})
+    options = gracile.Auto(
+        trials=3, batch=3, methods=("mine", "weight_svd", "prune"), scopes=("layer",), criteria=("l2",)
+    )
+    found = job("auto", target=gracile.Target(macs=0.6), auto=options, round_to=1)
+    alone = {trial.method: trial for trial in found.trials}
+    assert set(alone) == {"mine", "weight_svd", "prune"}
+    assert alone["mine"].state == "finished"
+    assert alone["mine"].score == job("mine", target=gracile.Target(macs=0.6)).report.score_after
+    with pytest.raises(InputError, match=r"methods is .*; they are some of .*, prune, mine, each once"):
+        gracile.Auto(methods=("yours",))

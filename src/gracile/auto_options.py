@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 from gracile.errors import InputError
 from gracile.maths.quant_spec import INTEGERS, IntegerMethod
 from gracile.recipe import PRUNING, Scope
+from gracile.registered import OWN_METHODS
 from gracile.search_options import ShortFineTune
 
 # The method of `gracile.compress` that finds the methods.
@@ -29,7 +30,8 @@ class Auto:
     # None takes the best score within the target; else the cheapest pipeline that loses at most so much, in the score's
     # own unit.
     tolerated_loss: float | None = None
-    # The methods that change sizes: each alone, and one that factorizes before one that prunes.
+    # The methods that change sizes: each alone, and one that factorizes before one that prunes.  One of your own, see
+    # `register_method`, is tried alone.
     methods: tuple[str, ...] = _METHODS
     # Whether pipelines end in int8: all, none, or, for None, some where the target is in bytes and there is calibration
     # data.
@@ -68,7 +70,7 @@ class Auto:
             low = value is not None and (name == "minutes" and value == 0)
             good = (value is None and name != "margin") or (_is_number(value) and 0 <= value < inf and not low)
             self._require(name, good, f"it is a number {'above 0' if name == 'minutes' else 'from 0'}")
-        self._require_choices("methods", _METHODS)
+        self._require_choices("methods", (*_METHODS, *OWN_METHODS))
         self._require_choices("scopes", get_args(Scope))
         self._require_choices("weights", INTEGERS)
         self._require_counts("tunings")
