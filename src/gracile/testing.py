@@ -22,6 +22,7 @@ from gracile.graph import Graph, capture
 from gracile.inputs import ExampleInputs
 from gracile.maths.fake_quant import from_range
 from gracile.maths.quant_spec import quant_spec
+from gracile.maths.rounding_rule import RoundingRule, RoundingTask, example_task
 from gracile.own_metric import require_metric, require_positive, values_of
 from gracile.pipeline.own_method import parts_of, proposed
 from gracile.plan import Plan
@@ -39,6 +40,7 @@ __all__ = [
     "check_method",
     "check_metric",
     "check_observer",
+    "check_rounding",
     "check_search",
     "equivalence",
 ]
@@ -331,3 +333,42 @@ def check_observer(maker: Callable[[], Observer]) -> None:
     zeros.observe(torch.zeros(2, 10))
     scale, _ = from_range(*zeros.range(spec), spec)
     assert bool((scale > 0).all()), "zeros alone give no scale"
+
+
+def check_rounding(rule: RoundingRule) -> None:
+    """Check a rounding rule of your own, as `gracile.quant.round_sequentially` takes it.
+
+    It is given small weights with levels from -7 to 7, and such that stand on their levels already.  It must give
+    whole levels of the right shape, leave what it is given as it is, say the same when it is asked again, keep weights
+    that stand on their levels, and leave outputs nearer to the original's than weights of zero would.
+
+    Raises:
+        AssertionError: it does something else; the message says what.
+    """
+    for seed in (0, 1):
+        task = example_task(seed)
+        kept = {name: getattr(task, name).clone() for name in ("weight", "scale", "zero_point", "moments")}
+        levels = _levels(rule, task)
+        for name, value in kept.items():
+            assert torch.equal(getattr(task, name), value), f"the rule changes the task's {name}"
+        again = _levels(rule, task)
+        assert torch.equal(levels, again), (
+            "asked again it gives other levels: draw random numbers from a seeded generator"
+        )
+        error, nothing = float(task.error(levels).sum()), float(task.error(torch.zeros_like(levels)).sum())
+        assert error < nothing, f"the outputs are off by {error:.4g}, and by {nothing:.4g} without any weight"
+        exact = replace(task, weight=task.reals(levels))
+        assert torch.equal(_levels(rule, exact), levels), "a weight that stands on its levels does not stay there"
+
+
+def _levels(rule: RoundingRule, task: RoundingTask) -> Tensor:
+    levels = rule(task)
+    assert isinstance(levels, Tensor), f"the rule gives a {type(levels).__name__}, not a tensor of levels"
+    assert levels.shape == task.weight.shape, (
+        f"of {list(task.weight.shape)} weights it gives {list(levels.shape)} levels"
+    )
+    levels = levels.double()
+    assert torch.equal(levels, levels.round()), "the levels are no whole numbers: end with torch.round"
+    inside = bool(((levels >= task.lowest) & (levels <= task.highest)).all())
+    assert inside, f"levels lie beyond {task.lowest} to {task.highest}: end with clamp(task.lowest, task.highest)"
+    return levels

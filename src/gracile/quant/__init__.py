@@ -7,6 +7,7 @@ are `equalize`, `smooth`, `correct_bias`, `adaround`, `round_sequentially` (GPTQ
 
 from gracile.maths.adaround import Rounding
 from gracile.maths.quant_spec import PerBlock, PerChannel, PerTensor, QuantSpec, quant_spec
+from gracile.maths.rounding_rule import RoundingTask
 from gracile.quant.analysis import Analysis, Distribution, LayerErrors, analyze, distributions, layer_errors
 from gracile.quant.bias_correction import correct_bias, correct_bias_analytically
 from gracile.quant.calibration import calibrate, fit_weights
@@ -45,6 +46,7 @@ __all__ = [
     "QuantizedTraining",
     "Quantizer",
     "Rounding",
+    "RoundingTask",
     "Simulation",
     "WeightRanges",
     "adaround",

@@ -1,4 +1,4 @@
-"""GPTQ: weights rounded one column after the other, on the second moments of what their layers read."""
+"""Weights rounded layer by layer on the second moments of what the layers read: by GPTQ, or by a rule of one's own."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +11,7 @@ from gracile.inputs import Calibration, Inputs
 from gracile.maths.gptq import gptq, output_error
 from gracile.maths.gram import Gram
 from gracile.maths.levels import spread
+from gracile.maths.rounding_rule import RoundingRule, rounded_by
 from gracile.progress import bar
 from gracile.quant.lockstep import Lockstep
 from gracile.quant.weighted import WeightedLayer, quantizer_of, values_of, weighted_layers
@@ -25,6 +26,7 @@ def round_sequentially(
     *,
     damping: float = 0.01,
     act_order: bool = True,
+    rule: RoundingRule | None = None,
     seed: int = 0,
 ) -> Record:
     """GPTQ: round the weights of linear layers and convolutions column by column, errors made up for; in place.
@@ -43,11 +45,15 @@ def round_sequentially(
         damping: added to the moments' diagonal, as a share of its mean.
         act_order: round the columns with the largest inputs first, so that the columns left to make up for errors
             matter least; False: from left to right, as the paper's algorithm has it.
+        rule: takes GPTQ's place: from a `RoundingTask`, a layer's weight with its levels and its inputs' moments, to
+            whole levels [outputs, p].  `gracile.testing.check_rounding` is its contract.
         seed: for the order of a shuffling data loader.
 
     Raises:
-        InputError: no batch, one that does not fit, or no such layer.
+        InputError: no batch, one that does not fit, no such layer, or the rule gives no levels.
     """
+    if rule is not None and not callable(rule):
+        raise InputError(f"rule is a {type(rule).__name__}; give a function from a RoundingTask to levels, or None")
     layers, left = with_rows(simulation)
     states = Lockstep(simulation, Calibration(batches, example, seed), original=False)
     before: dict[str, float] = {}
@@ -60,14 +66,19 @@ def round_sequentially(
                 *(item.flatten(1).chunk(len(moments)) for item in (weight, scale, zero_point)), moments, strict=True
             )
             rounded = torch.cat(
-                [gptq(rows, second, (steps, middle, quantizer.spec), damping=damping, act_order=act_order)
-                 for rows, steps, middle, second in parts]
-            )  # fmt: skip
+                [
+                    gptq(rows, second, (steps, middle, quantizer.spec), damping=damping, act_order=act_order)
+                    if rule is None
+                    else rounded_by(rule, rows, second, (steps, middle, quantizer.spec))
+                    for rows, steps, middle, second in parts
+                ]
+            )
             nearest = output_error((quantizer(weight) - weight).flatten(1), moments).sum()
             found = output_error(rounded - weight.flatten(1), moments).sum()
             before[f"{layer.name}: error, as a share of the nearest levels'"] = float(found / nearest.clamp_min(1e-300))
             states.change(layer.weight, rounded.reshape(weight.shape).to(weight.dtype))
-    return Record(name="gptq", changed=tuple(layer.name for layer in layers), details=before | left)
+    name = "gptq" if rule is None else f"rounding by {getattr(rule, '__qualname__', type(rule).__name__)}"
+    return Record(name=name, changed=tuple(layer.name for layer in layers), details=before | left)
 
 
 def with_rows(simulation: Simulation) -> tuple[list[WeightedLayer], dict[str, str]]:
