@@ -75,6 +75,8 @@ def compressed(cell: Cell, parts: dict[str, Images], **options: object) -> graci
         search=SEARCH,
         round_to=1,
         store=CACHE / f"auto_{network}.db",
+        # Recovery takes more images.
+        shared_store=True,
         seed=SEED,
         **options,  # type: ignore[arg-type]
     )

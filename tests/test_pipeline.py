@@ -141,8 +141,29 @@ def test_a_store_does_not_serve_other_data_or_another_function(tmp_path):
     first = job(store=store)
     other = job(store=store, calibration=CALIBRATION)
     assert first.report.dictionary != other.report.dictionary
+    calls = []
+    with pytest.raises(StoreError, match="of this model with other calibration data"):
+        job(store=store, calibration=CALIBRATION[:1], evaluate=calls.append)
+    assert not calls
+    kept_apart = job(store=store, calibration=CALIBRATION[:1], shared_store=True)
+    assert kept_apart.plan == job(calibration=CALIBRATION[:1]).plan
     with pytest.raises(StoreError, match="another evaluation function"):
         job(store=store, evaluate_search=lambda _: 3.0)
+
+
+def test_a_store_of_another_model_is_refused_before_anything_is_evaluated(tmp_path):
+    job(store=tmp_path / "runs.db")
+    other = copy.deepcopy(MODEL)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.01)
+    options = {"target": gracile.Target(macs=0.5), "store": tmp_path / "runs.db"}
+    calls = []
+    with pytest.raises(StoreError, match="of another model than this one"):
+        gracile.compress(other, DATA[:1], evaluate=calls.append, **options)
+    assert not calls
+    score = agreement(MODEL, DATA)
+    kept_apart = gracile.compress(other, DATA[:1], evaluate=score, shared_store=True, **options)
+    assert kept_apart.plan == gracile.compress(other, DATA[:1], evaluate=score, target=gracile.Target(macs=0.5)).plan
 
 
 def test_candidates_may_be_scored_on_less(greedy):

@@ -6,6 +6,7 @@ from nets import SmallNet, agreement, images, trained_like
 
 import gracile
 from gracile.errors import InputError, TargetError
+from gracile.prune.method import ChannelPruning
 
 torch.manual_seed(0)
 MODEL = trained_like(SmallNet(16))
@@ -86,3 +87,31 @@ def test_bad_input_is_named(options, message):
 def test_a_target_out_of_reach_says_so():
     with pytest.raises(TargetError, match="cannot be reached"):
         gracile.prune.plan(MODEL, DATA[:2], target=gracile.Target(macs=0.001))
+
+
+def test_a_store_tells_random_orders_of_different_seeds_apart(tmp_path):
+    for seed in (0, 1):
+        options = {"method": "channel_pruning", "criterion": "random", "calibration": None, "seed": seed}
+        kept = job(store=tmp_path / "x.db", **options)
+        assert kept.report.stages[0].dictionary.stored == 0
+        assert kept.report.dictionary == job(**options).report.dictionary
+
+
+def test_the_blend_that_is_taken_is_refitted_once(tmp_path, monkeypatch):
+    refits, repair = [], ChannelPruning.repair
+
+    def counted(self, original, pruned):
+        refits.append(tuple(sorted(pruned.widths.items())))
+        return repair(self, original, pruned)
+
+    monkeypatch.setattr(ChannelPruning, "repair", counted)
+    first = job(method="channel_pruning", store=tmp_path / "x.db")
+    assert len(refits) == len(set(refits)) > 1
+    refits.clear()
+    # All scores are known, and nothing was refitted for them.
+    again = job(method="channel_pruning", store=tmp_path / "x.db")
+    assert len(refits) == 1
+    assert first.plan == again.plan
+    assert first.report.passes == again.report.passes
+    ours, theirs = first.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -88,6 +88,7 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         layer_latency: eager
         exclude: ["head*", 2020-01-01]
         store: runs/x.db
+        shared_store: true
         seed: 3
         output: runs/small
         """,
@@ -110,6 +111,7 @@ def test_a_full_recipe(tmp_path: Path, module: str) -> None:
         "round_to": 8,
         "exclude": ["head*", "2020-01-01"],
         "store": "runs/x.db",
+        "shared_store": True,
         "seed": 3,
         "criterion": "auto",
         "loss": None,

@@ -1,9 +1,11 @@
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
 from gracile.errors import StoreError
-from gracile.store import Store
+from gracile.store import NO_DATA, Store
 
 KEY = {"model": "a", "data": "none", "method": "spatial_svd"}
 
@@ -73,3 +75,76 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"):
         Store(tmp_path / "file" / "runs.db")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A store that a model has evaluations in, with the data x."""
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        store.require_own("a", "x")
+        store.job({"model": "a", "data": "x", "method": "prune"}, 0.9).put("conv", 3, 0.5)
+    return path
+
+
+def test_a_store_of_another_model_is_refused_unless_it_is_shared(begun):
+    with Store(begun) as store:
+        with pytest.raises(StoreError, match=r"runs\.db holds 1 evaluation of another model .*shared_store"):
+            store.require_own("b", "x")
+        store.require_own("a", "x")
+        store.require_own("b", "x", shared=True)
+    with Store(begun) as store:
+        store.require_own("b", "x")
+        store.require_own("a", "x")
+
+
+def test_a_store_of_other_data_is_refused_and_none_is_a_choice(begun):
+    with Store(begun) as store:
+        with pytest.raises(StoreError, match="of this model with other calibration data"):
+            store.require_own("a", "y")
+        store.require_own("a", NO_DATA)
+        with pytest.raises(StoreError, match="other calibration data"):
+            store.require_own("a", "y")
+
+
+def test_what_has_cost_no_evaluation_is_nothing_to_lose(tmp_path):
+    """Times of layers belong to a machine, for all models."""
+    with Store(tmp_path / "runs.db") as store:
+        store.require_own("a", "x")
+        store.job({"latency": "eager", "version": "1"}, 0.0).put("conv", 0, 0.001)
+        store.require_own("b", "y")
+
+
+def test_a_store_of_another_version_of_gracile_is_refused(begun, monkeypatch):
+    monkeypatch.setattr("gracile.store.version", lambda _: "99.0")
+    with Store(begun) as store:
+        for use in (lambda: store.require_own("a", "x"), lambda: store.job(KEY, 0.9)):
+            with pytest.raises(StoreError, match=r"written by gracile .*, and this is 99\.0"):
+                use()
+        # Reading it is no harm.
+        (_, job), *_ = store.jobs()
+        assert job.scores() == {("conv", 3): 0.5}
+
+
+def test_a_store_from_before_it_had_owners_goes_on(begun):
+    connection = sqlite3.connect(begun)
+    connection.executescript("DROP TABLE owners; DROP TABLE writer;")
+    connection.close()
+    with Store(begun) as store:
+        store.require_own("a", "x")
+        with pytest.raises(StoreError, match="another model"):
+            store.require_own("b", "x")
+
+
+def test_makers_of_one_store_at_the_same_moment_do_not_collide(tmp_path):
+    """As workers of a search without a store of the user's are."""
+    for number in range(30):
+        meeting = Barrier(4)
+
+        def begin(_, path=tmp_path / f"{number}.db", meeting=meeting):
+            meeting.wait(60)
+            with Store(path) as store:
+                store.job(KEY, 0.9)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(begin, range(4)))

@@ -22,9 +22,9 @@ class Bar:
         self._progress = progress
         self._task = progress.add_task(name, total=total, note="")
 
-    def advance(self, note: str = "") -> None:
-        """One step done; ``note`` says which."""
-        self._progress.update(self._task, advance=1, note=note)
+    def advance(self, note: str = "", steps: int = 1) -> None:
+        """So many steps done; ``note`` says which, or with none of them what is to come."""
+        self._progress.update(self._task, advance=steps, note=note)
 
 
 @contextmanager

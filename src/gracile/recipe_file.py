@@ -300,6 +300,7 @@ class Recipe(_Section):
         Runtime | None, Field(description=f"where layers are timed alone: one of {', '.join(RUNTIMES)}")
     ] = None
     store: Annotated[str | None, Field(description="the path of an SQLite file")] = None
+    shared_store: Annotated[bool, Field(description="true where the store holds several models or data sets")] = False
     seed: Annotated[int, Field(ge=0, description="a whole number of at least 0")] = 0
     output: Annotated[str | None, Field(description="the path of a folder")] = None
 
@@ -383,6 +384,7 @@ _PLAIN = (
     "exclude",
     "layer_latency",
     "store",
+    "shared_store",
     "seed",
     "recover",
 )

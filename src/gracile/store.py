@@ -5,6 +5,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,20 +17,20 @@ _VERSION = 1
 _APPLICATION_ID = 0x67726163  # "grac": tells a store from any other SQLite file
 _BUSY_SECONDS = 30.0
 
-_SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL UNIQUE,
-    baseline REAL NOT NULL
-);
-CREATE TABLE evaluations (
-    job INTEGER NOT NULL REFERENCES jobs(id),
-    layer TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    score REAL NOT NULL,
-    PRIMARY KEY (job, layer, size)
-);
-"""
+_TABLES = (
+    "CREATE TABLE jobs (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, baseline REAL NOT NULL)",
+    "CREATE TABLE evaluations (job INTEGER NOT NULL REFERENCES jobs(id), layer TEXT NOT NULL, size INTEGER NOT NULL, "
+    "score REAL NOT NULL, PRIMARY KEY (job, layer, size))",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_VERSION}",
+)
+# Whose the file is.  Files that were made before there were these tables do without: readers of format 1 ignore them.
+_OWNERS = (
+    "CREATE TABLE IF NOT EXISTS writer (gracile TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS owners (model TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (model, data))",
+)
+NO_DATA = "none"
+_SEVERAL = "; shared_store=True keeps evaluations of several models and data sets apart in one file"
 
 
 class Job:
@@ -87,21 +88,28 @@ class Store:
             raise
 
     def _open(self) -> None:
+        if self._blank():
+            self._create()
         application, version = (self._pragma(name) for name in ("application_id", "user_version"))
-        empty = not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if empty and not application:
-            with self._connection:
-                self._connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
-                    f"PRAGMA user_version = {_VERSION}; COMMIT;"
-                )
-        elif application != _APPLICATION_ID:
+        if application != _APPLICATION_ID:
             raise StoreError(f"{self.path} is an SQLite file, but no store of gracile; give another path")
-        elif version != _VERSION:
+        if version != _VERSION:
             raise StoreError(
                 f"{self.path} is a store of format {version}, this version of gracile reads format {_VERSION}; "
                 "give another path, or export it as JSON with the version that wrote it"
             )
+
+    def _blank(self) -> bool:
+        application = self._pragma("application_id")
+        return not application and not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+    def _create(self) -> None:
+        """The tables; of several processes at once one makes them, while the others wait."""
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._blank():
+                for statement in _TABLES:
+                    self._connection.execute(statement)
 
     def _pragma(self, name: str) -> int:
         value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -117,6 +125,7 @@ class Store:
         Raises:
             StoreError: the job is there with another baseline, so its scores are not comparable.
         """
+        self._require_own_version()
         text = json.dumps(dict(key), sort_keys=True)
         with _named(self.path), self._connection:
             self._connection.execute("INSERT OR IGNORE INTO jobs (key, baseline) VALUES (?, ?)", (text, baseline))
@@ -130,6 +139,53 @@ class Store:
                 "Give another store, or make the function deterministic"
             )
         return Job(self._connection, identity, stored, self.path)
+
+    def require_own(self, model: str, data: str, *, shared: bool = False) -> None:
+        """Let in a call that compresses this model with this data; the first one makes the file its own.
+
+        Jobs do not mix in any case.  But who wants to go on, and has changed the model or the data unawares, would
+        begin from nothing, and is to be told.  Calls with calibration data and without may share a file.
+
+        Args:
+            model, data: fingerprints; `NO_DATA` without data.
+            shared: whether others may be there, too.
+
+        Raises:
+            StoreError: the file holds evaluations of another model, of other data, or of another version of gracile.
+        """
+        self._require_own_version()
+        with _named(self.path), self._connection:
+            owners = self._connection.execute("SELECT model, data FROM owners").fetchall()
+            evaluated = self._evaluated()
+            if owners and evaluated and not shared:
+                _require_among(
+                    owners,
+                    model,
+                    data,
+                    f"the store {self.path} holds {evaluated} evaluation{'s' if evaluated > 1 else ''}",
+                )
+            self._connection.execute("INSERT OR IGNORE INTO owners VALUES (?, ?)", (model, data))
+
+    def _evaluated(self) -> int:
+        """How many evaluations of models there are; times of layers belong to a machine."""
+        found: int = self._connection.execute(
+            "SELECT count(*) FROM evaluations JOIN jobs ON jobs.id = job WHERE key LIKE '%\"model\":%'"
+        ).fetchone()[0]
+        return found
+
+    def _require_own_version(self) -> None:
+        """Another version may make another candidate of the same size."""
+        with _named(self.path), self._connection:
+            for statement in _OWNERS:
+                self._connection.execute(statement)
+            here = version("gracile")
+            self._connection.execute("INSERT INTO writer SELECT ? WHERE NOT EXISTS (SELECT * FROM writer)", (here,))
+            wrote = self._connection.execute("SELECT gracile FROM writer").fetchone()[0]
+        if wrote != here:
+            raise StoreError(
+                f"the store {self.path} was written by gracile {wrote}, and this is {here}, whose candidates may score "
+                f"otherwise; give another path, or finish the run with gracile {wrote}"
+            )
 
     def jobs(self) -> list[tuple[dict[str, str], Job]]:
         """All jobs and their keys, in the order in which they were begun.
@@ -185,6 +241,24 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _require_among(owners: list[tuple[str, str]], model: str, data: str, held: str) -> None:
+    """Raises StoreError where the model is no owner, or none with this data."""
+    of_model = {seen for owner, seen in owners if owner == model}
+    if not of_model:
+        raise StoreError(
+            f"{held} of another model than this one (its program, its weights or the shape of the example inputs "
+            "differ), of which none can be used: a run that was to go on would begin anew. Give the model with which "
+            f"the file was begun, or another path{_SEVERAL}"
+        )
+    with_data = of_model - {NO_DATA}
+    if data != NO_DATA and with_data and data not in with_data:
+        raise StoreError(
+            f"{held} of this model with other calibration data, of which none can be used: a run that was to go on "
+            "would begin anew. Give the same batches in the same order (a loader that shuffles by a generator of its "
+            f"own does not, nor any that shuffles under another seed), or another path{_SEVERAL}"
+        )
 
 
 def _parsed(text: str) -> list[tuple[dict[str, str], float, list[tuple[str, int, float]]]]:

@@ -2,19 +2,23 @@
 
 import multiprocessing
 import random
+import re
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 
 pytest.importorskip("optuna", reason="needs the extra auto")
+
+import optuna
 
 from gracile.auto_options import Auto
 from gracile.automatic import Space
 from gracile.automatic.front import HopelessError
 from gracile.automatic.loop import Course, Measured, batches
 from gracile.automatic.space import by_promise
-from gracile.automatic.study import Study, study_name
+from gracile.automatic.study import Study
 from gracile.errors import StoreError
 
 SPACE = Space(
@@ -58,7 +62,7 @@ class Formula:
 
 
 def study(path=None, seed=0, baseline=BASELINE):
-    return Study(None if path is None else f"sqlite:///{path}", study_name([("a", "b")]), baseline, SPACE, seed)
+    return Study(None if path is None else f"sqlite:///{path}", {"model": "a"}, baseline, SPACE, seed)
 
 
 def alone(space):
@@ -198,9 +202,33 @@ def test_time_ends_the_search_but_not_before_the_first_trial():
     assert (len(trials), ended_by) == (1, "time")
 
 
+def test_the_time_left_is_shown_from_the_first_moment_on(monkeypatch):
+    notes = []
+
+    class Noted:
+        def advance(self, note="", steps=1):
+            notes.append((steps, note))
+
+    monkeypatch.setattr("gracile.automatic.loop.bar", lambda *_: nullcontext(Noted()))
+    run(Formula(), trials=3, minutes=90)
+    assert [steps for steps, _ in notes] == [0, 1, 1, 1]
+    assert notes[0][1] == "at most 90.0 min left"
+    assert all(re.fullmatch(r"best 0\.\d+, at most 90\.0 min left", note) for _, note in notes[1:])
+
+
+def test_the_time_before_the_first_trial_counts():
+    with study() as ledger:
+        course = Course(
+            space=SPACE, singles=alone(SPACE), options=Auto(minutes=10), ledger=ledger, owner="me", baseline=BASELINE,
+            target=TARGET, began=time.monotonic() - 11 * 60,
+        )  # fmt: skip
+        trials, ended_by = course.run(Formula())
+    assert (len(trials), ended_by) == (1, "time")
+
+
 def test_a_space_with_nothing_new_left_ends_the_search():
     small = Space(methods=("spatial_svd",), criteria=("l2",), scopes=("layer",), rounds=(1,), shares=(1.0, 0.5))
-    with Study(None, "small", BASELINE, small, 0) as ledger:
+    with Study(None, {"model": "small"}, BASELINE, small, 0) as ledger:
         course = Course(
             space=small, singles=alone(small), options=Auto(trials=10), ledger=ledger, owner="me", baseline=BASELINE,
             target=TARGET,
@@ -222,6 +250,50 @@ def test_another_baseline_is_refused(tmp_path):
     run(Formula(), tmp_path / "a.study", trials=2)
     with pytest.raises(StoreError, match="another evaluation function"):
         study(tmp_path / "a.study", baseline=0.7)
+
+
+KEY = {"model": "a", "data": "x", "target": "half", "seed": "0", "gracile": "1"}
+
+
+def of(path, **changed):
+    return Study(f"sqlite:///{path}", {**KEY, **changed}, BASELINE, SPACE, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "b"}, "another model"),
+        ({"data": "y"}, "another calibration data"),
+        ({"model": "b", "gracile": "2"}, "another model and version of gracile"),
+    ],
+)
+def test_the_same_search_of_another_model_is_refused(tmp_path, changed, words):
+    with of(tmp_path / "a.study") as ledger:
+        # Nothing is lost as long as nothing was tried.
+        of(tmp_path / "a.study", seed="1").close()
+        ledger.add(SPACE.singles()[0], 0, 0, "me")
+    with pytest.raises(StoreError, match=f"holds this very search, begun with {words}: .* begin anew"):
+        of(tmp_path / "a.study", **changed)
+    Study(f"sqlite:///{tmp_path / 'a.study'}", {**KEY, **changed}, BASELINE, SPACE, 0, shared=True).close()
+    of(tmp_path / "a.study").close()
+
+
+def test_another_search_is_begun_and_noted(tmp_path):
+    foreign = optuna.create_study(storage=f"sqlite:///{tmp_path / 'a.study'}", study_name="of somebody else")
+    foreign.set_user_attr("key", 3)
+    foreign.ask()
+    with of(tmp_path / "a.study") as ledger:
+        ledger.add(SPACE.singles()[0], 0, 0, "me")
+        assert not ledger.note
+    for changed, note in (
+        ({"target": "third"}, ""),
+        ({"data": "none", "seed": "3"}, "a new search was begun: .* holds 1 other, of which .* in options and seed"),
+        ({"seed": "2"}, "differs in seed"),
+    ):
+        with of(tmp_path / "a.study", **changed) as other:
+            assert not other.placed()
+            assert re.search(note, other.note)
+            assert bool(other.note) == bool(note)
 
 
 def test_a_file_that_is_no_study_is_named(tmp_path):

@@ -170,6 +170,17 @@ def test_adaround_starts_without_corrected_biases():
     assert [record.name for record in found.passes][-1] == "adaround"
 
 
+def test_adaround_is_tried_where_the_activations_are_the_cause():
+    found = quantize_within(
+        MODEL, X, evaluate=fidelity, calibration=[X], tolerance=1e-3, weights="int8", activations="uint3",
+        rounding=gracile.maths.adaround.Rounding(iterations=20, batch=16),
+    )  # fmt: skip
+    steps = {step.name: step for step in found.steps}
+    assert "within the bound" in steps["weights only"].reason
+    assert "below the bound" in steps["activations only"].reason
+    assert steps["adaround"].score is not None
+
+
 def test_the_path_refuses_what_it_cannot_use():
     with pytest.raises(InputError, match="tolerance is -1"):
         quantize_within(MODEL, X, evaluate=fidelity, calibration=[X], tolerance=-1)

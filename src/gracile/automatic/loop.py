@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 from gracile.auto_options import Auto
@@ -94,6 +94,8 @@ class Course:
     target: float
     # By what share of it a cost that is predicted may lie above.
     room: float = 0.0
+    # When the user's minutes began, by the monotonic clock: what comes before the trials takes time, too.
+    began: float = field(default_factory=time.monotonic)
 
     def run(self, pool: Pool[Asked, Measured]) -> tuple[list[Trial], EndedBy]:
         """All trials that have ended, by their places, and what ended the search.
@@ -102,11 +104,10 @@ class Course:
             EvaluationError: a function of the user failed; what has ended is kept.
             StoreError: the ledger cannot be used any more.
         """
-        clock = _Clock(self.options.minutes)
+        clock = _Clock(self.options.minutes, self.began)
         more = True
         with bar("automatic compression", self.options.trials) as progress:
-            for _ in self._ended():
-                progress.advance()
+            progress.advance(self._noted(clock), steps=len(self._ended()))
             while True:
                 more = self._filled() and more
                 mine = self._open()
@@ -224,8 +225,8 @@ def batches(waves: Sequence[int], trials: int, size: int) -> list[range]:
 class _Clock:
     """The time that the user gave."""
 
-    def __init__(self, minutes: float | None) -> None:
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+    def __init__(self, minutes: float | None, began: float) -> None:
+        self._end = None if minutes is None else began + 60 * minutes
 
     @property
     def over(self) -> bool:

@@ -7,7 +7,7 @@ asked for.
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,12 +21,17 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from gracile.automatic.space import SPLIT_HIGH, SPLIT_LOW, SPLIT_STEP, Point, Space
 from gracile.errors import StoreError
 from gracile.report import Trial
+from gracile.store import NO_DATA
 
 log = logging.getLogger(__name__)
 
 # Proposals for one trial until one is new: by what the others have reached, then at random.
 _GUIDED, _RANDOM = 6, 40
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
+# Of the names of studies: a database may hold others that are not ours.
+_PREFIX = "gracile-"
+# In what a search differs from another one that was to be the same.
+_IDENTITY = {"model", "data", "gracile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +53,29 @@ class Study:
 
     Args:
         url: of the database, as SQLAlchemy takes it; None keeps the study in memory.
-        name: what tells it from studies of other jobs.
+        key: what tells it from studies of other jobs, by names.
         baseline: the original's score.
         space: what may be proposed.
         seed: of the proposals.
+        shared: whether the database may hold the same search of another model or other data.
 
     Raises:
-        StoreError: the database cannot be used, or the original had another score in it.
+        StoreError: the database cannot be used, the original had another score in it, or it belongs to another model.
     """
 
-    def __init__(self, url: str | None, name: str, baseline: float, space: Space, seed: int) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        key: Mapping[str, str],
+        baseline: float,
+        space: Space,
+        seed: int,
+        *,
+        shared: bool = False,
+    ) -> None:
         self._url, self._space, self._seed = url, space, seed
+        # Where this one begins anew in a database that others are in already: how the nearest of them differs.
+        self.note = ""
         self._verbosity = optuna.logging.get_verbosity()
         # Its messages are of its own words; ours come through our loggers.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -66,9 +83,12 @@ class Study:
         try:
             with _named(url):
                 self._storage = optuna.storages.InMemoryStorage() if url is None else _opened(url)
+                name = study_name(key)
+                self._look_around(name, key, shared)
                 self._study = optuna.create_study(
                     storage=self._storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
                 )
+                self._study.set_user_attr("key", dict(key))
                 known = self._study.user_attrs.get("baseline")
                 if known is None:
                     self._study.set_user_attr("baseline", baseline)
@@ -76,6 +96,34 @@ class Study:
         except BaseException:
             self.close()
             raise
+
+    def _look_around(self, name: str, key: Mapping[str, str], shared: bool) -> None:
+        """Refuse what was to go on with, or to join, a search of another model; note what else there is."""
+        studies = self._storage.get_all_studies()
+        if any(study.study_name == name for study in studies):
+            return
+        others = [
+            _differing(key, study.user_attrs["key"])
+            for study in studies
+            if study.study_name.startswith(_PREFIX)
+            and "key" in study.user_attrs
+            and self._storage.get_n_trials(study._study_id)
+        ]
+        for differing in others:
+            if differing <= _IDENTITY and not shared:
+                raise StoreError(
+                    f"the study {self._url} holds this very search, begun with another {_in_words(differing)}: its "
+                    "trials cannot be used, and a search that was to go on, or to join others, would begin anew. Load "
+                    "the same weights and the same data, or give another store or study; shared_store=True keeps both "
+                    "in one"
+                )
+        # Another target is another search, as everybody knows.
+        near = min((differing for differing in others if "target" not in differing), key=len, default=None)
+        if near is not None:
+            self.note = (
+                f"a new search was begun: {self._url} holds {len(others)} other{'s' if len(others) > 1 else ''}, of "
+                f"which the nearest differs in {_in_words(near)}"
+            )
 
     def _require_same(self, known: float | None, baseline: float) -> None:
         if known is not None and abs(known - baseline) > 1e-6 * max(1.0, abs(known)):
@@ -225,9 +273,21 @@ def _seed(*parts: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def study_name(key: Sequence[tuple[str, str]]) -> str:
+def study_name(key: Mapping[str, str]) -> str:
     """The name of the study of a job."""
-    return f"gracile-{hashlib.sha256(repr(list(key)).encode()).hexdigest()[:32]}"
+    return f"{_PREFIX}{hashlib.sha256(repr(list(key.items())).encode()).hexdigest()[:32]}"
+
+
+def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
+    """In what two jobs differ; that one of them has no data is a choice, like an option."""
+    names = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+    chosen = "data" in names and NO_DATA in (mine.get("data"), theirs.get("data"))
+    return names - {"data"} | {"options"} if chosen else names
+
+
+def _in_words(names: Iterable[str]) -> str:
+    words = {"data": "calibration data", "gracile": "version of gracile", "order": "version of gracile"}
+    return " and ".join(sorted({words.get(name, name) for name in names}))
 
 
 @contextmanager

@@ -10,6 +10,11 @@ from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 
+# The largest difference of values in a row and the largest cost, in the units that HiGHS sees: it takes sums for equal
+# that differ by 1e-6, and budgets for met that are missed by as much.  Where a solution misses one it also prints, past
+# all options, that it solves again.
+_SPREAD, _LARGEST = 1e4, 1e6
+
 
 def choose(values: Sequence[Floats], costs: Sequence[Floats], budget: float) -> list[int] | None:
     """For each row the option to take, maximising the summed values with summed costs <= budget; None if none fits.
@@ -24,14 +29,16 @@ def choose(values: Sequence[Floats], costs: Sequence[Floats], budget: float) -> 
     places = np.arange(starts[-1])
     one_each = csr_array((np.ones(starts[-1]), (np.repeat(np.arange(len(sizes)), sizes), places)))
     flat_costs = np.concatenate(costs).astype(float)
-    scale = max(float(flat_costs.max()), 1.0)
+    spread = max(float(np.ptp(row)) for row in values) or 1.0
+    flat_values = np.concatenate([(row - np.max(row)) * (_SPREAD / spread) for row in values])
+    scale = max(float(flat_costs.max()), 1.0) / _LARGEST
     constraints = [
         LinearConstraint(one_each, 1, 1),
         LinearConstraint(flat_costs[None] / scale, -np.inf, budget / scale),
     ]
     while True:
         solution = milp(
-            -np.concatenate(values).astype(float),
+            -flat_values,
             integrality=np.ones(starts[-1]),
             bounds=Bounds(0, 1),
             constraints=constraints,

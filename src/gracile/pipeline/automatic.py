@@ -3,9 +3,11 @@
 import copy
 import socket
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,13 @@ from gracile.pipeline.promises import promises_of
 from gracile.pipeline.proxies import sensitivities
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job
+from gracile.pipeline.selection import data_key
 from gracile.pipeline.trying import Trials, criteria_of, fixed
 from gracile.recipe import Target
 from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
+from gracile.search_options import Options
 
 _STUDY = "gracile.automatic.study"
 # Times that the table of layers predicts may miss the target by so much: what is taken is measured, and brought there.
@@ -63,6 +67,8 @@ class Findings:
     # The original's score, and the share of its cost that is asked for.
     baseline: float
     target: float
+    # What else the database of the study holds.
+    note: str = ""
 
     def best(self, missed: Collection[int] = ()) -> Found:
         """What to take.
@@ -94,7 +100,7 @@ class Findings:
             chosen=trial.place,
             ended_by=self.ended_by,
         )
-        notes = (note,) if note else ()
+        notes = tuple(one for one in (note, self.note) if one)
         point = _point_of(trial, self.space, self.target)
         return Found(request=fixed(self.request, point, self.target), report=report, notes=(*notes, *self._cut_short()))
 
@@ -122,6 +128,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     request, options = job.request, job.request.auto
     assert options is not None
     assert request.target is not None
+    began = time.monotonic()
     forecast: Forecast | None = None
     if request.timed:
         forecast = measured(
@@ -147,11 +154,13 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
             course = Course(
                 space=space, singles=by_promise(space.singles(), promises), options=options, ledger=study,
                 owner=options.worker or socket.gethostname(), baseline=baseline, target=target, room=_room(request),
+                began=began,
             )  # fmt: skip
             ended, ended_by = course.run(pool)
     return Findings(
-        request=request, space=space, trials=tuple(ended), ended_by=ended_by, baseline=baseline, target=target
-    )
+        request=request, space=space, trials=tuple(ended), ended_by=ended_by, baseline=baseline, target=target,
+        note=study.note,
+    )  # fmt: skip
 
 
 def _room(request: Request) -> float:
@@ -217,29 +226,27 @@ def _opened_study(job: Job, graph: Graph, before: Cost, space: Space, baseline: 
         file = Path(request.store).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{file.with_name(f'{file.name}.study')}"
-    key = [("model", fingerprint(graph, job.original)), *_key(request, options, before, job.data, space)]
-    name = module.study_name(key)
-    return module.Study(url, name, baseline, space, request.seed)
+    key = {"model": fingerprint(graph, job.original), **_key(request, options, before, job.data, space)}
+    return module.Study(url, key, baseline, space, request.seed, shared=request.shared_store)
 
 
-def _key(
-    request: Request, options: Auto, before: Cost, data: Calibration | None, space: Space
-) -> list[tuple[str, str]]:  # fmt: skip
+def _key(request: Request, options: Auto, before: Cost, data: Calibration | None, space: Space) -> dict[str, str]:
     """What the results of trials depend on, the model and the evaluation function apart."""
     tune = options.fine_tune or request.fine_tune
     search = request.search
-    return [
-        ("data", "none" if data is None else data.fingerprint),
-        ("target", repr(request.target) + _told_apart(request.target, before)),
-        ("space", repr(space)),
-        ("search", f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate}"),
-        ("options", f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}"),
-        ("training", f"{request.recover!r} {_called(tune)} {_called(request.fine_tune_layer)}"),
-        ("loss", _called(request.loss)),
-        ("seed", str(request.seed)),
-        # In which order trials are asked for has changed between versions.
-        ("order", "promises"),
-    ]
+    return {
+        "data": data_key(data),
+        "target": repr(request.target) + _told_apart(request.target, before),
+        "space": repr(space),
+        "search": f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate} {_told(search.options)}",
+        "options": f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}",
+        "training": f"{request.recover!r} {_called(tune)} {_called(request.fine_tune_layer)}",
+        "loss": _called(request.loss),
+        "seed": str(request.seed),
+        # In which order trials are asked for has changed within a version.
+        "order": "promises",
+        "gracile": version("gracile"),
+    }
 
 
 def _told_apart(target: Target | None, before: Cost) -> str:
@@ -247,6 +254,14 @@ def _told_apart(target: Target | None, before: Cost) -> str:
     if target is None or target.own is None:
         return ""
     return fingerprint_of(target.measure, before.operations)
+
+
+def _told(options: Options | None) -> str:
+    """The options of a search, functions by their names: their addresses are others in each process."""
+    if options is None:
+        return "none"
+    values = [(field.name, getattr(options, field.name)) for field in fields(options)]
+    return ", ".join(f"{name}={_called(value) if callable(value) else value!r}" for name, value in values)
 
 
 def _called(function: object) -> str:

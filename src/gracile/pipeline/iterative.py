@@ -127,7 +127,7 @@ def prune_iteratively(
     current, done = copy.deepcopy(model), []
     with bar("rounds of pruning", rounds) as progress:
         for place in range(1, rounds + 1):
-            current, finished = loop.round(current, 1 - steps.sparsity(place, 1 - final))
+            current, finished = loop.round(current, 1 - steps.sparsity(place, 1 - final), first=place == 1)
             log.info("round %d: %.4f of the cost, score %.6g", place, finished.reached, finished.score)
             done.append(finished)
             progress.advance(f"score {finished.score:.4g}")
@@ -149,12 +149,16 @@ class _Rounds:
     train: Train | None
     options: Mapping[str, Any]
 
-    def round(self, current: nn.Module, asked: float) -> tuple[nn.Module, Round]:
+    def round(self, current: nn.Module, asked: float, *, first: bool) -> tuple[nn.Module, Round]:
         """The smaller model, for a share of the original's cost."""
+        options = dict(self.options)
+        if not first:
+            # The store is the first round's, which has shown that it fits; each further round has a model of its own.
+            options["shared_store"] = True
         example = self.graph.example.kwargs or self.graph.example.args
         left = min(1.0, asked / self._share(current))
         found = compress(
-            current, example, evaluate=self.evaluate, target=self.target.at(left), **self.options
+            current, example, evaluate=self.evaluate, target=self.target.at(left), **options
         )  # fmt: skip
         small = found.model
         if self.admm is not None and self.train is not None:

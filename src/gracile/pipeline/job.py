@@ -13,7 +13,7 @@ from gracile.auto_options import Auto
 from gracile.cost import Cost, Metric, price
 from gracile.export.checkpoint import save
 from gracile.export.onnx import OnnxFile, to_onnx
-from gracile.graph import Graph, capture, require_copyable, require_finite
+from gracile.graph import Graph, capture, fingerprint, require_copyable, require_finite
 from gracile.inputs import Calibration, ExampleInputs
 from gracile.latency import compared_layers
 from gracile.pipeline.automatic import Found, find_pipeline
@@ -23,6 +23,7 @@ from gracile.pipeline.outcomes import Done
 from gracile.pipeline.quantized_evidence import quantization_of
 from gracile.pipeline.request import Request, checked
 from gracile.pipeline.running import Job, run_stages
+from gracile.pipeline.selection import data_key
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.taking import taken
 from gracile.pipeline.tuning import FineTune, FineTuneLayer
@@ -127,6 +128,7 @@ def compress(
     split: Split | None = None,
     layer_latency: Runtime | None = None,
     store: str | Path | None = None,
+    shared_store: bool = False,
     n_jobs: int = 1,
     executor: ExecutorKind = "processes",
     seed: int = 0,
@@ -181,7 +183,9 @@ def compress(
         split: of several methods, how they share the target: see `gracile.Split`.
         layer_latency: "onnxruntime", "eager" or "compile": measure each convolution and linear layer alone before and
             after, for the report; takes some seconds.  A latency as ``target`` does so in its own runtime.
-        store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.
+        store: an SQLite file for the evaluations; a killed run resumes from it, another target reuses it.  One that
+            holds evaluations of another model, of other calibration data or of another version is refused.
+        shared_store: whether ``store`` may hold evaluations of several models and data sets; they are kept apart.
         n_jobs: how many candidates of a search are scored at the same time, each by a worker process of its own on one
             thread; the result does not depend on it.  1 scores them here, on this process's threads.
         executor: "processes" of this machine, or "ray" for tasks of the cluster that ``ray.init`` has connected to.
@@ -192,7 +196,7 @@ def compress(
         CaptureError: the model cannot be captured.
         TargetError: the target cannot be reached.
         EvaluationError: an evaluation function failed or returned no finite number.
-        StoreError: the store is damaged or belongs to another job.
+        StoreError: the store is damaged, or belongs to another model, other data or another version.
         MissingExtraError: method="auto" without optuna, search="amc" without stable-baselines3, executor="ray" without
             ray.
         MissingExtraError, ExportError: a latency in onnxruntime cannot be measured.
@@ -201,8 +205,8 @@ def compress(
         evaluate=evaluate, evaluate_search=evaluate_search, target=target, method=method, search=search,
         criterion=criterion, loss=loss, scope=scope, ratios=ratios, ratios_metric=ratios_metric, round_to=round_to,
         max_sparsity=max_sparsity, exclude=exclude, fine_tune=fine_tune, fine_tune_layer=fine_tune_layer,
-        recover=recover, auto=auto, split=split, layer_latency=layer_latency, store=store, n_jobs=n_jobs,
-        executor=executor, seed=seed, calibrated=calibration is not None,
+        recover=recover, auto=auto, split=split, layer_latency=layer_latency, store=store,
+        shared_store=shared_store, n_jobs=n_jobs, executor=executor, seed=seed, calibrated=calibration is not None,
     )  # fmt: skip
     clock = Clock()
     with clock("capture"):
@@ -216,6 +220,9 @@ def compress(
             # A metric of the user's own that fails is to do so here.
             request.target.pricing(before)
     data = None if calibration is None else Calibration(calibration, graph.example, seed)
+    if request.store is not None:
+        with request.opened_store() as opened:
+            opened.require_own(fingerprint(graph, model), data_key(data), shared=request.shared_store)
     job = Job(request, model, data, clock)
     found = None
     if request.auto is not None:

@@ -5,16 +5,17 @@ channels alone; both by a search over whole models where one is asked for.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from gracile.cost import Cost, Measure, Metric, Pricing, price
 from gracile.errors import InputError
-from gracile.graph import Graph
+from gracile.graph import Graph, tensors_of
 from gracile.inputs import Calibration
 from gracile.patterns import matching
 from gracile.pipeline.candidates import opened_executor
@@ -31,6 +32,7 @@ from gracile.prune.planning import Chooser, find_groups
 from gracile.prune.ranking import fingerprint_of
 from gracile.prune.scores import is_own
 from gracile.recipe import PruningMethod
+from gracile.reconstruct import put
 from gracile.report import LayerReport, Record
 from gracile.search.joint import JointScores
 from gracile.search.problem import Column, Floats
@@ -38,6 +40,23 @@ from gracile.search.select import is_joint, needs_dictionary
 
 # How far from equal shares towards what the search found.
 _BLENDS = (0.0, 0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Repaired:
+    """What the refits have made of a cut model, before anybody scored it."""
+
+    sizes: Mapping[str, int]
+    values: Mapping[str, Tensor]
+    records: Sequence[Record]
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], model: nn.Module, records: Sequence[Record]) -> Self:
+        return cls(dict(sizes), {name: value.detach().clone() for name, value in tensors_of(model).items()}, records)
+
+    def put_into(self, model: nn.Module) -> Sequence[Record]:
+        put(model, self.values)
+        return self.records
 
 
 class PruningStage:
@@ -66,8 +85,8 @@ class PruningStage:
         self.notes = (*self._prunable.notes, *(self._pruning.statistics.notes if self._pruning.statistics else ()))
         if method == "channel_pruning":
             self._keep_whole_without_readers()
-        if is_own(request.criterion) or request.loss is not None:
-            # Nothing else tells two functions apart.
+        if is_own(request.criterion) or request.loss is not None or request.criterion == "random":
+            # Nothing else tells two functions apart, or two seeds.
             self.key = {**self.key, "order": fingerprint_of(self._pruning.rankings)}
         self._chooser = Chooser(
             graph, self._prunable, self._pruning.rankings, request.scope, request.round_to, request.max_sparsity
@@ -75,6 +94,11 @@ class PruningStage:
         self.equivalence: float | None = None
         self._pruned: Pruned | None = None
         self._original = model
+        # Of the models that were scored here with all groups cut the last one, while the best of them is wanted, and
+        # that one: it need not be refitted a second time.
+        self._keeping = False
+        self._last: _Repaired | None = None
+        self._best: _Repaired | None = None
 
     def _require_groups(self) -> None:
         if not self._prunable.groups:
@@ -163,16 +187,40 @@ class PruningStage:
         ):
             job = store.job(store_of_joint(self.key), found.baseline or 0.0)
             known = JointScores(self.columns(metric), executor, job)
-            known.ahead_of(blends.values(), progress.advance)
+            with self._best_kept(known) as keep:
+
+                def scored() -> None:
+                    progress.advance()
+                    keep()
+
+                known.ahead_of(blends.values(), scored)
             scores = {blend: known.of(widths) for blend, widths in blends.items()}
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
         note = f"blends of equal shares (0) and the search's widths (1), scored together: {text}; taken: {best:g}"
         return replace(found, sizes=blends[best], notes=(*found.notes, note))
 
+    @contextmanager
+    def _best_kept(self, known: JointScores) -> Iterator[Callable[[], None]]:
+        """A function to call behind each evaluation; workers' models stay with the workers."""
+
+        def keep() -> None:
+            last, best = self._last, self._best
+            if last is not None and (best is None or known.of(last.sizes) >= known.of(best.sizes)):
+                self._best = last
+
+        self._keeping, self._best = True, None
+        try:
+            yield keep
+        finally:
+            self._keeping, self._last = False, None
+
     def jointly(self, sizes: Mapping[str, int]) -> nn.Module:
+        self._last = None
         pruned = self._pruning.carried_out(dict(sizes))
-        self._pruning.repair(self._original, pruned)
+        records = self._pruning.repair(self._original, pruned)
+        if self._keeping:
+            self._last = _Repaired.of(sizes, pruned.model, records)
         return pruned.model
 
     def _by_hand(self, ratios: Mapping[str, float]) -> Selection:
@@ -231,8 +279,12 @@ class PruningStage:
             tune_parts(fine_tune_layer, self.model, selection.sizes)
         return self.model
 
-    def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:  # noqa: ARG002
+    def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
         assert self._pruned is not None
+        best, self._best = self._best, None
+        full = {group.name: group.channels for group in self._prunable.groups}
+        if best is not None and best.sizes == {n: width for n, width in selection.sizes.items() if width < full[n]}:
+            return best.put_into(self._pruned.model)
         return self._pruning.repair(original, self._pruned)
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002

@@ -1,11 +1,13 @@
 """What a report shows of a model in integers."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 from gracile.graph import Graph
-from gracile.inputs import Calibration
+from gracile.inputs import Calibration, ExampleInputs, Inputs
 from gracile.quant.analysis import Distribution, distributions, layer_errors
 from gracile.quantizer import Quantizer
 from gracile.report import LayerError, QuantizationReport, QuantizerReport
@@ -24,16 +26,23 @@ def quantization_of(simulation: Simulation, data: Calibration, graph: Graph) -> 
         examples += batch.batch_size or 1
         if examples >= _EXAMPLES:
             break
-    found = distributions(simulation, batches, graph.example)
     errors = layer_errors(simulation, batches, graph.example)
-    quantizers = simulation.named_quantizers()
     return QuantizationReport(
-        quantizers=tuple(_reported(name, quantizers[name], values) for name, values in found.items()),
+        quantizers=quantizers_of(simulation, batches, graph.example),
         layers=tuple(
             LayerError(name=name, sqnr=value if math.isfinite(value) else None) for name, value in errors.sqnr.items()
         ),
         examples=examples,
     )
+
+
+def quantizers_of(
+    simulation: Simulation, batches: Iterable[Any], example: Inputs | ExampleInputs
+) -> tuple[QuantizerReport, ...]:
+    """Each quantizer's range, and the values that it meets on ``batches``."""
+    quantizers = simulation.named_quantizers()
+    found = distributions(simulation, batches, example)
+    return tuple(_reported(name, quantizers[name], values) for name, values in found.items())
 
 
 def _reported(name: str, quantizer: Quantizer, found: Distribution) -> QuantizerReport:

@@ -11,7 +11,7 @@ from gracile.automatic import Training
 from gracile.cost import METRICS, Cost, Measure, Metric, Pricing
 from gracile.errors import InputError
 from gracile.extras import extra
-from gracile.inputs import require_path, require_seed
+from gracile.inputs import require_flags, require_path, require_seed
 from gracile.maths.quant_spec import INTEGERS, IntegerMethod
 from gracile.patterns import require_patterns
 from gracile.pipeline.forecast import Forecast
@@ -71,6 +71,8 @@ class Request:
     sensitivities: Mapping[str, float] | None = None
     # Whether there is calibration data.
     calibrated: bool = False
+    # Whether the store may hold evaluations of other models and other data.
+    shared_store: bool = False
     # How several methods share the target, and whether each is followed by training.
     split: Split = field(default_factory=Split)
     training: Training = "each"
@@ -169,6 +171,7 @@ def checked(
     require_patterns("exclude", arguments["exclude"])
     require_seed(arguments["seed"])
     require_path("store", arguments["store"])
+    require_flags(shared_store=arguments.get("shared_store", False))
     if evaluate_search is not None and not callable(evaluate_search):
         raise InputError(f"evaluate_search is a {type(evaluate_search).__name__}; give a function")
     chosen: str | Criterion = criterion

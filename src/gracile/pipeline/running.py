@@ -310,16 +310,7 @@ def _carried_out(
         score_after = score_of(request.evaluate, stage.model, "the compressed model")
     if more or request.fine_tune is not None or request.recover is not None:
         job.looked(score_after)
-    tuned = None
-    if request.recover is not None:
-        options = replace(request.recover, epochs=request.tunings * request.recover.epochs)
-        found, tuned = _recovered(job, request, options, stage, score_after)
-        passes = (*passes, found)
-    if request.fine_tune is not None:
-        with clock("fine-tune"):
-            stage.model = fine_tuned(request.fine_tune, stage.model, request.tunings)
-        with clock("evaluate"):
-            tuned = score_of(request.evaluate, stage.model, "the fine-tuned model")
+    tuned, records = _trained(job, request, stage, score_after)
     after = applied_since(stage.model, original).cost(stage.graph)
     report = StageReport(
         method=stage.method,
@@ -338,7 +329,21 @@ def _carried_out(
         with clock("measure"):
             latency = timed.report(stage.model)
     predicted = None if request.forecast is None else predicted_share(stage.graph, stage.model, request)
-    return Outcome(stage, selection, passes, report, latency, predicted)
+    return Outcome(stage, selection, (*passes, *records), report, latency, predicted)
+
+
+def _trained(job: Job, request: Request, stage: Stage, score_after: float) -> tuple[float | None, tuple[Record, ...]]:
+    """The score after recovery or fine-tuning, and what the former did; None and nothing where there is neither."""
+    if request.recover is not None:
+        options = replace(request.recover, epochs=request.tunings * request.recover.epochs)
+        record, score = _recovered(job, request, options, stage, score_after)
+        return score, (record,)
+    if request.fine_tune is None:
+        return None, ()
+    with job.clock("fine-tune"):
+        stage.model = fine_tuned(request.fine_tune, stage.model, request.tunings)
+    with job.clock("evaluate"):
+        return score_of(request.evaluate, stage.model, "the fine-tuned model"), ()
 
 
 def _selected(request: Request, stage: Stage, before: Cost, score_before: float, clock: Clock) -> Selection:

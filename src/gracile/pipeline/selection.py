@@ -19,6 +19,7 @@ from gracile.search.dictionary import evaluate_columns
 from gracile.search.problem import Column, Problem
 from gracile.search.select import needs_dictionary, select
 from gracile.search.surrogate import budget_of, predicted, sampled
+from gracile.store import NO_DATA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,15 @@ def store_key(
     graph: Graph, model: nn.Module, method: str, data: Calibration | None, criterion: str | Criterion | None = None
 ) -> Mapping[str, str]:
     """What the scores of candidates depend on, the evaluation function apart: model, method, data and criterion."""
-    seen = "none" if data is None else data.fingerprint
+    seen = data_key(data)
     if criterion is not None:
         seen = f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seen}"
     return {"model": fingerprint(graph, model), "data": seen, "method": method}
+
+
+def data_key(data: Calibration | None) -> str:
+    """What tells calibration data from other data."""
+    return NO_DATA if data is None else data.fingerprint
 
 
 def store_of_joint(key: Mapping[str, str]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.quant.rounding import adaround
 from gracile.quant.smoothing import smooth
 from gracile.quant.training import QuantizedTraining
+from gracile.quant.weight_ranges import WeightRanges, weight_ranges
 from gracile.quantizer import Observer, Quantizer
 from gracile.simulation import Simulation
 
@@ -45,6 +46,7 @@ __all__ = [
     "Quantizer",
     "Rounding",
     "Simulation",
+    "WeightRanges",
     "adaround",
     "analyze",
     "calibrate",
@@ -63,4 +65,5 @@ __all__ = [
     "round_sequentially",
     "simulate",
     "smooth",
+    "weight_ranges",
 ]

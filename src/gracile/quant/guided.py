@@ -93,10 +93,10 @@ def quantize_within(
 
     The path, which ends as soon as the bound is met: batch-norms folded and ranges set ("ptq"); other ranges, of the
     activations, of the weights, where these cost the accuracy; cross-layer equalization; smoothing, and smoothing with
-    inserted factors, where the activations cost it; bias correction; AdaRound, where the weights do; and training with
-    the quantizers in the loop, where ``fine_tune`` is given.  Each step goes on from the best so far, and is kept only
-    if it scores better.  AdaRound alone goes on from the best without corrected biases: it takes the original's outputs
-    as its aim, behind the activations, and leaves no mean to correct.
+    inserted factors, where the activations cost it; bias correction; AdaRound, which makes up for what the activations
+    lose, too; and training with the quantizers in the loop, where ``fine_tune`` is given.  Each step goes on from the
+    best so far, and is kept only if it scores better.  AdaRound alone goes on from the best without corrected biases:
+    it takes the original's outputs as its aim, behind the activations, and leaves no mean to correct.
 
     Args:
         model: left as it is.
@@ -149,14 +149,12 @@ def quantize_within(
         path.attempt(
             "bias correction", "mean errors of layers", lambda: path.changed(correct_bias, data, inputs, seed=seed)
         )
-        if path.weights_cost:
-            path.attempt(
-                "adaround", "rounding learned layer by layer",
-                lambda: path.changed(adaround, data, inputs, settings=rounding, seed=seed, start=uncorrected),
-                instead_of="bias correction",
-            )  # fmt: skip
-        else:
-            path.left_out("adaround", "the weights alone meet the bound")
+        # Layers are fitted from what the quantized ones before give them, so that it makes up for activations, too.
+        path.attempt(
+            "adaround", "rounding learned layer by layer",
+            lambda: path.changed(adaround, data, inputs, settings=rounding, seed=seed, start=uncorrected),
+            instead_of="bias correction",
+        )  # fmt: skip
         if fine_tune is not None:
             path.attempt("training", "quantizers in the loop", lambda: _trained(path, fine_tune))
         else:

@@ -58,7 +58,7 @@ class JointScores:
 
     def _evaluate(self, several: Sequence[Mapping[str, int]], done: Callable[[], None] = lambda: None) -> None:
         missing = [Candidate.jointly(sizes) for sizes in several if sizes and (_name(sizes), 0) not in self._known]
-        for candidate, scored in self._executor.scores(missing):
+        for candidate, scored in self._executor.scores(dict.fromkeys(missing)):
             name = _name(dict(candidate.sizes))
             self._known[name, 0] = scored.score
             self._job.put(name, 0, scored.score)

@@ -30,6 +30,8 @@ MakeSchedule = Callable[[Optimizer, int], LRScheduler]
 
 # Steps between two looks at the loss, which wait for the device.
 _LOOK = 20
+# What accelerate calls engines that keep a part of each parameter in each process.
+_SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,15 @@ def fit(
             equal weights bit for bit, on one CPU thread or with deterministic operators.
 
     Raises:
-        InputError: an argument of the wrong type or range, or a loss that is no scalar with a gradient.
+        InputError: an argument of the wrong type or range, an accelerator that shards parameters, or a loss that is no
+            scalar with a gradient.
         MissingExtraError: accelerate is not installed.
     """
     _require(model, loss, epochs, steps, run, grad_clip)
     epochs = 1 if epochs is None and steps is None else epochs
     require_batches(batches, several=epochs is None or epochs > 1)
     accelerator = accelerator or extra("accelerate", "train").Accelerator()
+    _require_whole(accelerator)
     began = time.perf_counter()
     with _as_before(model), _seeded(seed, accelerator.device):
         made = _optimizer(optimizer, model)
@@ -251,6 +255,17 @@ def _require(model: object, loss: object, epochs: object, steps: object, run: ob
         raise InputError(f"run is a {type(run).__name__}; give what gracile.prepare returned")
     if run is not None and run.model is not model:
         raise InputError("run was prepared for another model; give fit the same one, run.model")
+
+
+def _require_whole(accelerator: Any) -> None:
+    """Raises InputError where accelerate would shard the parameters, which could not be the model's own afterwards."""
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind in _SHARDING:
+        raise InputError(
+            f"the accelerator shards parameters ({kind}), and fit trains the model in place, whole in each process; "
+            "shard the compressed model in a loop of your own, and load the gathered state_dict into a fresh one: see "
+            "Sharded training in docs/training.md"
+        )
 
 
 def _optimizer(given: object, model: nn.Module) -> Optimizer:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.parsed import Parsed
 
 from gracile.compat.aimet import (
     Adaround,
@@ -34,6 +35,7 @@ from gracile.compat.aimet.common import quantsim as versions
 from gracile.compat.aimet.common.quantization import QuantizationDataType
 from gracile.compat.aimet.quantsim import load_checkpoint, save_checkpoint
 from gracile.errors import FileError, InputError
+from gracile.html import writing
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from quant_nets import Mobile, Residual
@@ -313,6 +315,7 @@ class TestChoosing:
         return -error(model, self.model)
 
     def test_analyzer(self, tmp_path):
+        pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
         self.model = trained()
         analyzer = QuantAnalyzer(self.model, X, CallbackFunc(run, 2), CallbackFunc(self.score, None))
         analyzer.enable_per_layer_mse_loss(LOADER, 2)
@@ -321,8 +324,27 @@ class TestChoosing:
         enabled = json.loads((tmp_path / "per_layer_quant_enabled.json").read_text())
         assert enabled == dict(found.alone_on)
         assert "conv1" in json.loads((tmp_path / "per_layer_mse_loss.json").read_text())
+        pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+        assert pages == {
+            "per_layer_quant_enabled.html", "per_layer_quant_disabled.html", "per_layer_mse_loss.html",
+            "min_max_ranges/weights.html", "min_max_ranges/activations.html",
+            "weights_pdf.html", "activations_pdf.html",
+        }  # fmt: skip
+        drawn = [text for kind, text in Parsed((tmp_path / "per_layer_quant_enabled.html").read_text()).scripts
+                 if kind == "application/json"]  # fmt: skip
+        assert json.loads(drawn[0])["data"][0]["x"] == list(enabled.values())
         with pytest.raises(InputError, match="CallbackFunc"):
             QuantAnalyzer(self.model, X, run, CallbackFunc(self.score))
+
+    def test_analyzer_without_plotly_writes_its_figures(self, tmp_path, monkeypatch, caplog):
+        self.model = trained()
+        monkeypatch.setitem(sys.modules, "plotly.offline", None)
+        writing._plotly.cache_clear()
+        QuantAnalyzer(self.model, X, CallbackFunc(run, 2), CallbackFunc(self.score)).analyze(results_dir=tmp_path)
+        writing._plotly.cache_clear()
+        assert (tmp_path / "min_max_ranges/weights.json").is_file()
+        assert not list(tmp_path.rglob("*.html"))
+        assert "gracile[report]" in caplog.text
 
     def test_auto_quant(self, tmp_path):
         self.model = trained()

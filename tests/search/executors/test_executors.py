@@ -166,3 +166,18 @@ def test_ray_gives_the_same_with_one_of_two_workers_killed(alone, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     # What was started for the job has ended with it.
     assert not ray.is_initialized()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trials_of_an_automatic_search_run_on_ray_with_one_of_two_workers_killed(tmp_path):
+    optional("optuna")
+    optional("ray")
+    auto = gracile.Auto(trials=5, methods=("spatial_svd", "prune"), criteria=("l2",), scopes=("layer",), shares=(1.0,))
+    options = {"method": "auto", "auto": auto, "search": "tar", "round_to": 1, "calibration": [DATA]}
+    here = job(**options)
+    there = job(evaluate_search=Dying(tmp_path, 1), n_jobs=2, executor="ray", **options)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert there.plan == here.plan
+    told = [[trial.model_dump(exclude={"seconds"}) for trial in result.trials] for result in (here, there)]
+    assert told[0] == told[1]
+    assert len(told[0]) == 5

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from glob import escape
 from itertools import islice
 from os import PathLike
@@ -11,16 +12,22 @@ from typing import Any
 
 from torch import nn
 
+from gracile.compat.aimet import analysis_pages as pages
 from gracile.compat.aimet.common.quantization import CallbackFunc, QuantScheme
 from gracile.compat.aimet.module_names import ModuleNames
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.compat.aimet.samples import require_count, require_loader
-from gracile.errors import FileError, InputError
-from gracile.inputs import ExampleInputs
+from gracile.errors import FileError, InputError, MissingExtraError
+from gracile.html import Document, page, write
+from gracile.inputs import ExampleInputs, Inputs, path_of
+from gracile.pipeline.quantized_evidence import quantizers_of
 from gracile.quant.analysis import Analysis, analyze, layer_errors
 from gracile.simulation import Simulation
 
 __all__ = ["CallbackFunc", "QuantAnalyzer"]
+
+# Histograms look much the same from more.
+_EXAMPLES = 256
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +87,10 @@ class QuantAnalyzer:
     ) -> Analysis:
         """Score the model with some of its quantizers, and write what was found.
 
-        Files in ``results_dir``, as AIMET names them: ``per_layer_quant_enabled.json``,
-        ``per_layer_quant_disabled.json``, ``min_max_ranges/weights.json``, ``min_max_ranges/activations.json`` and,
-        where enabled, ``per_layer_mse_loss.json``.  Pages with plots are not drawn; `gracile.quant.distributions` has
-        the histograms.
+        Files in ``results_dir``, as AIMET names them: ``per_layer_quant_enabled``, ``per_layer_quant_disabled``,
+        ``min_max_ranges/weights``, ``min_max_ranges/activations`` and, where enabled, ``per_layer_mse_loss``, each as
+        ``.json`` and, where plotly is installed, as a page, ``.html``; and the pages ``weights_pdf.html`` and
+        ``activations_pdf.html``, the histograms of what the callback ran, at most 256 examples.
 
         Returns:
             The scores, which print as tables; AIMET returns nothing.
@@ -97,7 +104,8 @@ class QuantAnalyzer:
         )
         if self._ignored:
             sim.exclude_layers_from_quantization(self._ignored)
-        sim.compute_encodings(self._forward.func, self._forward.func_callback_args)
+        with _recorded(sim.model) as batches:
+            sim.compute_encodings(self._forward.func, self._forward.func_callback_args)
         simulation = sim.plain_model()
         found = analyze(simulation, self._eval)
         log.info("%s", found)
@@ -107,11 +115,39 @@ class QuantAnalyzer:
             "min_max_ranges/weights.json": _ranges(simulation, "weight"),
             "min_max_ranges/activations.json": _ranges(simulation, "activation"),
         }
+        quantizers = quantizers_of(simulation, batches, sim.example)
+        drawn = {
+            "per_layer_quant_enabled.html": pages.scores(found, "enabled"),
+            "per_layer_quant_disabled.html": pages.scores(found, "disabled"),
+            "min_max_ranges/weights.html": pages.ranges(quantizers, "weight"),
+            "min_max_ranges/activations.html": pages.ranges(quantizers, "activation"),
+            "weights_pdf.html": pages.densities(quantizers, "weight"),
+            "activations_pdf.html": pages.densities(quantizers, "activation"),
+        }
         if self._batches:
             errors = layer_errors(simulation, self._batches, sim.example)
             files["per_layer_mse_loss.json"] = dict(errors.squared)
-        _write(Path(results_dir), files)
+            drawn["per_layer_mse_loss.html"] = pages.errors(errors.squared)
+        folder = path_of("results_dir", results_dir)
+        _write(folder, files)
+        _draw(folder, drawn)
         return found
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[list[Inputs]]:
+    """What the model is called with meanwhile, the first `_EXAMPLES` examples of it."""
+    batches: list[Inputs] = []
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if sum(batch.batch_size or 1 for batch in batches) < _EXAMPLES:
+            batches.append(Inputs(args, kwargs))
+
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield batches
+    finally:
+        handle.remove()
 
 
 def _ranges(simulation: Simulation, role: str) -> dict[str, Any]:
@@ -121,6 +157,14 @@ def _ranges(simulation: Simulation, role: str) -> dict[str, Any]:
         low, high = (end.flatten().tolist() for end in item.range)
         found[" ".join(simulation.sites[name])] = {"min": low, "max": high}
     return found
+
+
+def _draw(folder: Path, documents: Mapping[str, Document]) -> None:
+    try:
+        for name, document in documents.items():
+            write(folder / name, page(document))
+    except MissingExtraError as error:
+        log.warning("no pages are drawn in %s, as they have charts: %s", folder, error)
 
 
 def _write(folder: Path, files: Mapping[str, Any]) -> None:

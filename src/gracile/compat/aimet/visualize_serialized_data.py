@@ -77,12 +77,16 @@ def page_file(visualization_url: str | PathLike[str]) -> Path:
     return data_folder() / FILE
 
 
-def make_folder(file: Path) -> None:
-    """Raises FileError where the folder of ``file`` cannot be made."""
+def make_folder(file: Path, argument: str = "visualization_url") -> None:
+    """Make the folder of ``file``.
+
+    Raises:
+        FileError: it cannot be made; the message names the argument that says where it is.
+    """
     try:
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"{file} cannot be written: {error}; give another path as visualization_url") from error
+        raise FileError(f"{file} cannot be written: {error}; give another path as {argument}") from error
 
 
 def _read_ratios(path: str | PathLike[str]) -> Ratios:

@@ -1,5 +1,7 @@
 """Integers: the error of each layer, and values within their ranges."""
 
+from collections.abc import Sequence
+
 from gracile.html import Chart, Column, Section, Table, Text, named
 from gracile.report.quantized import BINS, FIRST, LAST, QuantizationReport, QuantizerReport
 from gracile.report.records import Evidence
@@ -23,8 +25,8 @@ def draw(report: Evidence) -> Section | None:
                 "shortest bars are the most sensitive layers."
             ),
             *charts,
-            _histograms(found.quantizers),
-            _table(found.quantizers),
+            histograms(found.quantizers),
+            ranges_table(found.quantizers),
             *([_error_table(found)] if charts else []),
         ],
     )
@@ -49,7 +51,7 @@ def _errors(found: QuantizationReport) -> Chart:
     )  # fmt: skip
 
 
-def _histograms(quantizers: tuple[QuantizerReport, ...]) -> Chart:
+def histograms(quantizers: Sequence[QuantizerReport]) -> Chart:
     """One ridge for each quantizer, the first on top."""
     width = (LAST - FIRST) / BINS
     centres = [FIRST + (place + 0.5) * width for place in range(BINS)]
@@ -87,7 +89,8 @@ def _histograms(quantizers: tuple[QuantizerReport, ...]) -> Chart:
     )  # fmt: skip
 
 
-def _table(quantizers: tuple[QuantizerReport, ...]) -> Table:
+def ranges_table(quantizers: Sequence[QuantizerReport]) -> Table:
+    """Bits, range, and the values' smallest and largest of each quantizer."""
     return Table(
         title="Ranges",
         columns=[

@@ -1,0 +1,112 @@
+"""Pages of `QuantAnalyzer`: scores layer by layer, ranges, and what lies within them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from gracile.html import Chart, Column, Document, Section, Table, Text, named
+from gracile.quant.analysis import Analysis
+from gracile.report import QuantizerReport
+from gracile.report.sections.quantization import histograms, ranges_table
+from gracile.report.sections.written import called, rows_of
+
+_NUMBER = "{:.6g}".format
+_PLURAL = {"weight": "weights", "activation": "activations"}
+_ABOUT = {
+    "enabled": "One layer's quantizers are on, all others off: what a layer falls short of the line of no quantizer, "
+    "it costs alone.",
+    "disabled": "One layer's quantizers are off, all others on: what a layer lies beyond the line of all quantizers, "
+    "leaving it in floating point brings back.",
+}
+
+
+def scores(found: Analysis, kind: Literal["enabled", "disabled"]) -> Document:
+    """The score with each layer's quantizers alone on, or alone off, between those without any and with all."""
+    values = found.alone_on if kind == "enabled" else found.alone_off
+    marks = {"no quantizer": found.floating, "all quantizers": found.quantized}
+    about = _ABOUT[kind]
+    chart = _bars("Score of each layer", about, "score", values, marks)
+    rows = [("no quantizer", found.floating), ("weights only", found.weights_only),
+            ("activations only", found.activations_only), ("all quantizers", found.quantized)]  # fmt: skip
+    whole = Table(title="The whole model", columns=_columns("quantizers", "score"), rows=rows)
+    return _document(
+        f"Quantizers {kind} layer by layer", "Scores", [Text(about), chart, whole, _table("layer", "score", values)]
+    )
+
+
+def errors(squared: Mapping[str, float]) -> Document:
+    """The mean squared error of each layer's results."""
+    about = "The mean squared difference between each layer's results in integers and in floating point."
+    chart = _bars("Error of each layer", about, "mean squared error", squared, {})
+    return _document(
+        "Quantization errors", "Errors", [Text(about), chart, _table("layer", "mean squared error", squared)]
+    )
+
+
+def ranges(found: Sequence[QuantizerReport], role: Literal["weight", "activation"]) -> Document:
+    """From the lowest to the highest level of each quantizer; of several scales those furthest out."""
+    some = [item for item in found if item.role == role]
+    layout, height = rows_of([item.name for item in some], {"title": {"text": "range"}})
+    chart = Chart(
+        title="Range of each quantizer",
+        about="A bar from the lowest to the highest level. The table below has the numbers.",
+        traces=[
+            {
+                "type": "bar", "orientation": "h", "y": list(range(len(some))),
+                "base": [item.low for item in some], "x": [item.high - item.low for item in some],
+                "customdata": [f"{named(item.name)}<br>{item.low:.4g} to {item.high:.4g}" for item in some],
+                "hovertemplate": "%{customdata}<extra></extra>", "marker": {"color": "var(--accent)"},
+            }
+        ],
+        layout={**layout, "showlegend": False},
+        height=height,
+    )  # fmt: skip
+    return _document(f"Ranges of {_PLURAL[role]}", "Ranges", [chart, ranges_table(some)])
+
+
+def densities(found: Sequence[QuantizerReport], role: Literal["weight", "activation"]) -> Document:
+    """Where the values lie within the range of each quantizer."""
+    some = [item for item in found if item.role == role]
+    return _document(f"Distributions of {_PLURAL[role]}", "Values", [histograms(some), ranges_table(some)])
+
+
+def _bars(title: str, about: str, unit: str, values: Mapping[str, float], marks: Mapping[str, float]) -> Chart:
+    names = [called(name) for name in values]
+    layout, height = rows_of(names, {"title": {"text": unit}})
+    lines = [
+        {"type": "line", "x0": value, "x1": value, "yref": "paper", "y0": 0, "y1": 1,
+         "line": {"color": color, "width": 1.5, "dash": "dash"}}
+        for value, color in zip(marks.values(), ("var(--mark)", "var(--soft)"), strict=False)
+    ]  # fmt: skip
+    notes = [
+        {"text": name, "x": value, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
+        for name, value in marks.items()
+    ]  # fmt: skip
+    return Chart(
+        title=title,
+        about=about,
+        traces=[
+            {
+                "type": "scatter" if marks else "bar", "y": list(range(len(names))), "x": list(values.values()),
+                **({"mode": "markers"} if marks else {"orientation": "h"}),
+                "customdata": [f"{named(name)}<br>{values[key]:.6g}" for name, key in zip(names, values, strict=True)],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "marker": {"color": "var(--accent)", **({"size": 9} if marks else {})},
+            }
+        ],
+        layout={**layout, "showlegend": False, "shapes": lines, "annotations": notes,
+                **({"margin": {"l": 8, "r": 12, "t": 28, "b": 8}} if marks else {})},
+        height=height + (20 if marks else 0),
+    )  # fmt: skip
+
+
+def _table(first: str, second: str, values: Mapping[str, float]) -> Table:
+    rows = [(called(name), value) for name, value in values.items()]
+    return Table(title="In numbers", columns=_columns(first, second), rows=rows)
+
+
+def _columns(first: str, second: str) -> list[Column]:
+    return [Column(title=first), Column(title=second, written=_NUMBER, numbers=True)]
+
+
+def _document(title: str, heading: str, parts: list[Any]) -> Document:
+    return Document(title=title, subtitle="quantization analysis", sections=[Section(title=heading, parts=parts)])
