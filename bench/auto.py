@@ -1,11 +1,11 @@
 """Test accuracy of method="auto" against each single method, at the same target and with the same training.
 
-    python bench/auto.py [--trials 18] [resnet20/0.5/float/none ...]     # resumes; writes bench/auto.md
+    python bench/auto.py [--trials 9] [resnet20/0.5/float/none ...]     # resumes; writes bench/auto.md
 
-Without cells, all that are missing are run.
+Without cells, those of `cells` that are missing are run.
 
 A cell is a network, a share of the MACs, "float" or "int8" (every pipeline then ends in int8), and the training:
-"none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 5,000 validation images, which
+"none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 2,500 validation images, which
 are part of the training file and which no network was trained on; the 10,000 test images are looked at once a model, in
 the end.
 Each single method that the search could have tried is carried out by a call of its own.
@@ -26,32 +26,41 @@ from gracile.train import Recovery
 
 HERE = Path(__file__).parent
 KEYS = ("network", "target", "integers", "training", "trials")
-NETWORKS, TARGETS = ("resnet20", "vgg", "mobilenetv2"), (0.5, 0.3, 0.1)
-CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
+NETWORKS, TARGETS = ("mobilenetv2", "vgg", "resnet20"), (0.5, 0.3, 0.1)
+CALIBRATION_IMAGES, RECOVERY_IMAGES, SEARCH_IMAGES = 1024, 5000, 2500
 RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=FAST)
-TRIALS = 18
+TRIALS = 9
 # One evaluation in every other layer; the rest of a dictionary is predicted.
 SEARCH = gracile.Search(surrogate="auto")
 
+
+NAMED = "resnet20/0.3/float/recover"
 
 # Network, share of the MACs, whether int8 ends every pipeline, training, trials.
 Cell: TypeAlias = tuple[str, float, bool, str, int]
 
 
 def cells(trials: int) -> list[Cell]:
-    """What takes longest comes last."""
-    return [
-        (network, target, integers, training, trials)
-        for training in ("none", "recover")
-        for integers in (False, True)
-        for network in NETWORKS
-        for target in TARGETS
-    ]
+    """Three shares of the MACs, and half of them in int8; the cells of a network share their evaluations."""
+    kinds = [*((target, False) for target in TARGETS), (TARGETS[0], True)]
+    return [(network, target, integers, "none", trials) for network in NETWORKS for target, integers in kinds]
+
+
+def named(name: str, trials: int) -> Cell:
+    """The cell that is called so, as resnet20/0.3/float/recover."""
+    parts = name.split("/")
+    if len(parts) != 4 or parts[0] not in NETWORKS or parts[2:] not in (
+        [kind, training] for kind in ("float", "int8") for training in ("none", "recover")
+    ):  # fmt: skip
+        raise SystemExit(
+            f"{name!r} is no cell; give a network, a target, float or int8, and none or recover, as {NAMED}"
+        )
+    return parts[0], float(parts[1]), parts[2] == "int8", parts[3], trials
 
 
 def compressed(cell: Cell, parts: dict[str, Images], **options: object) -> gracile.Result:
     network, target, _, training, _ = cell
-    train, validation = parts["train"], parts["validation"]
+    train, validation = parts["train"], parts["validation"][:SEARCH_IMAGES]
     images = RECOVERY_IMAGES if training == "recover" else CALIBRATION_IMAGES
     batches = [x.contiguous(memory_format=torch.channels_last) for x, _ in train[:images].batches(125)]
     return gracile.compress(
@@ -129,9 +138,8 @@ def table(rows: Rows) -> str:
 def main(wanted: list[str], trials: int) -> None:
     rows = Rows("auto", KEYS)
     parts = {name: load(name) for name in ("train", "validation", "test")}
-    for cell in cells(trials):
-        name = f"{cell[0]}/{cell[1]:g}/{'int8' if cell[2] else 'float'}/{cell[3]}"
-        if (not wanted or name in wanted) and not rows.has(**dict(zip(KEYS, cell, strict=True))):
+    for cell in [named(name, trials) for name in wanted] or cells(trials):
+        if not rows.has(**dict(zip(KEYS, cell, strict=True))):
             run_cell(cell, parts, rows)
             write(rows)
     write(rows)
