@@ -3,6 +3,7 @@
 python bench/quant_accuracy.py                         # all rows that are missing; writes bench/quant_accuracy.md
 python bench/quant_accuracy.py --networks vgg --methods nearest adaround --formats W4A8
 python bench/quant_accuracy.py --table                 # only writes the table of the rows that are there
+python bench/quant_accuracy.py --rates 0.01 0.003 --networks mobilenetv2   # points that training loses, held-out images
 """
 
 import argparse
@@ -26,8 +27,10 @@ from gracile.simulation import Simulation
 
 HERE = Path(__file__).parent
 KEYS = ("network", "format", "method")
-SEED, CALIBRATION, SCORED, TRAINED, ITERATIONS, RATE, TOLERANCE = 0, 1024, 2000, 20000, 500, 0.01, 0.1
+SEED, CALIBRATION, SCORED, TRAINED, ITERATIONS, TOLERANCE = 0, 1024, 2000, 20000, 500, 0.1
 FORMATS = {"W8A8": ("int8", "uint8"), "W4A8": ("int4", "uint8"), "W4A4": ("int4", "uint4"), "W2A8": ("int2", "uint8")}
+# Of training, as `--rates` has it on held-out images of the MobileNetV2-like network.
+RATES = {"W8A8": 0.003, "W4A8": 0.003, "W4A4": 0.003, "W2A8": 0.01}
 METHODS = ("nearest", "bias", "gptq", "adaround", "guided", "trained")
 # Measured with networks of the same recipe; (network, format) -> (tool, floating point, quantized).
 OTHERS = {
@@ -57,11 +60,13 @@ def some(data: Images, count: int) -> Images:
     return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(SEED))[:count]]
 
 
-def rounded(method: str, model: nn.Module, formats: tuple[str, str], parts: dict[str, Images]) -> Simulation:
-    """``model`` after one of the methods."""
+def rounded(
+    method: str, model: nn.Module, name: str, parts: dict[str, Images], rate: float | None = None
+) -> Simulation:
+    """``model`` in the format of this name, after one of the methods."""
     batches = list(some(parts["train"], CALIBRATION).images.split(BATCH))
     example = Inputs.of(batches[0])
-    weights, activations = formats
+    weights, activations = FORMATS[name]
     settings = Rounding(iterations=ITERATIONS)
     if method == "guided":
         scored = some(parts["validation"], SCORED)
@@ -82,17 +87,17 @@ def rounded(method: str, model: nn.Module, formats: tuple[str, str], parts: dict
     if method in ("bias", "gptq"):
         correct_bias(simulation, batches, example, seed=SEED)
     if method == "trained":
-        train(simulation, some(parts["train"], TRAINED))
+        train(simulation, some(parts["train"], TRAINED), RATES[name] if rate is None else rate)
     return simulation
 
 
-def train(simulation: Simulation, data: Images) -> None:
+def train(simulation: Simulation, data: Images, rate: float) -> None:
     """One epoch, in place."""
     run = QuantizedTraining("lsq").prepare(simulation)
     generator = torch.Generator().manual_seed(SEED)
-    optimizer = torch.optim.SGD(simulation.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(simulation.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
     steps = len(data) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.25)
     simulation.train()
     for chosen in torch.randperm(len(data), generator=generator)[: steps * BATCH].split(BATCH):
         images: Tensor = _augmented(data.images[chosen], generator)
@@ -127,13 +132,28 @@ def write(rows: Rows) -> None:
     (HERE / "quant_accuracy.md").write_text(f"{text}\n{table(rows)}\n\nMachine: {machine()}; seed {SEED}.\n")
 
 
+def compare_rates(networks: list[str], formats: list[str], rates: list[float]) -> None:
+    """Print what training at each rate loses on held-out images; no test image is looked at."""
+    parts = {name: load(name) for name in ("train", "validation")}
+    for network in networks:
+        before = accuracy(dense(network), parts["validation"])
+        for name in formats:
+            for rate in rates:
+                found = rounded("trained", dense(network), name, parts, rate)
+                print(network, name, rate, f"{before - accuracy(found, parts['validation']):.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--rates", nargs="*", type=float)
     given = parser.parse_args()
+    if given.rates:
+        compare_rates(given.networks, given.formats, given.rates)
+        return
     rows = Rows("quant_accuracy", KEYS)
     cells = [(n, f, m) for m in given.methods for f in given.formats for n in given.networks]
     missing = [] if given.table else [cell for cell in cells if not rows.has(**dict(zip(KEYS, cell, strict=True)))]
@@ -144,7 +164,7 @@ def main() -> None:
         if network not in scores:
             scores[network] = accuracy(model, parts["test"])
         start = time.process_time()
-        simulation = rounded(method, model, FORMATS[name], parts)
+        simulation = rounded(method, model, name, parts)
         seconds = round(time.process_time() - start, 1)
         score = accuracy(simulation, parts["test"])
         rows.add(network=network, format=name, method=method, dense=scores[network], score=score, cpu_seconds=seconds)
