@@ -9,6 +9,7 @@ from torch import nn
 
 from gracile.errors import EvaluationError
 from gracile.graph import eval_mode
+from gracile.text import function_name
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str, *, first: bool = F
     Raises:
         EvaluationError: the function raised, changed a parameter, or returned something that is not one finite number.
     """
-    name = getattr(evaluate, "__qualname__", type(evaluate).__name__)
+    name = function_name(evaluate)
     before = _state(model, values=first)
     try:
         with torch.no_grad(), eval_mode(model):

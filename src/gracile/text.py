@@ -21,6 +21,12 @@ _BOX = box.Box(
 _UNITS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
+def function_name(function: object) -> str:
+    """What a function is called, or the class of an object that is called like one."""
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    return name
+
+
 def count(number: int) -> str:
     """A count with four significant digits and a unit: 29128448 -> "29.13 M"."""
     for size, unit in _UNITS:

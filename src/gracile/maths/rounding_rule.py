@@ -10,6 +10,7 @@ from torch import Tensor
 from gracile.errors import InputError
 from gracile.maths.gptq import output_error
 from gracile.maths.quant_spec import QuantSpec
+from gracile.text import function_name
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -62,7 +63,7 @@ def rounded_by(rule: RoundingRule, weight: Tensor, moments: Tensor, levels: tupl
         lowest=spec.qmin, highest=spec.qmax, moments=moments.double().clone(),
     )  # fmt: skip
     chosen = rule(task)
-    _require_levels(chosen, task, getattr(rule, "__qualname__", type(rule).__name__))
+    _require_levels(chosen, task, function_name(rule))
     return task.reals(chosen.double())
 
 

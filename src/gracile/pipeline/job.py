@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -219,13 +220,10 @@ def compress(
         if request.target is not None:
             # A metric of the user's own that fails is to do so here.
             request.target.pricing(before)
-    if request.store is not None:
-        # One that cannot be used is to be refused before any work, and `gracile watch` is to find it.
-        with request.opened_store():
-            pass
-    data = None if calibration is None else Calibration(calibration, graph.example, seed)
-    if request.store is not None:
-        with request.opened_store() as opened:
+    # A store that cannot be used is to be refused before any work, and `gracile watch` is to find it.
+    with nullcontext() if request.store is None else request.opened_store() as opened:
+        data = None if calibration is None else Calibration(calibration, graph.example, seed)
+        if opened is not None:
             opened.require_own(fingerprint(graph, model), data_key(data), shared=request.shared_store)
     job = Job(request, model, data, clock)
     found = None

@@ -20,6 +20,7 @@ from gracile.pipeline.running import Job, aimed, run_stages
 from gracile.prune.scores import Criterion
 from gracile.split_options import Split
 from gracile.surgery import applied_since
+from gracile.text import function_name
 
 
 def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
@@ -30,7 +31,7 @@ def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
         names = ("elimination", "l2") if request.calibrated else ("l2",)
         return {name: name for name in names}
     chosen = request.criterion
-    return {chosen if isinstance(chosen, str) else getattr(chosen, "__qualname__", type(chosen).__name__): chosen}
+    return {chosen if isinstance(chosen, str) else function_name(chosen): chosen}
 
 
 def fixed(request: Request, point: Point, target: float) -> Request:

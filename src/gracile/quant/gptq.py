@@ -17,6 +17,7 @@ from gracile.quant.lockstep import Lockstep
 from gracile.quant.weighted import WeightedLayer, quantizer_of, values_of, weighted_layers
 from gracile.report import Record
 from gracile.simulation import Simulation
+from gracile.text import function_name
 
 
 def round_sequentially(
@@ -77,7 +78,7 @@ def round_sequentially(
             found = output_error(rounded - weight.flatten(1), moments).sum()
             before[f"{layer.name}: error, as a share of the nearest levels'"] = float(found / nearest.clamp_min(1e-300))
             states.change(layer.weight, rounded.reshape(weight.shape).to(weight.dtype))
-    name = "gptq" if rule is None else f"rounding by {getattr(rule, '__qualname__', type(rule).__name__)}"
+    name = "gptq" if rule is None else f"rounding by {function_name(rule)}"
     return Record(name=name, changed=tuple(layer.name for layer in layers), details=before | left)
 
 
