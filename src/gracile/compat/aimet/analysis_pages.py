@@ -6,6 +6,7 @@ from typing import Any, Literal
 from gracile.html import Chart, Column, Document, Section, Table, Text, named
 from gracile.quant.analysis import Analysis
 from gracile.report import QuantizerReport
+from gracile.report.sections.bars import bars
 from gracile.report.sections.quantization import histograms, ranges_table
 from gracile.report.sections.written import called, rows_of
 
@@ -24,7 +25,7 @@ def scores(found: Analysis, kind: Literal["enabled", "disabled"]) -> Document:
     values = found.alone_on if kind == "enabled" else found.alone_off
     marks = {"no quantizer": found.floating, "all quantizers": found.quantized}
     about = _ABOUT[kind]
-    chart = _bars("Score of each layer", about, "score", values, marks)
+    chart = _points("Score of each layer", about, "score", values, marks)
     rows = [("no quantizer", found.floating), ("weights only", found.weights_only),
             ("activations only", found.activations_only), ("all quantizers", found.quantized)]  # fmt: skip
     whole = Table(title="The whole model", columns=_columns("quantizers", "score"), rows=rows)
@@ -36,7 +37,14 @@ def scores(found: Analysis, kind: Literal["enabled", "disabled"]) -> Document:
 def errors(squared: Mapping[str, float]) -> Document:
     """The mean squared error of each layer's results."""
     about = "The mean squared difference between each layer's results in integers and in floating point."
-    chart = _bars("Error of each layer", about, "mean squared error", squared, {})
+    chart = bars(
+        "Error of each layer",
+        about,
+        [called(name) for name in squared],
+        list(squared.values()),
+        [_NUMBER(value) for value in squared.values()],
+        axis={"title": {"text": "mean squared error"}},
+    )
     return _document(
         "Quantization errors", "Errors", [Text(about), chart, _table("layer", "mean squared error", squared)]
     )
@@ -45,21 +53,15 @@ def errors(squared: Mapping[str, float]) -> Document:
 def ranges(found: Sequence[QuantizerReport], role: Literal["weight", "activation"]) -> Document:
     """From the lowest to the highest level of each quantizer; of several scales those furthest out."""
     some = [item for item in found if item.role == role]
-    layout, height = rows_of([item.name for item in some], {"title": {"text": "range"}})
-    chart = Chart(
-        title="Range of each quantizer",
-        about="A bar from the lowest to the highest level. The table below has the numbers.",
-        traces=[
-            {
-                "type": "bar", "orientation": "h", "y": list(range(len(some))),
-                "base": [item.low for item in some], "x": [item.high - item.low for item in some],
-                "customdata": [f"{named(item.name)}<br>{item.low:.4g} to {item.high:.4g}" for item in some],
-                "hovertemplate": "%{customdata}<extra></extra>", "marker": {"color": "var(--accent)"},
-            }
-        ],
-        layout={**layout, "showlegend": False},
-        height=height,
-    )  # fmt: skip
+    chart = bars(
+        "Range of each quantizer",
+        "A bar from the lowest to the highest level. The table below has the numbers.",
+        [item.name for item in some],
+        [item.high - item.low for item in some],
+        [f"{item.low:.4g} to {item.high:.4g}" for item in some],
+        axis={"title": {"text": "range"}},
+        starts=[item.low for item in some],
+    )
     return _document(f"Ranges of {_PLURAL[role]}", "Ranges", [chart, ranges_table(some)])
 
 
@@ -69,13 +71,14 @@ def densities(found: Sequence[QuantizerReport], role: Literal["weight", "activat
     return _document(f"Distributions of {_PLURAL[role]}", "Values", [histograms(some), ranges_table(some)])
 
 
-def _bars(title: str, about: str, unit: str, values: Mapping[str, float], marks: Mapping[str, float]) -> Chart:
+def _points(title: str, about: str, unit: str, values: Mapping[str, float], marks: Mapping[str, float]) -> Chart:
+    """A point for each layer, between the dashed lines of the marks."""
     names = [called(name) for name in values]
     layout, height = rows_of(names, {"title": {"text": unit}})
     lines = [
         {"type": "line", "x0": value, "x1": value, "yref": "paper", "y0": 0, "y1": 1,
          "line": {"color": color, "width": 1.5, "dash": "dash"}}
-        for value, color in zip(marks.values(), ("var(--mark)", "var(--soft)"), strict=False)
+        for value, color in zip(marks.values(), ("var(--mark)", "var(--soft)"), strict=True)
     ]  # fmt: skip
     notes = [
         {"text": name, "x": value, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False}
@@ -86,16 +89,16 @@ def _bars(title: str, about: str, unit: str, values: Mapping[str, float], marks:
         about=about,
         traces=[
             {
-                "type": "scatter" if marks else "bar", "y": list(range(len(names))), "x": list(values.values()),
-                **({"mode": "markers"} if marks else {"orientation": "h"}),
-                "customdata": [f"{named(name)}<br>{values[key]:.6g}" for name, key in zip(names, values, strict=True)],
-                "hovertemplate": "%{customdata}<extra></extra>",
-                "marker": {"color": "var(--accent)", **({"size": 9} if marks else {})},
+                "type": "scatter", "mode": "markers", "y": list(range(len(names))), "x": list(values.values()),
+                "customdata": [
+                    f"{named(name)}<br>{_NUMBER(value)}" for name, value in zip(names, values.values(), strict=True)
+                ],
+                "hovertemplate": "%{customdata}<extra></extra>", "marker": {"color": "var(--accent)", "size": 9},
             }
         ],
         layout={**layout, "showlegend": False, "shapes": lines, "annotations": notes,
-                **({"margin": {"l": 8, "r": 12, "t": 28, "b": 8}} if marks else {})},
-        height=height + (20 if marks else 0),
+                "margin": {"l": 8, "r": 12, "t": 28, "b": 8}},
+        height=height + 20,
     )  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from gracile.html import Chart, Column, Part, Section, Table, Text, named
+from gracile.html import Chart, Column, Part, Section, Table, Text
 from gracile.quant import WeightRanges
-from gracile.report.sections.written import called, rows_of
+from gracile.report.sections.bars import bars
+from gracile.report.sections.written import called
 
 Ranges: TypeAlias = Mapping[str, WeightRanges]
 
@@ -113,20 +114,14 @@ def _bars(ranges: Ranges) -> Chart:
     # On a logarithmic axis plotly takes exponents: bars begin at 1.
     ends = [0, max(0.05, 1.05 * log10(max(values)))]
     axis = {"title": {"text": "widest / narrowest channel"}, "type": "log", "range": ends}
-    layout, height = rows_of(names, axis)
-    return Chart(
-        title="Widest over narrowest channel",
-        about="A bar for each layer, on a logarithmic axis. The table below has the numbers.",
-        traces=[
-            {
-                "type": "bar", "orientation": "h", "y": list(range(len(names))), "x": values,
-                "customdata": [f"{named(name)}<br>{value:.4g}" for name, value in zip(names, values, strict=True)],
-                "hovertemplate": "%{customdata}<extra></extra>", "marker": {"color": "var(--accent)"},
-            }
-        ],
-        layout={**layout, "showlegend": False},
-        height=height,
-    )  # fmt: skip
+    return bars(
+        "Widest over narrowest channel",
+        "A bar for each layer, on a logarithmic axis. The table below has the numbers.",
+        names,
+        values,
+        [_NUMBER(value) for value in values],
+        axis=axis,
+    )
 
 
 def _table(ranges: Ranges) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gracile.html import Chart, Column, Section, Table, Text, named
 from gracile.report.quantized import BINS, FIRST, LAST, QuantizationReport, QuantizerReport
 from gracile.report.records import Evidence
+from gracile.report.sections.bars import bars
 from gracile.report.sections.written import called, percent, rows_of
 
 _COLOURS = {"weight": "var(--c1)", "activation": "var(--c3)"}
@@ -34,21 +35,14 @@ def draw(report: Evidence) -> Section | None:
 
 def _errors(found: QuantizationReport) -> Chart:
     layers = [(called(layer.name), layer.sqnr) for layer in found.layers if layer.sqnr is not None]
-    names = [name for name, _ in layers]
-    layout, height = rows_of(names, {"title": {"text": "signal-to-noise ratio, dB"}, "rangemode": "tozero"})
-    return Chart(
-        title="Error of each layer",
-        about="Bars: the ratio of signal to quantization noise of each layer in decibels. The table below has them.",
-        traces=[
-            {
-                "type": "bar", "orientation": "h", "y": list(range(len(names))), "x": [value for _, value in layers],
-                "customdata": [f"{named(name)}<br>{value:.1f} dB" for name, value in layers],
-                "hovertemplate": "%{customdata}<extra></extra>", "marker": {"color": "var(--accent)"},
-            }
-        ],
-        layout={**layout, "showlegend": False},
-        height=height,
-    )  # fmt: skip
+    return bars(
+        "Error of each layer",
+        "Bars: the ratio of signal to quantization noise of each layer in decibels. The table below has them.",
+        [name for name, _ in layers],
+        [value for _, value in layers],
+        [f"{value:.1f} dB" for _, value in layers],
+        axis={"title": {"text": "signal-to-noise ratio, dB"}, "rangemode": "tozero"},
+    )
 
 
 def histograms(quantizers: Sequence[QuantizerReport]) -> Chart:
