@@ -55,12 +55,17 @@ def _document(path: Path, sections: list[Section], refresh: int | None) -> str:
 
 
 def _nothing(path: Path) -> Section:
-    text = (
-        "A run has opened this store, and none of its evaluations has ended. Methods that search nothing evaluate no "
-        "candidates."
-        if path.exists()
-        else f"There is no such file yet. A run with store={str(path)!r} makes it."
-    )
+    if path.exists():
+        text = (
+            "A run has opened this store, and none of its evaluations has ended. Methods that search nothing evaluate "
+            "no candidates."
+        )
+    else:
+        text = f"There is no such file yet. A run with store={str(path)!r} makes it."
+        # Whoever mistyped the name would wait for ever.
+        beside = sorted(file.name for file in path.resolve().parent.glob(f"*{path.suffix or '.db'}"))
+        if beside:
+            text += f" Beside it are {', '.join(beside)}."
     return Section(title="Nothing is evaluated yet", parts=[Text(text)])
 
 

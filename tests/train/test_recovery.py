@@ -11,7 +11,9 @@ from torch import nn
 import gracile
 from gracile.errors import InputError
 from gracile.graph import capture
+from gracile.inputs import Inputs
 from gracile.train import Recovery, recover
+from gracile.train.mixing import mixed
 from gracile.train.recovery import matching_blocks
 
 pytestmark = pytest.mark.usefixtures("without_onednn")
@@ -162,3 +164,61 @@ def test_bad_options_are_refused(values, message):
         Recovery(**values)
     with pytest.raises(InputError, match="yields no batch"):
         recover(cut(), MODEL, [])
+
+
+def test_mixtures_lie_between_two_examples_of_the_batch():
+    torch.manual_seed(0)
+    batch = Inputs((torch.randn(6, 3, 2, 2),), {"scale": torch.rand(6, 1)})
+    found = mixed(batch)
+    images, scale = found.args[0].flatten(1).double(), found.kwargs["scale"].double()
+    given, scales = batch.args[0].flatten(1).double(), batch.kwargs["scale"].double()
+    for row in range(6):
+        # The least squares of each pair: both tensors lie at the same share between the same two.
+        fits = []
+        for other in range(6):
+            step = given[row] - given[other]
+            share = float((images[row] - given[other]) @ step / (step @ step)) if other != row else 1.0
+            off = (images[row] - share * given[row] - (1 - share) * given[other]).abs().max()
+            off = off + (scale[row] - share * scales[row] - (1 - share) * scales[other]).abs().max()
+            fits.append((float(off), share))
+        off, share = min(fits)
+        assert off < 1e-6
+        assert 0 <= share <= 1
+    kept = sum(torch.equal(one, other) for one, other in zip(found.args[0], batch.args[0], strict=True))
+    assert 0 < kept < 6
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        Inputs((torch.arange(6).reshape(3, 2),), {}),
+        Inputs((torch.randn(3, 2), torch.ones(3, 2, dtype=torch.bool)), {}),
+        Inputs((torch.randn(1, 2),), {}),
+        Inputs((torch.randn(3, 2), torch.randn(2)), {}),
+        Inputs((torch.randn(3, 2), torch.tensor(0.5)), {}),
+        Inputs((torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]),), {}),
+    ],
+    ids=["tokens", "mask", "one", "uneven", "scalar", "infinite"],
+)
+def test_what_cannot_be_mixed_stays(batch):
+    assert mixed(batch) is batch
+
+
+def test_recovery_mixes_only_if_it_shall():
+    seen = []
+    model = cut()
+
+    def see(_, args):
+        # Not what torch.export runs the model on.
+        if type(args[0]) is torch.Tensor:
+            seen.append(args[0].clone())
+
+    model.register_forward_pre_hook(see)
+    for mix in (True, False):
+        recover(model, MODEL, [DATA[:16]], options=Recovery(block_epochs=0, epochs=3, mix=mix))
+        given = [torch.equal(x, DATA[:16]) for x in seen if x.shape[0] == 16]
+        assert all(given) is not mix
+        if mix:
+            # Each step has its own.
+            assert len({float(x.sum()) for x in seen if not torch.equal(x, DATA[: len(x)])}) == 3
+        seen.clear()

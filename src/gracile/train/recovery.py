@@ -2,7 +2,7 @@
 
 Two phases on unlabelled inputs.  Block-wise, each block is drawn to the original's output of the same block, from
 what the compressed blocks before really give it; gradients stay within the block.  End to end, the outputs are drawn
-to the original's (soft targets), and the blocks' outputs with them.
+to the original's (soft targets), and the blocks' outputs with them.  Both see mixtures of the inputs.
 """
 
 import logging
@@ -24,6 +24,7 @@ from gracile.progress import Bar, bar
 from gracile.report import Record
 from gracile.session import Distillation, Run, prepare
 from gracile.session.observing import observed
+from gracile.train.mixing import mixed
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,10 @@ class Recovery:
 
     # Passes through the data, block-wise and then end to end; 0 leaves a phase out.
     block_epochs: int = 1
-    epochs: int = 5
+    epochs: int = 10
+    # Train on mixtures of two examples each, where all inputs are numbers that can be mixed (see `train.mixing`): with
+    # ever new inputs, more epochs help further.
+    mix: bool = True
     # AdamW's highest learning rate; it rises over the first twentieth of all steps and falls to zero along a cosine.
     rate: float = 1e-3
     weight_decay: float = 0.0
@@ -66,7 +70,7 @@ class Recovery:
             good = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
             if not good or (name in ("rate", "temperature") and not value):
                 raise InputError(f"{name} is {value!r}; give a number above 0, or 0 where that leaves something out")
-        require_flags(batch_statistics=self.batch_statistics)
+        require_flags(batch_statistics=self.batch_statistics, mix=self.mix)
         if self.autocast is not None and not isinstance(self.autocast, torch.dtype):
             raise InputError(f"autocast is {self.autocast!r}; give a type of torch's, as torch.bfloat16, or None")
 
@@ -231,6 +235,8 @@ class _Trainer:
 
     def _step(self, run: Run, batch: Inputs) -> float:
         self._set_mode()
+        if self._options.mix:
+            batch = mixed(batch)
         device = batch.tensors[0].device.type
         dtype = self._options.autocast
         with torch.enable_grad(), torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
