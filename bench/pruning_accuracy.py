@@ -35,7 +35,7 @@ SEARCH_IMAGES, COMBINED_SEARCH_IMAGES = 2500, 1000
 FINE_TUNE_RATE = 0.05
 RECOVERY_IMAGES = 5000
 # As `bench/recovery.py` chooses it.
-RECOVERY = Recovery(block_epochs=1, epochs=5, rate=1e-3, batch_statistics=True, autocast=FAST)
+RECOVERY = Recovery(autocast=FAST)
 # Of the dense networks and of all that follows; other seeds than the first for what is cheap.
 SEEDS = (SEED, 1, 2)
 

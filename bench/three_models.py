@@ -21,7 +21,7 @@ from results import Rows, machine, markdown
 from torch import Tensor, nn
 
 import gracile
-from gracile.machine import saturates
+from gracile.machine import machine as processor
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -115,7 +115,6 @@ def row(name: str) -> dict[str, object]:
         "steps": written.steps,
         "where": {key: described(item) for key, item in times.items()},
         "seconds": [round(made, 1), round(exported, 1)],
-        "machine": table.machine,
     }
 
 
@@ -128,10 +127,10 @@ def write(rows: Rows) -> None:
     """The table of all rows, in the order of `CASES`."""
     header = (
         "model", "from", "done", "parameters, M", "MACs", "fp32, ms", "time / fp32", "file / fp32", "integer kernels",
-        "CPU s: made, written",
+        "CPU s: made, written", "processor",
     )  # fmt: skip
     order = list(CASES)
-    found = sorted(rows.rows, key=lambda line: order.index(str(line["name"])))
+    found = sorted(rows.rows, key=lambda line: (str(line["machine"]), order.index(str(line["name"]))))
     lines: list[tuple[object, ...]] = []
     wheres: list[tuple[object, ...]] = []
     for line in found:
@@ -140,16 +139,15 @@ def write(rows: Rows) -> None:
         where: Any = line["where"]
         lines.append((
             line["name"], line["library"], line["kind"], parameters, line["macs"], line["original_ms"], line["ratio"],
-            line["size"], line["integer"], f"{seconds[0]}, {seconds[1]}",
+            line["size"], line["integer"], f"{seconds[0]}, {seconds[1]}", line["machine"],
         ))  # fmt: skip
-        wheres.append((line["name"], where["original"], where["small"]))
+        wheres.append((line["name"], where["original"], where["small"], line["machine"]))
     text = (HERE / "three_models.head.md").read_text()
-    machines = ", ".join(sorted({str(line["machine"]) for line in found}))
     (HERE / "three_models.md").write_text(
         f"{text}\n{markdown(header, lines)}\n\n## Where the time goes\n\n"
         "The four operators that take most, by onnxruntime's profiler (`gracile.export.operator_times`).\n\n"
-        f"{markdown(('model', 'fp32', 'compressed'), wheres)}\n\n"
-        f"Measured on {machines}, {'without' if saturates() else 'with'} VNNI or AMX; table made on {machine()}, "
+        f"{markdown(('model', 'fp32', 'compressed', 'processor'), wheres)}\n\n"
+        f"Table made on {machine()}, "
         f"onnxruntime {onnxruntime.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}; seed {SEED}.\n"
     )
@@ -160,10 +158,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CASES), help="beginnings of names are enough")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
-    rows = Rows("three_models", ("name",))
+    rows = Rows("three_models", ("name", "machine"))
+    here = {"machine": processor()}
     for name in CASES:
-        if any(name.lower().startswith(wanted.lower()) for wanted in given.names) and not rows.has(name=name):
-            rows.add(name=name, **row(name))
+        if any(name.lower().startswith(wanted.lower()) for wanted in given.names) and not rows.has(name=name, **here):
+            rows.add(name=name, **here, **row(name))
             print(rows.rows[-1], flush=True)
             write(rows)
 
