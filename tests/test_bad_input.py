@@ -217,6 +217,10 @@ FILES = [
     (lambda: gracile.Plan().cost("x"), InputError, "graph is a str; give gracile.capture"),
     (lambda: attribute("__class__"), PlanError, "'__class__' of Conv2d is no number"),
     (lambda: attribute("forward"), PlanError, "'forward' of Conv2d is no number"),
+    # A class is shared by every module of the process.
+    (lambda: attribute("__class__._version"), PlanError, "'__class__._version' of Conv2d is no number"),
+    (lambda: attribute("weight.requires_grad"), PlanError, "'weight.requires_grad' of Conv2d is no number"),
+    (lambda: attribute("weight.data"), PlanError, "'weight.data' of Conv2d is no number"),
     (lambda: gracile.load(3, net()), InputError, "folder is a int; give a path"),
     (lambda: gracile.load("nowhere", net()), FileError, "nowhere"),
     (lambda: gracile.Report.read(3), InputError, "file is a int; give a path"),

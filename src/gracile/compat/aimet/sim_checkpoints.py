@@ -59,7 +59,7 @@ def load_checkpoint(
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         scheme, frozen, computed = settings["scheme"], set(settings["frozen"]), bool(settings["computed"])
         quant_scheme = QuantScheme[scheme]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(f"{folder} is no checkpoint of a simulation: {type(error).__name__}: {error}") from error
     loaded = load(folder / _MODEL, model)
     if not isinstance(loaded, Simulation):
