@@ -114,8 +114,14 @@ def masks_from(masks: Mapping[str, Any] | str | PathLike[str], map_location: Any
         raise InputError(f"masks is a {type(masks).__name__}; give the dictionary of a pruner, or a file of it")
     try:
         found = torch.load(masks, map_location=map_location or "cpu", weights_only=True)
+    except OSError as error:
+        raise FileError(f"{masks} cannot be read as masks: {error}") from error
     except Exception as error:
-        raise FileError(f"{masks} cannot be read as masks: {str(error).splitlines()[0]}") from error
+        # What torch says is to unpickle it all the same.
+        raise FileError(
+            f"{masks} cannot be read as masks: it is damaged, or holds more than tensors, and gracile unpickles "
+            "nothing; save the dictionary of masks alone with torch.save"
+        ) from error
     if not isinstance(found, Mapping):
         raise FileError(f"{masks} holds a {type(found).__name__}, and no dictionary of masks")
     return found
