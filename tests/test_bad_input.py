@@ -9,10 +9,12 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.optional import optional
 from torch import nn
 
 import gracile
 from gracile.cli import main
+from gracile.compat.nni.compression.pruning import L1NormPruner
 from gracile.errors import (
     CaptureError,
     EvaluationError,
@@ -393,6 +395,36 @@ def test_a_full_disk_is_named_and_the_old_folder_stays(tmp_path):
         write(tmp_path / "page.html", "x" * 5000)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["small"]
     assert torch.equal(gracile.load(folder, net())(X), result.model(X))
+
+
+def masks_of_nni(path):
+    model = net()
+    pruner = L1NormPruner(model, [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}])
+    pruner.compress()
+    pruner.export_model(path)
+
+
+# All writers of single files; the folder of a result and the page have tests of their own.
+WRITERS = {
+    "m.onnx": lambda path: gracile.export.to_onnx(net(), X[:1], path),
+    "m.pt2": lambda path: gracile.export.to_program(net(), X[:1], path),
+    "m.encodings": lambda path: gracile.export.to_encodings(gracile.quantize(net(), X[:1], calibration=[X]), path),
+    "m.html": lambda path: write(path, "x" * 5000),
+    "m.pth": masks_of_nni,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_writer_leaves_half_a_file(tmp_path, name):
+    if name == "m.onnx":
+        optional("onnxscript")
+    (tmp_path / name).write_text("as it was")
+    with full_disk(500), pytest.raises(FileError, match=rf"{name} cannot be written: .*File too large"):
+        WRITERS[name](tmp_path / name)
+    # Below a file there is no folder, whoever asks; rights do not bind root.
+    with pytest.raises(FileError, match=rf"{name}/{name} cannot be written: .*(Not a directory|File exists)"):
+        WRITERS[name](tmp_path / name / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "as it was")]
 
 
 def test_a_store_on_a_full_disk_goes_on_later(tmp_path):

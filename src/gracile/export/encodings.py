@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gracile.errors import FileError, InputError
-from gracile.export.onnx import write
+from gracile.export.files import write
 from gracile.export.simulations import require_trained
 from gracile.inputs import path_of
 from gracile.maths.quant_spec import PerBlock, PerTensor, QuantSpec
@@ -190,8 +190,7 @@ def _decoded(entry: dict[str, Any], quantizer: Quantizer, name: str, where: str)
             f"bits and {grain}"
         )
     zero_point = spec.qmin - offset
-    if not whole or not bool(
-        ((zero_point >= spec.qmin) & (zero_point <= spec.qmax) & (scale > 0) & scale.isfinite()).all()
-    ):
+    sound = (zero_point >= spec.qmin) & (zero_point <= spec.qmax) & (scale > 0) & scale.isfinite()
+    if not (whole and bool(sound.all())):
         raise FileError(f"{where}: the encoding of {name} has offsets or scales out of range")
     return scale.reshape(shape), zero_point.reshape(shape)
