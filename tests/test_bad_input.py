@@ -225,6 +225,9 @@ FILES = [
     (lambda: attribute("weight.data"), PlanError, "'weight.data' of Conv2d is no number"),
     (lambda: gracile.load(3, net()), InputError, "folder is a int; give a path"),
     (lambda: gracile.load("nowhere", net()), FileError, "nowhere"),
+    (lambda: gracile.load("no\0where", net()), InputError, "a name that no file can have; give another path"),
+    (lambda: gracile.Report.read("\ud800"), InputError, "a name that no file can have"),
+    (lambda: compress(store="runs\0.db"), InputError, "store is 'runs.x00.db', a name that no file can have"),
     (lambda: gracile.Report.read(3), InputError, "file is a int; give a path"),
     (lambda: compress(store=3), InputError, "store is a int; give a path"),
     (lambda: Store(b"x"), InputError, "store is a bytes; give a path"),
@@ -492,6 +495,14 @@ def test_shapes_that_fill_any_memory_are_refused(tmp_path):
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:2:\d+: .*has 1e\+18 elements; an example input has at most"):
         Recipe.read(tmp_path / "recipe.yaml")
-    with pytest.raises(SystemExit) as caught:
-        main(["profile", "torch.nn:Identity", "--input", "1000000,1000000,1000000"])
-    assert caught.value.code == 1
+    for shapes in (["1000000,1000000,1000000"], ["1000000,1000"] * 2):
+        with pytest.raises(SystemExit) as caught:
+            main(["profile", "torch.nn:Identity", *(word for shape in shapes for word in ("--input", shape))])
+        assert caught.value.code == 1
+
+
+def test_many_large_inputs_are_refused_together(tmp_path):
+    shapes = ", ".join(["[1073741824]"] * 2000)
+    (tmp_path / "recipe.yaml").write_text(f"model: a:b\ninputs: [{shapes}]\nevaluate: a:c\ntarget: {{macs: 0.5}}\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:2:\d+: inputs: the shapes have 2.15e\+12 elements together"):
+        Recipe.read(tmp_path / "recipe.yaml")
