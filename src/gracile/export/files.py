@@ -1,7 +1,9 @@
 """Files that are complete or not there: written beside their place, then renamed."""
 
+import csv
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,14 @@ def write_tensors(path: str | os.PathLike[str], value: Any) -> None:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     write(Path(path), buffer.getvalue())
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> None:
+    """``rows`` as CSV.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write(Path(path), text.getvalue().encode())
