@@ -9,10 +9,12 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.optional import optional
 from torch import nn
 
 import gracile
 from gracile.cli import main
+from gracile.compat.nni.compression.pruning import L1NormPruner
 from gracile.errors import (
     CaptureError,
     EvaluationError,
@@ -217,8 +219,15 @@ FILES = [
     (lambda: gracile.Plan().cost("x"), InputError, "graph is a str; give gracile.capture"),
     (lambda: attribute("__class__"), PlanError, "'__class__' of Conv2d is no number"),
     (lambda: attribute("forward"), PlanError, "'forward' of Conv2d is no number"),
+    # A class is shared by every module of the process.
+    (lambda: attribute("__class__._version"), PlanError, "'__class__._version' of Conv2d is no number"),
+    (lambda: attribute("weight.requires_grad"), PlanError, "'weight.requires_grad' of Conv2d is no number"),
+    (lambda: attribute("weight.data"), PlanError, "'weight.data' of Conv2d is no number"),
     (lambda: gracile.load(3, net()), InputError, "folder is a int; give a path"),
     (lambda: gracile.load("nowhere", net()), FileError, "nowhere"),
+    (lambda: gracile.load("no\0where", net()), InputError, "a name that no file can have; give another path"),
+    (lambda: gracile.Report.read("\ud800"), InputError, "a name that no file can have"),
+    (lambda: compress(store="runs\0.db"), InputError, "store is 'runs.x00.db', a name that no file can have"),
     (lambda: gracile.Report.read(3), InputError, "file is a int; give a path"),
     (lambda: compress(store=3), InputError, "store is a int; give a path"),
     (lambda: Store(b"x"), InputError, "store is a bytes; give a path"),
@@ -391,6 +400,36 @@ def test_a_full_disk_is_named_and_the_old_folder_stays(tmp_path):
     assert torch.equal(gracile.load(folder, net())(X), result.model(X))
 
 
+def masks_of_nni(path):
+    model = net()
+    pruner = L1NormPruner(model, [{"op_types": ["Conv2d"], "sparse_ratio": 0.5}])
+    pruner.compress()
+    pruner.export_model(path)
+
+
+# All writers of single files; the folder of a result and the page have tests of their own.
+WRITERS = {
+    "m.onnx": lambda path: gracile.export.to_onnx(net(), X[:1], path),
+    "m.pt2": lambda path: gracile.export.to_program(net(), X[:1], path),
+    "m.encodings": lambda path: gracile.export.to_encodings(gracile.quantize(net(), X[:1], calibration=[X]), path),
+    "m.html": lambda path: write(path, "x" * 5000),
+    "m.pth": masks_of_nni,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_writer_leaves_half_a_file(tmp_path, name):
+    if name == "m.onnx":
+        optional("onnxscript")
+    (tmp_path / name).write_text("as it was")
+    with full_disk(500), pytest.raises(FileError, match=rf"{name} cannot be written: .*File too large"):
+        WRITERS[name](tmp_path / name)
+    # Below a file there is no folder, whoever asks; rights do not bind root.
+    with pytest.raises(FileError, match=rf"{name}/{name} cannot be written: .*(Not a directory|File exists)"):
+        WRITERS[name](tmp_path / name / name)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "as it was")]
+
+
 def test_a_store_on_a_full_disk_goes_on_later(tmp_path):
     with Store(tmp_path / "runs.db") as store:
         job = store.job({"method": "svd"}, 1.0)
@@ -456,6 +495,14 @@ def test_shapes_that_fill_any_memory_are_refused(tmp_path):
     )
     with pytest.raises(RecipeError, match=r"recipe.yaml:2:\d+: .*has 1e\+18 elements; an example input has at most"):
         Recipe.read(tmp_path / "recipe.yaml")
-    with pytest.raises(SystemExit) as caught:
-        main(["profile", "torch.nn:Identity", "--input", "1000000,1000000,1000000"])
-    assert caught.value.code == 1
+    for shapes in (["1000000,1000000,1000000"], ["1000000,1000"] * 2):
+        with pytest.raises(SystemExit) as caught:
+            main(["profile", "torch.nn:Identity", *(word for shape in shapes for word in ("--input", shape))])
+        assert caught.value.code == 1
+
+
+def test_many_large_inputs_are_refused_together(tmp_path):
+    shapes = ", ".join(["[1073741824]"] * 2000)
+    (tmp_path / "recipe.yaml").write_text(f"model: a:b\ninputs: [{shapes}]\nevaluate: a:c\ntarget: {{macs: 0.5}}\n")
+    with pytest.raises(RecipeError, match=r"recipe.yaml:2:\d+: inputs: the shapes have 2.15e\+12 elements together"):
+        Recipe.read(tmp_path / "recipe.yaml")

@@ -386,6 +386,13 @@ def test_every_command_has_json_and_an_example(capsys: pytest.CaptureFixture[str
         (["gracile", "demo", "--data", ""], "digits fashion-mnist"),
         (["gracile", "export", "--op"], "--opset"),
         (["gracile", "completion", "f"], "fish"),
+        (["gracile", "completion", ""], "bash zsh fish"),
+        (["gracile", "compress", "--ou"], "--output"),
+        (["gracile", "prune", "x", "--scope", ""], "layer global"),
+        # No word of gracile's, so that the shell offers files.
+        (["gracile", "compress", ""], ""),
+        (["gracile", "report", "r"], ""),
+        (["gracile", "compress", "recipe.yaml", "--output", ""], ""),
         (["gracile", "nothing", ""], ""),
     ],
 )
@@ -396,9 +403,11 @@ def test_bash_completes(capsys: pytest.CaptureFixture[str], words: list[str], ex
     assert _run("completion", "bash") == 0
     given = " ".join(f"'{word}'" for word in words)
     asked = f"COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _gracile; echo ${{COMPREPLY[@]}}"
+    asked += "; complete -p gracile"
     script = f"{capsys.readouterr().out}\n{asked}"
     done = subprocess.run([bash, "--norc", "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr) == (expected, "")
+    assert done.stdout.splitlines() == [expected, "complete -o default -F _gracile gracile"]
+    assert not done.stderr
 
 
 def test_completion_for_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,6 +416,32 @@ def test_completion_for_other_shells(capsys: pytest.CaptureFixture[str]) -> None
     assert any("seen_subcommand_from prune'" in line and "-a 'layer global'" in line for line in lines)
     assert _run("completion", "zsh", "--json") == 0
     assert "bashcompinit" in json.loads(capsys.readouterr().out)["script"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked", "expected"),
+    [
+        ("zsh", "print $_comps[gracile]", "_bash_complete -o default -F _gracile"),
+        ("fish", "complete -C 'gracile pr'", "profile prune"),
+        ("fish", "complete -C 'gracile prune --scope '", "global layer"),
+        ("fish", "complete -C 'gracile export --ops'", "--opset"),
+    ],
+)
+def test_other_shells_take_their_scripts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shell: str, asked: str, expected: str
+) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"there is no {shell}")
+    assert _run("completion", shell) == 0
+    script = f"{capsys.readouterr().out}\n{asked}"
+    bare = ["-f"] if shell == "zsh" else ["--no-config"]
+    done = subprocess.run(
+        [program, *bare, "-c", script], capture_output=True, text=True, check=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    found = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert " ".join(sorted(found)) == expected
 
 
 def test_an_interrupt_has_a_status_of_its_own(monkeypatch: Any) -> None:

@@ -5,8 +5,10 @@ import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, get_ident
+from time import sleep
 
 import numpy as np
 import pytest
@@ -155,7 +157,9 @@ def test_scores_count_to_six_digits_and_ties_go_by_index():
     assert Ranking.by_scores(np.array([3.00002e-9, 3.00001e-9])).removed.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("methods", [("channel_pruning", "channel_pruning"), ("spatial_svd", "prune")])
+@pytest.mark.parametrize(
+    "methods", [("channel_pruning", "channel_pruning"), ("spatial_svd", "prune"), ("int8", "prune+int8")]
+)
 def test_two_compressions_at_once_do_not_disturb_each_other(methods):
     alone = [compressed(seed, method) for seed, method in enumerate(methods)]
     # Made one after the other: they draw from torch's own random numbers, which all threads share.
@@ -191,6 +195,28 @@ def test_two_compressions_of_one_model_take_turns():
         with ThreadPoolExecutor(2) as pool:
             beside = list(pool.map(job, ("prune", "spatial_svd")))
         assert [result.plan for result in beside] == [result.plan for result in alone]
+
+
+def test_the_evaluations_of_two_jobs_on_one_model_do_not_mix():
+    """As they would if the second began while the first is at work: each waits a moment in its evaluations."""
+    model, seen, together = network(0), [], Barrier(2)
+
+    def evaluate(small):
+        seen.append(get_ident())
+        sleep(0.02)
+        return -float(small(X).square().mean())
+
+    def job(method):
+        together.wait()
+        gracile.compress(
+            model, X[:1], evaluate=evaluate, target=gracile.Target(macs=0.6), method=method,
+            search=gracile.Search(kind="exact", candidates=3),
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(job, ("prune", "spatial_svd")))
+    assert len(set(seen)) == 2
+    assert sum(one != other for one, other in pairwise(seen)) == 1
 
 
 def held() -> int:

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from gracile.errors import InputError, PlanError
 from gracile.export.checkpoint import load, save
 from gracile.graph import capture
 from gracile.plan import Plan, ReplaceModule, SetAttribute
-from gracile.program import Program, ProgramModule, Step, reference
+from gracile.program import Constant, Program, ProgramModule, Step, reference
 from gracile.surgery import apply, swapped
 
 
@@ -116,6 +117,22 @@ def test_shared_objects_are_copied_for_the_module() -> None:
         (Step(name="y", op="aten.relu.default", args=({"call": "x"},)), "unknown value"),
         (Step(name="y", op="aten.to.dtype", args=(reference("x"), {"dtype": "load"})), "is no torch.dtype"),
         (Step(name="y", args=(reference("x"),)), "neither an operator nor a call"),
+        (Step(name="y", op="aten.save.default", args=(reference("x"), "file")), "which gracile does not run"),
+        # Attributes of Python's, which lead from torch's operators to any function of the process.
+        (Step(name="y", op="aten.__init__.__getattribute__", args=("__globals__",)), "has no operator"),
+        (Step(name="y", op="aten.__class__.__getattribute__", args=(reference("x"), "x")), "has no operator"),
+        (Step(name="y", op="aten.relu.__setattr__", args=("_op", 3)), "has no operator"),
+        (Step(name="y", op="aten.relu.__class__", args=()), "has no operator"),
+        (Step(name="y", op="aten.__dict__.update", args=()), "has no operator"),
+        (Step(name="y", op="aten", args=()), "has no operator"),
+        (Step(name="y", op="aten.relu.default", args=({"ref": {"ref": "x"}},)), "unknown value"),
+        (Step(name="y", op="aten.relu.default", args=({"tuple": 3},)), "unknown value"),
+        (Step(name="y", op="aten.relu.default", args=({"float": "abc"},)), "unknown number 'abc'"),
+        (Step(name="y", op="aten.relu.default", args=(reference("z"),)), "reads 'z', which no step before it makes"),
+        (Step(name="y", op="aten.relu.default", args=(reference("y"),)), "reads 'y', which no step before it makes"),
+        (Step(name="y", op="aten.relu.default", args=({"tensor": "forward"},)), "tensor 'forward', which the module"),
+        (Step(name="y", op="aten.relu.default", args=({"tensor": "a.weight"},)), "asks for the module 'a'"),
+        (Step(name="y", child="a", args=(reference("x"),)), "asks for the module 'a'"),
     ],
 )
 def test_programs_from_files_hold_nothing_but_known_operators(step: Step, reason: str) -> None:
@@ -124,6 +141,27 @@ def test_programs_from_files_hold_nothing_but_known_operators(step: Step, reason
     assert Plan.from_json(plan.to_json()) == plan
     with pytest.raises(PlanError, match=reason):
         apply(nn.Sequential(nn.ReLU()), plan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"constants": {"c": Constant(dtype="float32", shape=(2**40,), values=(1.0,))}}, "constant 'c' .* malformed"),
+        ({"constants": {"c": Constant(dtype="float32", shape=(1,), values=("x",))}}, "constant 'c' .* malformed"),
+        ({"constants": {"c": Constant(dtype="float32", shape=(1,), values=({},))}}, "constant 'c' .* malformed"),
+        ({"constants": {"c": Constant(dtype="int32", shape=(1,), values=(2**70,))}}, "constant 'c' .* malformed"),
+        ({"constants": {"c": Constant(dtype="load", shape=(1,), values=(1,))}}, r"'load' is no torch\.dtype"),
+        ({"result": reference("z")}, "the result of a program reads 'z'"),
+        ({"shapes": {"z": (1,)}}, "shapes of a program reads 'z'"),
+        ({"batch": ("z", 0, 1)}, "shapes of a program reads 'z'"),
+        ({"batch": ("x", 0, 0)}, "the batch of a program is 0"),
+    ],
+)
+def test_programs_that_cannot_run_are_refused_before(changes: dict[str, Any], reason: str) -> None:
+    step = Step(name="y", op="aten.relu.default", args=(reference("x"),))
+    program = Program(inputs={"x": (0,)}, steps=(step,), result=reference("y")).model_copy(update=changes)
+    with pytest.raises(PlanError, match=reason):
+        apply(nn.Sequential(nn.ReLU()), Plan(edits=(ReplaceModule(module="0", by="program", program=program),)))
 
 
 def test_a_program_is_given_exactly_where_it_is_used() -> None:

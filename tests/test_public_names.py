@@ -95,3 +95,13 @@ def test_importing_is_quiet_and_needs_no_extras():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert not done.stderr
+
+
+def test_the_policy_of_deprecations_names_what_is_public():
+    policy = Path("docs/deprecations.md").read_text()
+    assert [
+        name for name in PUBLIC if f"`{name.removeprefix('gracile.')}`" not in policy and f"`{name}" not in policy
+    ] == []
+    # As long as it says so, nothing public may warn.
+    assert "Nothing is deprecated now." in policy
+    assert not [path for path in ROOT.rglob("*.py") if "DeprecationWarning" in path.read_text()]

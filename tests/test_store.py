@@ -5,6 +5,7 @@ from threading import Barrier
 import pytest
 
 from gracile.errors import StoreError
+from gracile.live import store_page
 from gracile.store import NO_DATA, Store
 
 KEY = {"model": "a", "data": "none", "method": "spatial_svd"}
@@ -148,3 +149,49 @@ def test_makers_of_one_store_at_the_same_moment_do_not_collide(tmp_path):
 
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(begin, range(4)))
+
+
+JOB = 'INSERT INTO jobs VALUES (1, \'{"model": "a"}\', 0.5);'
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        # What a view computes may have no end, and what a trigger does nobody asked for.
+        ("ALTER TABLE jobs RENAME TO held; CREATE VIEW jobs AS SELECT * FROM held;", "has the view 'jobs'"),
+        ("CREATE TRIGGER gone AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END;", "has the trigger 'gone'"),
+        # SQLite keeps values of any type in any column.
+        ("INSERT INTO jobs VALUES (1, '{}', 'high');", "'high' is no score of an original"),
+        (f"{JOB} INSERT INTO evaluations VALUES (1, 'conv', 1, 'high');", r"\('conv', 1, 'high'\) is no evaluation"),
+        (f"{JOB} INSERT INTO evaluations VALUES (1, 'conv', 'x', 0.5);", r"\('conv', 'x', 0\.5\) is no evaluation"),
+        (f"{JOB} INSERT INTO evaluations VALUES (1, x'ff', 1, 0.5);", r"\(b'\\xff', 1, 0\.5\) is no evaluation"),
+        ("INSERT INTO jobs VALUES (1, '{\"model\": 3}', 0.5);", "and no texts by name"),
+        ("INSERT INTO jobs VALUES (1, '[]', 0.5);", "and no texts by name"),
+        ("INSERT INTO jobs VALUES (1, 'x', 0.5);", "the key of a job is no JSON"),
+    ],
+)
+def test_hostile_stores_are_named_wherever_they_are_read(tmp_path, script, reason):
+    path = tmp_path / "runs.db"
+    Store(path).close()
+    connection = sqlite3.connect(path)
+    connection.executescript(script)
+    connection.close()
+
+    def read():
+        with Store(path) as store:
+            return store.to_json()
+
+    for call in (read, lambda: store_page(path)):
+        with pytest.raises(StoreError, match=reason):
+            call()
+
+
+def test_a_damaged_baseline_is_named_when_its_job_goes_on(tmp_path):
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        store.job(KEY, 0.9)
+    connection = sqlite3.connect(path)
+    connection.executescript("UPDATE jobs SET baseline = 'high'")
+    connection.close()
+    with Store(path) as store, pytest.raises(StoreError, match="'high' is no score of an original"):
+        store.job(KEY, 0.9)

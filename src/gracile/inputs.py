@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,9 +33,15 @@ def require_module(model: object) -> None:
 
 
 def require_path(name: str, path: object) -> None:
-    """Raises InputError where the argument ``name`` is neither a path nor None."""
+    """Raises InputError where the argument ``name`` is neither None nor a path that a file can have."""
     if path is not None and not isinstance(path, str) and not isinstance(path, PurePath):
         raise InputError(f"{name} is a {type(path).__name__}; give a path as text or as a pathlib.Path")
+    try:
+        named = b"\0" not in os.fsencode(path or "")
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise InputError(f"{name} is {str(path)!r}, a name that no file can have; give another path")
 
 
 def path_of(name: str, path: object) -> Path:

@@ -5,7 +5,7 @@
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError, PlanError
-from gracile.graph import bare_name
+from gracile.program_values import operator_named, references, require_value, torch_named
 
 # Where an input stands in a call: a position or a keyword, then keys inside of it.
 Where: TypeAlias = tuple[int | str, ...]
@@ -164,8 +164,9 @@ class ProgramModule(nn.Module):
         self.__dict__.pop("forward", None)
         self.program = program
         for name, constant in program.constants.items():
-            self.register_buffer(_constant(name), _tensor(constant), persistent=False)
+            self.register_buffer(_constant(name), _tensor(name, constant), persistent=False)
         self._steps = _compiled(program)
+        _require_sound(self, program)
         self._unneeded = _last_uses(self._steps, program)
 
     def use(self, program: Program) -> None:
@@ -294,16 +295,57 @@ def _constant(name: str) -> str:
     return f"_gracile_{name}"
 
 
-def _tensor(constant: Constant) -> Tensor:
-    values = [float(str(next(iter(item.values())))) if isinstance(item, dict) else item for item in constant.values]
-    return torch.tensor(values, dtype=_torch_named(constant.dtype, torch.dtype)).reshape(constant.shape)
+def _tensor(name: str, constant: Constant) -> Tensor:
+    dtype = torch_named(constant.dtype, torch.dtype)
+    try:
+        values = [float(str(next(iter(item.values())))) if isinstance(item, dict) else item for item in constant.values]
+        return torch.tensor(values, dtype=dtype).reshape(constant.shape)
+    except (ValueError, TypeError, RuntimeError, OverflowError, StopIteration) as error:
+        raise PlanError(f"the constant {name!r} of a program is malformed: {error}") from error
 
 
-def _torch_named(name: str, kind: type) -> Any:
-    found = getattr(torch, name, None)
-    if not isinstance(found, kind):
-        raise PlanError(f"{name!r} is no torch.{kind.__name__}")
-    return found
+def _require_sound(module: nn.Module, program: Program) -> None:
+    """Raises PlanError where a step reads what is not there yet, or never will be."""
+    known = {*program.inputs, *program.constants}
+    for step in program.steps:
+        given = (*step.args, *step.kwargs.values())
+        _require_known(references(given), known, f"the step {step.name!r}")
+        for name in references(given, "tensor"):
+            _require_tensor(module, name, step.name)
+        if step.child is not None:
+            _require_module(module, step.child, step.name)
+        known.add(step.name)
+    _require_known(references(program.result), known, "the result")
+    counted = {*program.shapes, *(() if program.batch is None else program.batch[:1])}
+    _require_known(counted, set(program.inputs), "what is known of shapes")
+    if program.batch is not None and program.batch[2] < 1:
+        raise PlanError(f"the batch of a program is {program.batch[2]}")
+
+
+def _require_known(names: Iterable[str], known: set[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise PlanError(f"{what} of a program reads {name!r}, which no step before it makes")
+
+
+def _require_module(module: nn.Module, path: str, step: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise PlanError(f"the step {step!r} of a program asks for the module {path!r}: {error}") from error
+
+
+def _require_tensor(module: nn.Module, name: str, step: str) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = _require_module(module, path, step)
+    # Not by getattr: what a parametrization computes may take long, and count its calls.
+    if not (
+        leaf in owner._parameters
+        or leaf in owner._buffers
+        or isinstance(owner.__dict__.get(leaf), Tensor)
+        or nn.utils.parametrize.is_parametrized(owner, leaf)
+    ):
+        raise PlanError(f"the step {step!r} of a program reads the tensor {name!r}, which the module has not")
 
 
 # Name, operator, child, arguments, keywords, and the steps, inputs and constants among them.
@@ -321,30 +363,20 @@ def _compiled(program: Program, known: Mapping[int, _Compiled] | None = None) ->
     Raises:
         PlanError: an operator is unknown, or a value malformed.
     """
-    _check(program.result)
+    require_value(program.result)
     return tuple((known or {}).get(id(step)) or _compiled_step(step) for step in program.steps)
 
 
 def _compiled_step(step: Step) -> _Compiled:
     for value in (*step.args, *step.kwargs.values()):
-        _check(value)
-    reads = frozenset(_references((*step.args, *step.kwargs.values())))
+        require_value(value)
+    reads = frozenset(references((*step.args, *step.kwargs.values())))
     return step.name, _target(step), step.child, step.args, tuple(step.kwargs.items()), reads
-
-
-def _references(value: Any) -> Iterator[str]:
-    """The names of all values that are referred to inside."""
-    if isinstance(value, dict):
-        if isinstance(value.get("ref"), str):
-            yield value["ref"]
-        value = tuple(value.values())
-    for item in value if isinstance(value, list | tuple) else ():
-        yield from _references(item)
 
 
 def _last_uses(steps: tuple[_Compiled, ...], program: Program) -> tuple[tuple[str, ...], ...]:
     """For each step the values of steps that nothing needs behind it."""
-    needed = {*_references(program.result), *program.inputs, *program.constants}
+    needed = {*references(program.result), *program.inputs, *program.constants}
     unneeded = []
     for name, *_, reads in reversed(steps):
         # The step's own, too, where nothing reads it.
@@ -353,46 +385,9 @@ def _last_uses(steps: tuple[_Compiled, ...], program: Program) -> tuple[tuple[st
     return tuple(reversed(unneeded))
 
 
-# Operators that a program from a file must not run.
-_REFUSED = {"from_file"}
-_KINDS = {"ref", "tensor", "batch", "tuple", "dict", "named", "float", "device", "dtype", "memory_format", "layout"}
-_NAMED = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": torch.layout}
-
-
-def _check(value: Any) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _check(item)
-    elif isinstance(value, dict):
-        if set(value) == {"eval", "train"}:
-            _check(value["eval"])
-            _check(value["train"])
-            return
-        kind = next(iter(value), None)
-        if len(value) != 1 or kind not in _KINDS:
-            raise PlanError(f"a program holds the unknown value {value!r}")
-        if kind in _NAMED and value != {"dtype": "input"}:
-            _torch_named(str(value[kind]), _NAMED[kind])
-        elif kind in ("tuple", "dict", "named"):
-            inner = value[kind]
-            _check(list(inner.values()) if isinstance(inner, dict) else inner)
-
-
 def _target(step: Step) -> Callable[..., Any] | None:
     if step.op is None:
         if step.child is None or len(step.args) != 1:
             raise PlanError(f"the step {step.name!r} of a program is neither an operator nor a call of one value")
         return None
-    if step.op == GETITEM:
-        return operator.getitem
-    library, _, rest = step.op.partition(".")
-    name, _, overload = rest.partition(".")
-    if library != "aten" or bare_name(step.op) in _REFUSED:
-        raise PlanError(
-            f"a program asks for the operator {step.op!r}, which gracile does not run: it runs torch's own (aten), "
-            "but for those that read files"
-        )
-    try:
-        return getattr(getattr(torch.ops.aten, name), overload)  # type: ignore[no-any-return]
-    except AttributeError as error:
-        raise PlanError(f"this version of torch has no operator {step.op!r}") from error
+    return operator.getitem if step.op == GETITEM else operator_named(step.op)

@@ -4,15 +4,27 @@ simulation.
 
 from dataclasses import replace
 from math import prod
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from gracile.cost import Cost
 from gracile.errors import PlanError
 from gracile.graph import Graph, Spec
 from gracile.maths.quant_spec import QuantSpec
 from gracile.program import Program
+
+# Scales of one tensor: blocks of 16 in a weight of 2^30 numbers.
+_MOST = 2**26
+
+
+def _of_a_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(shape) > _MOST:
+        raise ValueError(f"the shape {list(shape)} has more than {_MOST} numbers")
+    return shape
+
+
+_Shape: TypeAlias = Annotated[tuple[PositiveInt, ...], AfterValidator(_of_a_size)]
 
 
 class FoldBatchNorm(BaseModel):
@@ -77,7 +89,7 @@ class Quantize(BaseModel):
     sites: tuple[str, ...] = Field(min_length=1)
     spec: QuantSpec
     # The shape of the scale and of the zero point.
-    shape: tuple[int, ...] = ()
+    shape: _Shape = ()
     # Of an activation, the steps that read the value as it was before, past the quantizer; "output" is the program's
     # result.
     past: tuple[str, ...] = ()
@@ -117,7 +129,7 @@ class ScaleChannels(BaseModel):
     # The quantizer of an activation, with one site; the factors become the buffer quantizers.<name>_factors.factors.
     quantizer: str
     # The shape of the factors; it broadcasts against the value.
-    shape: tuple[PositiveInt, ...] = Field(min_length=1)
+    shape: _Shape = Field(min_length=1)
 
     def __str__(self) -> str:
         return f"scale the channels that {self.quantizer} takes by {prod(self.shape)} factors"

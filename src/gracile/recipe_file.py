@@ -101,6 +101,16 @@ def require_size(shape: Sequence[int]) -> None:
         )
 
 
+def require_sizes(shapes: Iterable[Sequence[int]]) -> None:
+    """Raises InputError where all inputs together would: each alone may be small enough."""
+    total = sum(prod(shape) for shape in shapes)
+    if total > _LARGEST_INPUT:
+        raise InputError(
+            f"the shapes have {total:.3g} elements together; example inputs have at most {_LARGEST_INPUT:.3g}, and a "
+            "single example with the sizes of your data will do"
+        )
+
+
 def _sound_method(method: str) -> str:
     """Names that are none of gracile's may be registered by what is imported later."""
     if method != AUTO:
@@ -305,6 +315,13 @@ class Recipe(_Section):
     output: Annotated[str | None, Field(description="the path of a folder")] = None
 
     _file: YamlFile = PrivateAttr()
+
+    @field_validator("inputs")
+    @classmethod
+    def _together(cls, inputs: str | Sequence[InputSection]) -> str | Sequence[InputSection]:
+        if not isinstance(inputs, str):
+            require_sizes(item.shape for item in inputs)
+        return inputs
 
     @classmethod
     def read(cls, file: str | Path) -> Self:

@@ -78,8 +78,9 @@ class Simulation(ProgramModule):
         Raises:
             PlanError: the name is taken, or the program has no such site or reader.
         """
-        if edit.name in self.quantizers:
-            raise PlanError(f"{edit}: there is a quantizer {edit.name!r} already")
+        # The container's own attributes, too: no module in it can bear their names.
+        if hasattr(self.quantizers, edit.name):
+            raise PlanError(f"{edit}: the name {edit.name!r} is taken by another quantizer, or by torch")
         steps = list(self.program.steps)
         result = self.program.result
         unknown = {*edit.past} - {step.name for step in steps} - {_RESULT}

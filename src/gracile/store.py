@@ -51,8 +51,12 @@ class Job:
         with _named(self._path):
             rows = self._connection.execute(
                 "SELECT layer, size, score FROM evaluations WHERE job = ? ORDER BY rowid", (self._identity,)
-            )
-            return {(layer, size): score for layer, size, score in rows}
+            ).fetchall()
+        # SQLite keeps values of any type in any column.
+        for layer, size, score in rows:
+            if not (isinstance(layer, str) and isinstance(size, int) and isinstance(score, float)):
+                raise StoreError(f"the store {self._path} is damaged: {(layer, size, score)!r} is no evaluation")
+        return {(layer, size): score for layer, size, score in rows}
 
     def put(self, layer: str, size: int, score: float) -> None:
         """Keep a score; it is on the disk when this returns.
@@ -98,6 +102,12 @@ class Store:
                 f"{self.path} is a store of format {version}, this version of gracile reads format {_VERSION}; "
                 "give another path, or export it as JSON with the version that wrote it"
             )
+        # A view computes whatever it likes each time that it is read, and a trigger changes what is written.
+        foreign = self._connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') LIMIT 1"
+        ).fetchone()
+        if foreign is not None:
+            raise StoreError(f"{self.path} is no store of gracile, as it has the {foreign[0]} {foreign[1]!r}")
 
     def _blank(self) -> bool:
         application = self._pragma("application_id")
@@ -132,6 +142,7 @@ class Store:
             identity, stored = self._connection.execute(
                 "SELECT id, baseline FROM jobs WHERE key = ?", (text,)
             ).fetchone()
+        _require_baseline(stored, self.path)
         if abs(stored - baseline) > 1e-6 * max(1.0, abs(stored)):
             raise StoreError(
                 f"the evaluation function gives the original model {baseline:.6g}, where the store {self.path} has "
@@ -195,13 +206,9 @@ class Store:
         """
         with _named(self.path):
             jobs = self._connection.execute("SELECT id, key, baseline FROM jobs ORDER BY id").fetchall()
-            try:
-                return [
-                    (dict(json.loads(key)), Job(self._connection, number, base, self.path))
-                    for number, key, base in jobs
-                ]
-            except (ValueError, TypeError, RecursionError) as error:
-                raise StoreError(f"the store {self.path} is damaged: the key of a job is no JSON: {error}") from error
+        for _, _, base in jobs:
+            _require_baseline(base, self.path)
+        return [(_key(key, self.path), Job(self._connection, number, base, self.path)) for number, key, base in jobs]
 
     def to_json(self) -> str:
         """All jobs and their evaluations.
@@ -241,6 +248,26 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _require_baseline(stored: Any, path: Path | None) -> None:
+    if not isinstance(stored, float):
+        raise StoreError(f"the store {path} is damaged: {stored!r} is no score of an original")
+
+
+def _key(text: Any, path: Path | None) -> dict[str, str]:
+    """The key of a job: texts by name.
+
+    Raises:
+        StoreError: it is something else.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(f"the store {path} is damaged: the key of a job is no JSON: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise StoreError(f"the store {path} is damaged: the key of a job is {text!r:.200}, and no texts by name")
+    return found
 
 
 def _require_among(owners: list[tuple[str, str]], model: str, data: str, held: str) -> None:

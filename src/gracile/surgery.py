@@ -361,7 +361,7 @@ def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
     owner = getattr(module, holder, None) if holder else module
     if not hasattr(owner, name):
         raise PlanError(f"{edit}: {type(module).__name__} has no attribute {edit.name!r}")
-    if name.startswith("__") or not isinstance(getattr(owner, name), int | float | list | tuple | None):
+    if not _settable(module, owner, holder, name):
         raise PlanError(f"{edit}: {edit.name!r} of {type(module).__name__} is no number or list of numbers")
     value = list(edit.value) if isinstance(getattr(owner, name), list) and isinstance(edit.value, tuple) else edit.value
     if not holder:
@@ -371,8 +371,22 @@ def _set_attribute(surgeon: _Surgeon, edit: SetAttribute) -> None:
         raise PlanError(f"{edit}: {holder!r} is a module of its own; address it by its path")
     # Other modules may hold the same object.
     own = copy.copy(owner)
-    setattr(own, name, value)
+    try:
+        setattr(own, name, value)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(f"{edit}: a {type(owner).__name__} does not let itself be changed: {error}") from error
     surgeon.set_attribute(module, holder, own)
+
+
+def _settable(module: nn.Module, owner: Any, holder: str, name: str) -> bool:
+    """Whether it is a plain number that is changed, and nobody's but the module's.
+
+    A class is shared by all of its instances, and a tensor is no configuration; what a property computes is no value.
+    """
+    # A parameter that a module has not is None, and takes no number.
+    plain = not name.startswith("__") and name not in (*module._parameters, *module._buffers, *module._modules)
+    own = not holder.startswith("__") and not isinstance(owner, type | Tensor)
+    return plain and own and isinstance(getattr(owner, name), int | float | list | tuple | None)
 
 
 def _replace_module(surgeon: _Surgeon, edit: ReplaceModule) -> None:

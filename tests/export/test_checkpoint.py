@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from nets import SmallNet, images, trained_like
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gracile
@@ -160,6 +161,82 @@ def test_a_plan_edited_to_another_rank_does_not_fit_the_weights(tmp_path):
     (folder / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(FileError, match="does not fit"):
         gracile.load(folder, SmallNet())
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"gracile.aliases": DEEP}, "RecursionError"),
+        ({"gracile.aliases": '{"stem.weight": "../../x"}'}, "KeyError: '../../x'"),
+        ({"gracile.quantizers_off": DEEP}, "'gracile.quantizers_off' is no list"),
+        ({"gracile.quantizers_off": '["../x"]'}, "has no quantizer '../x'"),
+        ({"gracile.quantized_training": DEEP}, "'gracile.quantized_training' is no training"),
+        ({"gracile.quantized_training": '{"seed": 1e400}'}, "seed is inf"),
+        ({"gracile.quantized_training": "{}"}, "is of a simulation in training, and plan.json makes a SmallNet"),
+    ],
+)
+def test_hostile_metadata_is_refused(tmp_path, metadata, reason):
+    folder = saved(tmp_path)
+    file = folder / "model.safetensors"
+    save_file(load_file(file), file, metadata=metadata)
+    with pytest.raises(FileError, match=reason):
+        gracile.load(folder, SmallNet())
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_values_of_another_kind_are_refused(tmp_path, dtype):
+    folder = saved(tmp_path)
+    file = folder / "model.safetensors"
+    save_file({name: value.to(dtype) for name, value in load_file(file).items()}, file)
+    with pytest.raises(FileError, match=rf"is {dtype} there, and torch\.float32 in the model"):
+        gracile.load(folder, SmallNet())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("shape", [2**20, 2**20], "has more than 67108864 numbers"),
+        ("shape", [2**70], "has more than 67108864 numbers"),
+        ("shape", [-1], "greater than 0"),
+        ("shape", [2**25], r"asks for quantizers\..* of the shape \[33554432\], and model.safetensors has \["),
+        ("name", "__class__", "and model.safetensors has none"),
+    ],
+)
+def test_scales_that_the_file_has_not_take_no_memory(tmp_path, field, value, reason):
+    simulation = gracile.quantize(SmallNet().eval(), images()[:2], calibration=[images()])
+    folder = save(tmp_path / "net", simulation)
+    plan = json.loads((folder / "plan.json").read_text())
+    next(edit for edit in plan["edits"] if edit["edit"] == "quantize")[field] = value
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(FileError, match=reason):
+        gracile.load(folder, SmallNet())
+
+
+def test_a_plan_in_a_folder_cannot_run_code(tmp_path):
+    """Steps that would reach `os.system` through attributes of torch's operators, had they been looked up as such."""
+    simulation = gracile.quantize(SmallNet().eval(), images()[:2], calibration=[images()])
+    folder = save(tmp_path / "net", simulation)
+    plan = json.loads((folder / "plan.json").read_text())
+    program = next(edit for edit in plan["edits"] if edit["edit"] == "replace_module")["program"]
+    reach = "aten.__class__.__getattribute__"
+    program["steps"] = [
+        {"name": "all", "op": "aten.__init__.__getattribute__", "args": ["__globals__"]},
+        {"name": "sys", "op": "getitem", "args": [{"ref": "all"}, "sys"]},
+        {"name": "modules", "op": reach, "args": [{"ref": "sys"}, "modules"]},
+        {"name": "os", "op": "getitem", "args": [{"ref": "modules"}, "os"]},
+        {"name": "system", "op": reach, "args": [{"ref": "os"}, "system"]},
+        {"name": "put", "op": "aten.special_zeta.__setattr__", "args": ["_op", {"ref": "system"}]},
+        {"name": "run", "op": "aten.special_zeta.__call__", "args": [f"touch {tmp_path / 'exploded'}"]},
+        *program["steps"],
+    ]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(FileError, match="has no operator"):
+        gracile.load(folder, SmallNet())(images())
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -85,6 +85,9 @@ def test_refusals(tmp_path):
         (lambda c: c["param_encodings"][0].update(bw=4), "4 bits"),
         (lambda c: c["param_encodings"][0].update(scale=[1.0], offset=[0]), "1 scales"),
         (lambda c: c["activation_encodings"][0].update(scale=[-1.0]), "out of range"),
+        (lambda c: c["param_encodings"][0].update(bw=float("inf")), "malformed"),
+        (lambda c: c["param_encodings"][0].update(name=None), "does not quantize"),
+        (lambda c: c["activation_encodings"][0].update(offset=[-0.5]), "out of range"),
         (lambda c: c.update(version="3"), "version 3"),
         (lambda c: c.pop("param_encodings"), "cannot be read"),
     ):

@@ -6,7 +6,7 @@ from support.optional import optional
 from torch import nn
 
 from gracile.errors import FileError, InputError
-from gracile.export import operator_times, to_onnx
+from gracile.export import inspect_onnx, operator_times, to_onnx
 from gracile.export.profiling import _summed
 
 optional("onnxruntime")
@@ -62,3 +62,33 @@ def test_refusals(tmp_path):
         operator_times("m.onnx", torch.ones(1), repeats="3")
     with pytest.raises(FileError, match="is no file"):
         operator_times(tmp_path / "m.onnx", torch.ones(1))
+
+
+def with_weights_beside(folder, place):
+    """A file whose weights stand in another one, as large models have them."""
+    onnx = optional("onnx")
+    path = to_onnx(nn.Linear(64, 64).eval(), torch.ones(1, 64), folder / "whole.onnx").path
+    model = onnx.load(path)
+    onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="values", size_threshold=0)
+    moved = onnx.load(folder / "m.onnx", load_external_data=False)
+    for tensor in moved.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    (folder / "m.onnx").write_bytes(moved.SerializeToString())
+    return folder / "m.onnx"
+
+
+def test_weights_beside_a_file_are_counted(tmp_path):
+    path = with_weights_beside(tmp_path, "values")
+    assert inspect_onnx(path).stored["float"] == 4 * 65 * 64
+    assert operator_times(path, torch.ones(1, 64), repeats=1).seconds > 0
+
+
+@pytest.mark.parametrize("place", ["../values", "/etc/hostname", "missing"])
+def test_weights_that_stand_elsewhere_are_not_read(tmp_path, place):
+    (tmp_path / "in").mkdir()
+    path = with_weights_beside(tmp_path / "in", place)
+    (tmp_path / "values").write_bytes((tmp_path / "in" / "values").read_bytes())
+    for read in (inspect_onnx, lambda file: operator_times(file, torch.ones(1, 64), repeats=1)):
+        with pytest.raises(FileError, match=r"onnxruntime does not load .*m\.onnx"):
+            read(path)

@@ -140,6 +140,40 @@ ODD = st.one_of(
 )  # fmt: skip
 
 
+@functools.cache
+def plan_of_integers():
+    """With a program, quantizers, and a batch-norm that was folded."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    inputs = torch.zeros(1, 3, 8, 8)
+    return model, gracile.applied_plan(gracile.quantize(model, inputs, calibration=[torch.ones(2, 3, 8, 8)]))
+
+
+def _places(value, path=()):
+    """The paths of all values inside."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from _places(part, (*path, key))
+
+
+# Values where a program has others, beside those of plans.
+FORMS = st.sampled_from((
+    {}, {"ref": "nope"}, {"ref": {}}, {"tensor": "nope"}, {"tensor": "__class__"}, {"batch": "x"}, {"tuple": 3},
+    {"float": "x"}, {"dtype": "load"}, {"eval": 1, "train": 2}, [2**20, 2**20], "aten.relu_.default", "getitem",
+    "aten.__class__.__call__",
+))  # fmt: skip
+
+
+@given(st.data())
+def test_simulations_with_other_values_are_refused_or_made(data):
+    model, plan = plan_of_integers()
+    text = json.loads(plan.to_json())
+    *above, last = data.draw(st.sampled_from(list(_places(text["edits"]))))
+    functools.reduce(lambda value, key: value[key], above, text["edits"])[last] = data.draw(st.one_of(ODD, FORMS))
+    with contextlib.suppress(GracileError):
+        gracile.apply(model, gracile.Plan.from_json(json.dumps(text)))
+
+
 @given(st.data())
 def test_plans_with_other_values_are_refused_or_applied(data):
     plan = copy.deepcopy(json.loads(files()[PLAN]))

@@ -8,7 +8,7 @@ import typer
 from torch import Tensor, nn
 
 from gracile.export.checkpoint import load
-from gracile.recipe_file import Dtype, InputSection, examples, require_size
+from gracile.recipe_file import Dtype, InputSection, examples, require_size, require_sizes
 from gracile.references import make
 
 Model = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="Returns the model: package.module:factory.")]
@@ -67,6 +67,7 @@ def inputs_of(shapes: Sequence[str], dtypes: Sequence[str] | None, seed: int = 0
 
     Raises:
         typer.BadParameter: one of them is none.
+        InputError: they would fill the memory of any machine.
     """
     each = [_dtype(name) for name in dtypes or ["float32"]]
     if len(each) not in (1, len(shapes)):
@@ -76,6 +77,7 @@ def inputs_of(shapes: Sequence[str], dtypes: Sequence[str] | None, seed: int = 0
     if len(each) == 1:
         each *= len(shapes)
     sections = [InputSection(shape=_shape(text), dtype=dtype) for text, dtype in zip(shapes, each, strict=True)]
+    require_sizes(section.shape for section in sections)
     return examples(sections, seed)
 
 

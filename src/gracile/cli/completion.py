@@ -66,17 +66,16 @@ def _literals(command: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _bash(group: Any) -> str:
-    cases = []
+    options, values, taken = [], [], []
     for name, command in group.commands.items():
-        options = _options(command)
-        words = [*_values(command), *(option.name for option in options)]
-        cases.append(f'    {name}) words="{" ".join(words)}" ;;')
-    values = [
-        f'    "{name} {option.name}") words="{" ".join(option.choices)}" ;;'
-        for name, command in group.commands.items()
-        for option in _options(command)
-        if option.choices
-    ]
+        options.append(f'      {name}) words="{" ".join(option.name for option in _options(command))}" ;;')
+        if found := _values(command):
+            values.append(f'      {name}) words="{" ".join(found)}" ;;')
+        taken += [
+            f'    "{name} {option.name}") words="{" ".join(option.choices)}" ;;'
+            for option in _options(command)
+            if not option.is_flag
+        ]
     first = " ".join([*group.commands, *(option.name for option in _options(group))])
     return "\n".join(
         [
@@ -84,13 +83,18 @@ def _bash(group: Any) -> str:
             '  local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""',
             '  if [ "$COMP_CWORD" -eq 1 ]; then',
             f'    words="{first}"',
+            # Options where one is begun: anything else may be the name of a file.
+            '  elif [ "${word#-}" != "$word" ]; then',
+            '    case "${COMP_WORDS[1]}" in',
+            *options,
+            "    esac",
             "  else",
             '    case "${COMP_WORDS[1]}" in',
-            *cases,
+            *values,
             "    esac",
             "  fi",
             '  case "${COMP_WORDS[1]} $before" in',
-            *values,
+            *taken,
             "  esac",
             '  COMPREPLY=($(compgen -W "$words" -- "$word"))',
             "}",

@@ -21,9 +21,10 @@ from gracile.plan import Plan, Slice
 from gracile.prune.gates import gates_of
 from gracile.quant.trained import TrainedQuantizer
 from gracile.quant.training import QuantizedTraining, QuantizedTrainingPart, training_of
+from gracile.quant_edits import Quantize, ScaleChannels
 from gracile.quantizer import Quantizer
 from gracile.report import Report
-from gracile.simulation import Simulation
+from gracile.simulation import QUANTIZERS, Simulation
 from gracile.surgery import applied_plan, apply
 
 PLAN, WEIGHTS, REPORT = "plan.json", "model.safetensors", "report.json"
@@ -105,6 +106,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     require_folder(folder)
     plan = read_plan(folder / PLAN)
     values, metadata = _read_weights(folder / WEIGHTS)
+    _require_scales(plan, values, folder)
     try:
         # Saved values spare a factorization; where slices follow it they have another shape, and are filled in later.
         sliced = any(isinstance(edit, Slice) for edit in plan.edits)
@@ -214,7 +216,7 @@ def quantizers_off(metadata: Mapping[str, str], file: Path) -> tuple[str, ...]:
     """
     try:
         names = json.loads(metadata.get(_OFF, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FileError(f"{file} cannot be read: its metadata {_OFF!r} is no list of quantizers")
@@ -231,7 +233,7 @@ def training_in(metadata: Mapping[str, str], file: Path) -> QuantizedTraining | 
         return None
     try:
         return QuantizedTraining(**json.loads(metadata[_TRAINING]))
-    except (ValueError, TypeError, InputError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise FileError(f"{file} cannot be read: its metadata {_TRAINING!r} is no training: {error}") from error
 
 
@@ -263,8 +265,28 @@ def _read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata: dict[str, str] = opened.metadata() or {}
         aliases = json.loads(metadata.get(_ALIASES, "{}"))
         return tensors | {name: tensors[kept] for name, kept in aliases.items()}, metadata
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise FileError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _require_scales(plan: Plan, values: Mapping[str, Tensor], folder: Path) -> None:
+    """Raises FileError where the plan asks for scales or factors that the values are not; before they take memory."""
+    # What is cut later has another shape by then; the Edit's own bound holds for it.
+    cut = {edit.tensor for edit in plan.edits if isinstance(edit, Slice)}
+    for edit in plan.edits:
+        if isinstance(edit, Quantize):
+            name = f"{QUANTIZERS}.{edit.name}.zero_point"
+        elif isinstance(edit, ScaleChannels):
+            name = f"{QUANTIZERS}.{edit.quantizer}_factors.factors"
+        else:
+            continue
+        found = values.get(name)
+        if found is None or (tuple(found.shape) != edit.shape and name not in cut):
+            has = "has none" if found is None else f"has {list(found.shape)}"
+            raise FileError(
+                f"{folder / PLAN} does not fit {WEIGHTS}: it asks for {name} of the shape {list(edit.shape)}, and "
+                f"{WEIGHTS} {has}; are the two of one save?"
+            )
 
 
 @torch.no_grad()
@@ -278,10 +300,22 @@ def _fill(model: nn.Module, values: dict[str, Tensor], file: Path) -> None:
             f"{file} does not fit this {type(model).__name__} after its plan: missing {missing[:5]}, "
             f"unknown {extra[:5]}, of another shape {sorted(wrong)[:5]}; was another model saved?"
         )
-    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
+        # Other precisions of real numbers are what `half()` makes; whole numbers have no gradients.
+        if name in values and _kind(values[name]) != _kind(parameter):
+            raise FileError(
+                f"{file} does not fit this {type(model).__name__}: {name} is {values[name].dtype} there, and "
+                f"{parameter.dtype} in the model"
+            )
+    named = parameters | dict(model.named_buffers(remove_duplicate=False))
     for name, tensor in named.items():
         if name in values:
             tensor.data = tensor.data.to(values[name].dtype)
     # Into the model's own dictionary: it carries the versions that some modules ask for when they load.
     own.update(values)
     model.load_state_dict(own)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()

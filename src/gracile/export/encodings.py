@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gracile.errors import FileError, InputError
-from gracile.export.onnx import write
+from gracile.export.files import write
 from gracile.export.simulations import require_trained
 from gracile.inputs import path_of
 from gracile.maths.quant_spec import PerBlock, PerTensor, QuantSpec
@@ -155,7 +155,7 @@ def read_encodings(source: str | Path | Mapping[str, Any], *, parameters_only: b
         found: dict[str, Any] = {}
         for kind in kinds:
             if version == "1.0.0":
-                found |= {entry["name"]: entry for entry in content[kind]}
+                found |= {str(entry["name"]): entry for entry in content[kind]}
             elif version == "0.6.1":
                 found |= {
                     name: {"bw": rows[0]["bitwidth"], "scale": [row["scale"] for row in rows],
@@ -179,7 +179,9 @@ def _decoded(entry: dict[str, Any], quantizer: Quantizer, name: str, where: str)
         scale = torch.tensor(entry["scale"], dtype=torch.float32)
         offset = torch.tensor(entry["offset"], dtype=torch.int32)
         bits = int(entry["bw"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # As integers they lose what is behind the point.
+        whole = bool((torch.tensor(entry["offset"], dtype=torch.float64) == offset).all())
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise FileError(f"{where}: the encoding of {name} is malformed: {error}") from error
     if bits != _bits(spec) or scale.numel() != quantizer.scale.numel() or offset.shape != scale.shape:
         grain = "one scale" if isinstance(spec.granularity, PerTensor) else f"{quantizer.scale.numel()} scales"
@@ -188,6 +190,7 @@ def _decoded(entry: dict[str, Any], quantizer: Quantizer, name: str, where: str)
             f"bits and {grain}"
         )
     zero_point = spec.qmin - offset
-    if not bool(((zero_point >= spec.qmin) & (zero_point <= spec.qmax) & (scale > 0) & scale.isfinite()).all()):
+    sound = (zero_point >= spec.qmin) & (zero_point <= spec.qmax) & (scale > 0) & scale.isfinite()
+    if not (whole and bool(sound.all())):
         raise FileError(f"{where}: the encoding of {name} has offsets or scales out of range")
     return scale.reshape(shape), zero_point.reshape(shape)

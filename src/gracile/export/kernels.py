@@ -84,16 +84,23 @@ def inspect_onnx(path: str | Path) -> Kernels:
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         session(path, optimized=optimized)
-        graph = onnx.load(optimized).graph
+        # No values are looked at, and those that stand in files beside this one are not beside the optimised one.
+        graph = onnx.load(optimized, load_external_data=False).graph
     try:
         stored: Counter[str] = Counter()
-        for tensor in onnx.load(path).graph.initializer:
-            stored[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += len(tensor.raw_data)
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            stored[onnx.TensorProto.DataType.Name(tensor.data_type).lower()] += _length(tensor)
     except Exception as error:
         raise FileError(f"{path} cannot be read: {error}") from error
     reader = _Reader(onnx, graph)
     kernels = tuple(kernel for node in graph.node if (kernel := reader.kernel(node)) is not None)
     return Kernels(path, kernels, dict(stored), tuple(_notes(reader, graph)))
+
+
+def _length(tensor: Any) -> int:
+    """The bytes of a constant, which may be in a file beside."""
+    beside = {entry.key: entry.value for entry in tensor.external_data}
+    return int(beside.get("length", 0)) if beside else len(tensor.raw_data)
 
 
 class _Reader:

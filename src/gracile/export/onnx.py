@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gracile.errors import ExportError, FileError, InputError
+from gracile.errors import ExportError, InputError
 from gracile.export.agreement import operator_steps
+from gracile.export.files import write
 from gracile.export.marks import marked
 from gracile.export.onnx_graph import rename_inputs
 from gracile.export.pooling import pool_globally
@@ -293,21 +293,3 @@ def difference(wanted: Tensor, found: Tensor) -> float:
     gap = torch.where(same, 0.0, (a - b).abs()).max()
     scale = a[a.isfinite()].abs().max() if a.isfinite().any() else torch.tensor(1.0)
     return float(gap / scale.clamp_min(1e-30)) if gap else 0.0
-
-
-def write(path: Path, content: bytes) -> None:
-    """``content`` in ``path``: written beside it, then renamed.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error

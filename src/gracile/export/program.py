@@ -1,13 +1,14 @@
 """A model as a ``torch.export`` program on disk."""
 
-import os
+import io
 import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from gracile.errors import ExportError, FileError, InputError
+from gracile.errors import ExportError, InputError
+from gracile.export.files import write
 from gracile.graph import Graph, export_program
 from gracile.inputs import ExampleInputs, path_of, require_flags
 
@@ -35,17 +36,13 @@ def to_program(
     if path.suffix != ".pt2":
         raise InputError(f"path is {str(path)!r}; torch's programs are files that end in .pt2")
     program = export_program(model, example_inputs, dynamic_batch=dynamic_batch)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
+    # In memory: where its file cannot be opened or is cut short by a full disk, torch's writer ends the process.
+    buffer = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(program, beside)
-        beside.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
+            torch.export.save(program, buffer)
     except Exception as error:
         raise ExportError(f"torch.export cannot write {type(model).__name__}: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write(path, buffer.getvalue())
     return path

@@ -11,7 +11,8 @@ from torch import nn
 
 from gracile.cost import Cost
 from gracile.errors import TargetError
-from gracile.export.onnx import onnx_model, serialized, write
+from gracile.export.files import write
+from gracile.export.onnx import onnx_model, serialized
 from gracile.graph import Graph
 from gracile.latency import LatencyPrice, LayerTimes, benchmark
 from gracile.pipeline.clock import Clock

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gracile.compat.aimet.common import quantsim as versions
 from gracile.compat.aimet.settled import settled, with_rounded_weights
-from gracile.errors import FileError
 from gracile.export.encodings import to_encodings
+from gracile.export.files import write_tensors
 from gracile.export.onnx import to_onnx
 from gracile.inputs import ExampleInputs
 from gracile.simulation import QUANTIZERS, Simulation
@@ -50,11 +48,7 @@ def encodings_to_json(simulation: Simulation, path: Path) -> Path:
 
 def _save_state(simulation: Simulation, path: Path) -> None:
     state = with_rounded_weights(simulation).state_dict()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({name: value for name, value in state.items() if not name.startswith(f"{QUANTIZERS}.")}, path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
+    write_tensors(path, {name: value for name, value in state.items() if not name.startswith(f"{QUANTIZERS}.")})
 
 
 def _arguments(given: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 from gracile.compat.aimet.common.quantization import CallbackFunc, QuantizationDataType
 from gracile.compat.aimet.quant_config import bit_width
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
-from gracile.errors import FileError, InputError, TargetError
+from gracile.errors import InputError, TargetError
+from gracile.export.files import write
 from gracile.inputs import ExampleInputs
 from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.scoring import score_of
@@ -182,8 +183,4 @@ def _checked(candidates: Sequence[Candidate]) -> dict[int, list[int]]:
 def _write(folder: Path, tried: list[Choice]) -> None:
     rows = [{"relative_bit_ops": item.relative_bit_ops, "score": item.score, "activations": item.activations,
              "weights": item.weights} for item in tried]  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "mixed_precision.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{folder} cannot be written: {error}") from error
+    write(folder / "mixed_precision.json", json.dumps(rows, indent=1).encode())

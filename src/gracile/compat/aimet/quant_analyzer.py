@@ -17,7 +17,8 @@ from gracile.compat.aimet.common.quantization import CallbackFunc, QuantScheme
 from gracile.compat.aimet.module_names import ModuleNames
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.compat.aimet.samples import require_count, require_loader
-from gracile.errors import FileError, InputError, MissingExtraError
+from gracile.errors import InputError, MissingExtraError
+from gracile.export.files import write as write_bytes
 from gracile.html import Document, page, write
 from gracile.inputs import ExampleInputs, Inputs, path_of
 from gracile.pipeline.quantized_evidence import quantizers_of
@@ -168,10 +169,5 @@ def _draw(folder: Path, documents: Mapping[str, Document]) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, Any]) -> None:
-    try:
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{folder} cannot be written: {error}") from error
+    for name, content in files.items():
+        write_bytes(folder / name, json.dumps(content, indent=1).encode())

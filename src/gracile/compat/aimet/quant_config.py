@@ -161,7 +161,7 @@ def _without_effect(content: Mapping[str, Any]) -> Iterator[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"config_file {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not content or not content.keys() <= {*_SECTIONS, "supported_kernels"}:
         raise FileError(f"config_file {path} is no configuration of AIMET's; it has the keys {', '.join(_SECTIONS)}")

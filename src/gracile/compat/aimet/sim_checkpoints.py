@@ -10,6 +10,7 @@ from gracile.compat.aimet.common.quantization import QuantScheme
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.errors import FileError, InputError
 from gracile.export.checkpoint import load, save
+from gracile.export.files import write
 from gracile.inputs import ExampleInputs
 from gracile.simulation import Simulation
 
@@ -30,7 +31,7 @@ def save_checkpoint(quant_sim_model: QuantizationSimModel, file_path: str | Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / _MODEL, quant_sim_model.plain_model())
-        (folder / _SETTINGS).write_text(json.dumps(quant_sim_model.settings(), indent=1), encoding="utf-8")
+        write(folder / _SETTINGS, json.dumps(quant_sim_model.settings(), indent=1).encode())
     except OSError as error:
         raise FileError(f"{folder} cannot be written: {error}") from error
 
@@ -59,7 +60,7 @@ def load_checkpoint(
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         scheme, frozen, computed = settings["scheme"], set(settings["frozen"]), bool(settings["computed"])
         quant_scheme = QuantScheme[scheme]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(f"{folder} is no checkpoint of a simulation: {type(error).__name__}: {error}") from error
     loaded = load(folder / _MODEL, model)
     if not isinstance(loaded, Simulation):

@@ -12,6 +12,7 @@ from gracile.compat.nni.common.masking import Masking, Masks
 from gracile.compat.nni.common.rules import Rule
 from gracile.compat.nni.common.scoring import Scoring, WeightScores
 from gracile.errors import FileError, InputError
+from gracile.export.files import write_tensors
 from gracile.graph import tensors_of
 from gracile.maths import criteria
 from gracile.plan import child
@@ -85,7 +86,11 @@ class Compressor:
         return self.bound_model
 
     def export_model(self, model_path: str | PathLike[str], mask_path: str | PathLike[str] | None = None) -> None:
-        """Take the masks away and save the state_dict with zeros where they were, and the masks."""
+        """Take the masks away and save the state_dict with zeros where they were, and the masks.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
         self._masking.unwrap()
         state = {name: value.detach().clone() for name, value in self.bound_model.state_dict().items()}
         masks = self.get_masks()
@@ -97,9 +102,9 @@ class Compressor:
             mask = zeros.get(id(tensors.get(name)))
             if mask is not None:
                 value.mul_(mask.to(value))
-        torch.save(state, model_path)
+        write_tensors(model_path, state)
         if mask_path is not None:
-            torch.save(masks, mask_path)
+            write_tensors(mask_path, masks)
 
 
 def masks_from(masks: Mapping[str, Any] | str | PathLike[str], map_location: Any = None) -> Mapping[str, Any]:
@@ -114,8 +119,14 @@ def masks_from(masks: Mapping[str, Any] | str | PathLike[str], map_location: Any
         raise InputError(f"masks is a {type(masks).__name__}; give the dictionary of a pruner, or a file of it")
     try:
         found = torch.load(masks, map_location=map_location or "cpu", weights_only=True)
+    except OSError as error:
+        raise FileError(f"{masks} cannot be read as masks: {error}") from error
     except Exception as error:
-        raise FileError(f"{masks} cannot be read as masks: {str(error).splitlines()[0]}") from error
+        # What torch says is to unpickle it all the same.
+        raise FileError(
+            f"{masks} cannot be read as masks: it is damaged, or holds more than tensors, and gracile unpickles "
+            "nothing; save the dictionary of masks alone with torch.save"
+        ) from error
     if not isinstance(found, Mapping):
         raise FileError(f"{masks} holds a {type(found).__name__}, and no dictionary of masks")
     return found

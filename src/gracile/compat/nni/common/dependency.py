@@ -1,10 +1,8 @@
 """Which layers must lose the same outputs: NNI's questions, answered by gracile's channel groups."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from math import lcm
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from gracile.channels import ChannelGroups, channel_groups
 from gracile.compat.nni.common.rules import output_axis
 from gracile.errors import InputError
+from gracile.export.files import write_rows
 from gracile.graph import Graph, bare_name, capture
 from gracile.plan import child
 
@@ -68,12 +67,13 @@ class _Dependency:
         return {name: found for found in self.dependency_sets for name in found}
 
     def export(self, filepath: str | PathLike[str]) -> None:
-        """Write the sets as a table with a row each: a number, and the names."""
-        with Path(filepath).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["Dependency Set", "Layers"])
-            for place, names in enumerate(self.dependency_sets, 1):
-                writer.writerow([f"Set {place}", *sorted(names)])
+        """Write the sets as a table with a row each: a number, and the names.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        sets = [[f"Set {place}", *sorted(names)] for place, names in enumerate(self.dependency_sets, 1)]
+        write_rows(filepath, [["Dependency Set", "Layers"], *sets])
 
 
 class ChannelDependency(_Dependency):
@@ -160,11 +160,12 @@ class GroupDependency(_Dependency):
         return [{name: groups} for name, groups in self.dependency.items()]
 
     def export(self, filepath: str | PathLike[str]) -> None:
-        """Write a table with a row for each layer."""
-        with Path(filepath).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["Conv Layer Name", "Group"])
-            writer.writerows(self.dependency.items())
+        """Write a table with a row for each layer.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        write_rows(filepath, [["Conv Layer Name", "Group"], *self.dependency.items()])
 
 
 class ReshapeDependency(_Dependency):

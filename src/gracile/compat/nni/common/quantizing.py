@@ -16,7 +16,8 @@ from gracile.compat.nni.common.quant_sites import (
     calibration_config,
     take_calibration,
 )
-from gracile.errors import FileError, InputError
+from gracile.errors import InputError
+from gracile.export.files import write_tensors
 from gracile.export.onnx import to_onnx
 from gracile.inputs import Inputs
 from gracile.quant.calibration import calibrate, fit_weights
@@ -81,20 +82,13 @@ def export_files(
     """
     simulation, config = quantized.simulation, quantized.config()
     state = {name: value for name, value in simulation.state_dict().items() if not name.startswith(f"{QUANTIZERS}.")}
-    _save(state, model_path)
+    write_tensors(model_path, state)
     if calibration_path is not None:
-        _save(config, calibration_path)
+        write_tensors(calibration_path, config)
     if onnx_path is not None:
         example = quantized.example if input_shape is None else _random(input_shape, simulation)
         to_onnx(simulation, (example.args or example.kwargs), Path(onnx_path))
     return config
-
-
-def _save(value: Any, path: str | PathLike[str]) -> None:
-    try:
-        torch.save(value, path)
-    except (OSError, RuntimeError) as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
 
 
 def _random(shape: tuple[int, ...], simulation: Simulation) -> Inputs:

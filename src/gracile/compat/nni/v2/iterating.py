@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from gracile.compat.nni.common.evaluator import Evaluator, require_evaluator
@@ -19,6 +18,7 @@ from gracile.compat.nni.common.speedup import ModelSpeedup
 from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
 from gracile.compat.nni.v2.former import modern
 from gracile.errors import FileError, InputError
+from gracile.export.files import write, write_tensors
 from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)
@@ -150,13 +150,13 @@ class IterativePruner(ABC):
         place = self._log_dir / folder
         try:
             place.mkdir(parents=True, exist_ok=True)
-            torch.save(result.compact_model.state_dict(), place / f"{prefix}model.pth")
-            torch.save(result.masks, place / f"{prefix}masks.pth")
+            write_tensors(place / f"{prefix}model.pth", result.compact_model.state_dict())
+            write_tensors(place / f"{prefix}masks.pth", result.masks)
             cuts = applied_since(result.compact_model, self.bound_model)
             if cuts.edits:
                 # `gracile.apply` on a fresh model makes the shapes that the state_dict has.
-                (place / f"{prefix}plan.json").write_text(cuts.to_json(), encoding="utf-8")
-            (place / "config_list.json").write_text(json.dumps(result.config_list, indent=1), encoding="utf-8")
+                write(place / f"{prefix}plan.json", cuts.to_json().encode())
+            write(place / "config_list.json", json.dumps(result.config_list, indent=1).encode())
         except OSError as error:
             raise FileError(f"log_dir: {place} cannot be written: {error}") from error
 

@@ -1,9 +1,7 @@
 """``SensitivityAnalysis``: how the metric changes while one convolution alone loses more and more."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from gracile.compat.nni.common.evaluator import as_score
 from gracile.compat.nni.v2.base import Pruner
 from gracile.compat.nni.v2.basic import L1NormPruner, L2NormPruner, LevelPruner
 from gracile.errors import InputError
+from gracile.export.files import write_rows
 from gracile.progress import bar
 from gracile.prune.sensitivity import EarlyStop, early_stop
 from gracile.search_options import require_sparsities
@@ -103,9 +102,13 @@ class SensitivityAnalysis:
         return self.sensitivities
 
     def export(self, filepath: str | PathLike[str]) -> None:
-        """Write a table with a row for each layer and a column for each sparsity."""
-        with Path(filepath).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layername", *self._sparsities])
-            for name, found in self.sensitivities.items():
-                writer.writerow([name, *(found.get(sparsity, "") for sparsity in self._sparsities)])
+        """Write a table with a row for each layer and a column for each sparsity.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        rows = [
+            [name, *(found.get(sparsity, "") for sparsity in self._sparsities)]
+            for name, found in self.sensitivities.items()
+        ]
+        write_rows(filepath, [["layername", *self._sparsities], *rows])
