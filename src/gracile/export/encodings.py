@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gracile.errors import FileError, InputError
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.export.simulations import require_trained
 from gracile.inputs import path_of
 from gracile.maths.quant_spec import PerBlock, PerTensor, QuantSpec
@@ -59,7 +59,7 @@ def to_encodings(simulation: Simulation, path: str | Path, *, version: Version =
     for kind, found in entries.items():
         content[kind] = found if version == "0.6.1" else list(found.values())
     path = path_of("path", path)
-    write(path, json.dumps(content, indent=1, sort_keys=True).encode())
+    write_bytes(path, json.dumps(content, indent=1, sort_keys=True).encode())
     return path
 
 

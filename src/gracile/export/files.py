@@ -12,7 +12,7 @@ import torch
 from gracile.errors import FileError
 
 
-def write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """``content`` in ``path``.
 
     Raises:
@@ -39,7 +39,7 @@ def write_tensors(path: str | os.PathLike[str], value: Any) -> None:
     # In memory: where a full disk cuts its file short, torch's writer makes errors of its own, or ends the process.
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    write(Path(path), buffer.getvalue())
+    write_bytes(Path(path), buffer.getvalue())
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> None:
@@ -50,4 +50,4 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Iterable[Any]]) -> N
     """
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    write(Path(path), text.getvalue().encode())
+    write_bytes(Path(path), text.getvalue().encode())

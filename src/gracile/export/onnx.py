@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.errors import ExportError, InputError
 from gracile.export.agreement import operator_steps
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.export.marks import marked
 from gracile.export.onnx_graph import rename_inputs
 from gracile.export.pooling import pool_globally
@@ -124,7 +124,7 @@ def to_onnx(
         error = compared(model, inputs, content, tolerance)
     for note in written.notes:
         log.warning("%s", note)
-    write(path, content)
+    write_bytes(path, content)
     return OnnxFile(
         path=path,
         bytes=len(content),

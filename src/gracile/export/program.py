@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gracile.errors import ExportError, InputError
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.graph import Graph, export_program
 from gracile.inputs import ExampleInputs, path_of, require_flags
 
@@ -44,5 +44,5 @@ def to_program(
             torch.export.save(program, buffer)
     except Exception as error:
         raise ExportError(f"torch.export cannot write {type(model).__name__}: {error}") from error
-    write(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return path

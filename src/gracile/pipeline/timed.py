@@ -11,7 +11,7 @@ from torch import nn
 
 from gracile.cost import Cost
 from gracile.errors import TargetError
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.export.onnx import onnx_model, serialized
 from gracile.graph import Graph
 from gracile.latency import LatencyPrice, LayerTimes, benchmark
@@ -50,7 +50,7 @@ class Stopwatch:
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "original.onnx"
-            write(file, serialized(onnx_model(self._original, self._graph)))
+            write_bytes(file, serialized(onnx_model(self._original, self._graph)))
             yield file
 
     def seconds(self, dense: nn.Module | Path) -> float:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
 from gracile.errors import FileError, InputError
+from gracile.export.files import write_bytes
 from gracile.maths.factorize import Scheme
 from gracile.store import Store
 
@@ -115,16 +116,7 @@ def write_ratios(ratios: Sequence[tuple[str, float | None]]) -> Path:
 
 
 def _put(file: Path, contents: BaseModel) -> Path:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_text(contents.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
-            beside.replace(file)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"{file} cannot be written: {error}") from error
+    write_bytes(file, contents.model_dump_json(indent=1, exclude_none=True).encode())
     return file
 
 

@@ -13,7 +13,7 @@ from gracile.compat.aimet.common.quantization import CallbackFunc, QuantizationD
 from gracile.compat.aimet.quant_config import bit_width
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.errors import InputError, TargetError
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.inputs import ExampleInputs
 from gracile.quant.precision import MixedPrecision, mixed_precision
 from gracile.scoring import score_of
@@ -183,4 +183,4 @@ def _checked(candidates: Sequence[Candidate]) -> dict[int, list[int]]:
 def _write(folder: Path, tried: list[Choice]) -> None:
     rows = [{"relative_bit_ops": item.relative_bit_ops, "score": item.score, "activations": item.activations,
              "weights": item.weights} for item in tried]  # fmt: skip
-    write(folder / "mixed_precision.json", json.dumps(rows, indent=1).encode())
+    write_bytes(folder / "mixed_precision.json", json.dumps(rows, indent=1).encode())

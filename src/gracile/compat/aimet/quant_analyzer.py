@@ -18,7 +18,7 @@ from gracile.compat.aimet.module_names import ModuleNames
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.compat.aimet.samples import require_count, require_loader
 from gracile.errors import InputError, MissingExtraError
-from gracile.export.files import write as write_bytes
+from gracile.export.files import write_bytes
 from gracile.html import Document, page, write
 from gracile.inputs import ExampleInputs, Inputs, path_of
 from gracile.pipeline.quantized_evidence import quantizers_of

@@ -10,7 +10,7 @@ from gracile.compat.aimet.common.quantization import QuantScheme
 from gracile.compat.aimet.quantsim_model import QuantizationSimModel
 from gracile.errors import FileError, InputError
 from gracile.export.checkpoint import load, save
-from gracile.export.files import write
+from gracile.export.files import write_bytes
 from gracile.inputs import ExampleInputs
 from gracile.simulation import Simulation
 
@@ -31,7 +31,7 @@ def save_checkpoint(quant_sim_model: QuantizationSimModel, file_path: str | Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / _MODEL, quant_sim_model.plain_model())
-        write(folder / _SETTINGS, json.dumps(quant_sim_model.settings(), indent=1).encode())
+        write_bytes(folder / _SETTINGS, json.dumps(quant_sim_model.settings(), indent=1).encode())
     except OSError as error:
         raise FileError(f"{folder} cannot be written: {error}") from error
 

@@ -18,7 +18,7 @@ from gracile.compat.nni.common.speedup import ModelSpeedup
 from gracile.compat.nni.v2.algorithms import ALGORITHMS, Maker, maker, parameters_of
 from gracile.compat.nni.v2.former import modern
 from gracile.errors import FileError, InputError
-from gracile.export.files import write, write_tensors
+from gracile.export.files import write_bytes, write_tensors
 from gracile.surgery import applied_since
 
 log = logging.getLogger(__name__)
@@ -155,8 +155,8 @@ class IterativePruner(ABC):
             cuts = applied_since(result.compact_model, self.bound_model)
             if cuts.edits:
                 # `gracile.apply` on a fresh model makes the shapes that the state_dict has.
-                write(place / f"{prefix}plan.json", cuts.to_json().encode())
-            write(place / "config_list.json", json.dumps(result.config_list, indent=1).encode())
+                write_bytes(place / f"{prefix}plan.json", cuts.to_json().encode())
+            write_bytes(place / "config_list.json", json.dumps(result.config_list, indent=1).encode())
         except OSError as error:
             raise FileError(f"log_dir: {place} cannot be written: {error}") from error
 
