@@ -28,7 +28,7 @@ CALIBRATION_IMAGES, RECOVERY_IMAGES = 1024, 5000
 KEYS = ("network", "rate", "batch_statistics", "mix", "epochs")
 CELLS: tuple[tuple[float, bool, bool, int], ...] = (
     # Passes and mixtures at the rate and with the batch-norms that did best.
-    *((1e-3, True, mix, epochs) for mix, epochs in ((True, 10), (False, 5), (False, 10), (True, 20), (True, 5))),
+    *((1e-3, True, mix, epochs) for mix, epochs in ((True, 10), (False, 10), (True, 20), (True, 5))),
     # Rates and batch-norms.
     *((rate, following, False, 5) for following in (True, False) for rate in (5e-4, 1e-3, 2e-3, 4e-3)),
 )
