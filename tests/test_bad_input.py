@@ -425,7 +425,9 @@ def test_no_writer_leaves_half_a_file(tmp_path, name):
     with full_disk(500), pytest.raises(FileError, match=rf"{name} cannot be written: .*File too large"):
         WRITERS[name](tmp_path / name)
     # Below a file there is no folder, whoever asks; rights do not bind root.
-    with pytest.raises(FileError, match=rf"{name}/{name} cannot be written: .*(Not a directory|File exists)"):
+    with pytest.raises(
+        FileError, match=rf"{name}/{name} cannot be (written: .*(Not a directory|File exists)|made, as)"
+    ):
         WRITERS[name](tmp_path / name / name)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "as it was")]
 

@@ -197,6 +197,10 @@ def test_compress_refuses_what_would_fail_in_the_end(
     assert "recipe.yaml is a file; give a folder" in capsys.readouterr().err
     assert _run("compress", "recipe.yaml", "--output", "recipe.yaml/below") == 1
     assert "recipe.yaml cannot be written; give another folder" in capsys.readouterr().err
+    assert _run("compress", "recipe.yaml", "--output", "new", "--onnx", ".") == 1
+    assert "path is the folder .; give the name of a file" in capsys.readouterr().err
+    assert _run("compress", "recipe.yaml", "--output", "new", "--onnx", "recipe.yaml/small.onnx") == 1
+    assert "recipe.yaml cannot be written; give another file" in capsys.readouterr().err
     file = tmp_path / "recipe.yaml"
     file.write_text(file.read_text().replace("output: small\n", ""))
     assert _run("compress", "recipe.yaml") == 1

@@ -12,6 +12,7 @@ import gracile
 from gracile import live
 from gracile.errors import InputError, StoreError
 from gracile.latency import LayerTimes, table_key
+from gracile.live import serving
 from gracile.maths.factorize import LayerShape
 from gracile.store import Store
 
@@ -113,12 +114,12 @@ def _get(address, path="", **headers):
 def test_serving(store, monkeypatch):
     servers, addresses, ready = [], [], threading.Event()
 
-    class Kept(live.ThreadingHTTPServer):
+    class Kept(serving.ThreadingHTTPServer):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             servers.append(self)
 
-    monkeypatch.setattr(live, "ThreadingHTTPServer", Kept)
+    monkeypatch.setattr(serving, "ThreadingHTTPServer", Kept)
     thread = threading.Thread(
         target=live.serve, args=(store,), kwargs={"started": lambda a: (addresses.append(a), ready.set())}
     )
@@ -148,7 +149,7 @@ def test_serving(store, monkeypatch):
 
 
 def test_a_port_in_use_is_named(store):
-    with live.ThreadingHTTPServer(("127.0.0.1", 0), live._handler(store, 5)) as taken:
+    with serving.ThreadingHTTPServer(("127.0.0.1", 0), serving._handler(store, 5)) as taken:
         port = taken.server_address[1]
         with pytest.raises(InputError, match=rf"port {port} cannot be used: .*; give another one, or 0"):
             live.serve(store, port=port)

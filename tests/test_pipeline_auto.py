@@ -10,6 +10,7 @@ from torch import nn
 import gracile
 from gracile.automatic.front import Rivals
 from gracile.errors import EvaluationError, InputError, MissingExtraError, TargetError
+from gracile.plan import Factorize
 from gracile.report import Report
 
 pytest.importorskip("optuna", reason="needs the extra auto")
@@ -120,7 +121,7 @@ def test_a_killed_search_goes_on_from_its_store(found, tmp_path):
     def counting(model):
         calls.append(1)
         if len(calls) == allowed:
-            raise RuntimeError("killed")
+            raise KeyboardInterrupt
         return SCORE(model)
 
     allowed = None
@@ -128,7 +129,7 @@ def test_a_killed_search_goes_on_from_its_store(found, tmp_path):
     total = len(calls)
     calls.clear()
     allowed = total // 2
-    with pytest.raises(EvaluationError, match="killed"):
+    with pytest.raises(KeyboardInterrupt):
         job(evaluate=counting, store=tmp_path / "a.db")
     allowed, before = None, len(calls)
     again = job(evaluate=counting, store=tmp_path / "a.db")
@@ -139,6 +140,52 @@ def test_a_killed_search_goes_on_from_its_store(found, tmp_path):
     assert _told(job(evaluate=counting, store=tmp_path / "a.db")) == _told(found)
     # The original twice, for the search and for the report, and the pipeline that is taken.
     assert len(calls) <= 4
+
+
+def no_factors(model):
+    """Training that fails on models with factors."""
+    if any(isinstance(edit, Factorize) for edit in gracile.applied_plan(model).edits):
+        raise MemoryError("too large")
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_training_that_raises_in_a_trial_does_not_end_the_search(tmp_path, n_jobs):
+    broken = job(fine_tune=no_factors, store=tmp_path / "a.db", n_jobs=n_jobs)
+    raised = [trial for trial in broken.trials if trial.state == "raised"]
+    assert raised
+    assert all("spatial_svd" in trial.method for trial in raised)
+    assert {trial.reason for trial in raised} == {"no_factors raised MemoryError: too large"}
+    assert broken.report.auto.trial(broken.report.auto.chosen).method == "prune"
+    assert f"{len(raised)} of 9 trials a function raised (no_factors raised" in " ".join(broken.report.notes)
+    assert f"in {len(raised)} a function of yours raised" in str(broken.report.auto)
+    assert f"{len(raised)} a function of yours raised" in broken.report.to_html()
+
+
+def test_trials_that_raised_are_tried_again_when_the_search_goes_on(tmp_path):
+    failing = [True]
+
+    def memory(model):
+        if failing[0]:
+            no_factors(model)
+
+    before = job(fine_tune=memory, store=tmp_path / "a.db")
+    failing[0] = False
+    after = job(fine_tune=memory, store=tmp_path / "a.db")
+    assert {trial.state for trial in after.trials} == {"finished"}
+    kept = [trial for trial in before.trials if trial.state != "raised"]
+    assert [trial for trial in after.trials if trial in kept] == kept
+
+
+def test_training_that_raises_in_every_trial_ends_the_search_at_its_first_batch():
+    calls = []
+
+    def broken(model):
+        calls.append(1)
+        raise KeyError("weights")
+
+    with pytest.raises(EvaluationError, match=r"none of the first 2 trials came a score; of .*broken raised KeyError"):
+        job(fine_tune=broken)
+    assert len(calls) == 2
 
 
 def test_training_repeats_and_trials_are_scored_by_the_search_alone():

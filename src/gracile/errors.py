@@ -41,7 +41,7 @@ class PlanError(GracileError):
 
 
 class EvaluationError(GracileError):
-    """An evaluation function raised, or returned something that is not a finite number."""
+    """An evaluation function, or training in a trial, raised, or returned something that is not a finite number."""
 
 
 class TargetError(GracileError, ValueError):

@@ -13,6 +13,9 @@ from gracile.text import function_name
 
 log = logging.getLogger(__name__)
 
+# Elements that are in float64 at a time.
+_PIECE = 1 << 20
+
 Evaluate = Callable[[nn.Module], float]
 
 
@@ -76,4 +79,7 @@ def _state(model: nn.Module, *, values: bool) -> dict[str, tuple[int, int, str]]
 @torch.no_grad()
 def _sum(parameter: nn.Parameter) -> float:
     values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-    return float(values.sum(dtype=torch.float64))
+    # Torch converts all that it adds up first.
+    flat = values.reshape(-1)
+    pieces = (flat[start : start + _PIECE] for start in range(0, len(flat), _PIECE))
+    return sum((float(piece.sum(dtype=torch.float64)) for piece in pieces), 0.0)

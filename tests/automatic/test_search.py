@@ -19,7 +19,7 @@ from gracile.automatic.front import HopelessError
 from gracile.automatic.loop import Course, Measured, batches
 from gracile.automatic.space import by_promise
 from gracile.automatic.study import Study
-from gracile.errors import StoreError
+from gracile.errors import EvaluationError, StoreError
 
 SPACE = Space(
     methods=("spatial_svd", "channel_pruning"), criteria=("l2",), scopes=("layer",), rounds=(1,),
@@ -31,8 +31,9 @@ BASELINE, TARGET = 1.0, 0.5
 class Formula:
     """Scores that follow from the point; the split of 0.85 is the best."""
 
-    def __init__(self, fails_after=None, shuffled=None, seconds=0.0):
+    def __init__(self, fails_after=None, shuffled=None, seconds=0.0, raises=()):
         self.calls = []
+        self._raises = raises
         self._fails_after, self._shuffled, self._seconds = fails_after, shuffled, seconds
 
     def scores(self, candidates):
@@ -50,6 +51,8 @@ class Formula:
         time.sleep(self._seconds)
         point = asked.point
         self.calls.append(point)
+        if point.name in self._raises:
+            return Measured(state="raised", reason="no memory")
         cost = TARGET * point.share * 0.999
         loss = 0.2 if point.split is None else 0.05 + (point.split - 0.85) ** 2
         score = BASELINE - loss - 0.3 * (1 - point.share)
@@ -119,6 +122,24 @@ def test_a_killed_search_goes_on_and_ends_the_same(tmp_path):
     assert calls + len(last.calls) == 12
     assert run(again, tmp_path / "a.study", trials=12) == expected
     assert not again.calls
+
+
+def test_trials_that_raise_stay_open_for_the_next_time(tmp_path):
+    broken, mended = Formula(raises=["channel_pruning"]), Formula()
+    trials, ended_by = run(broken, tmp_path / "a.study", trials=12)
+    assert (len(trials), len(broken.calls), ended_by) == (12, 12, "trials")
+    raised = [trial for trial in trials if trial.state == "raised"]
+    assert {trial.method for trial in raised} == {"channel_pruning"}
+    again, _ = run(mended, tmp_path / "a.study", trials=12)
+    assert len(mended.calls) == len(raised)
+    assert {trial.state for trial in again} <= {"finished", "stopped"}
+
+
+def test_where_no_trial_of_the_first_batch_ends_the_search_does():
+    broken = Formula(raises=["channel_pruning", "spatial_svd"])
+    with pytest.raises(EvaluationError, match=r"none of the first 2 trials .*; of spatial_svd.*: no memory"):
+        run(broken)
+    assert len(broken.calls) == 2
 
 
 def test_more_trials_go_on_from_fewer(tmp_path):

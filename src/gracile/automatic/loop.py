@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from gracile.auto_options import Auto
 from gracile.automatic.front import Rivals, within
 from gracile.automatic.space import Known, Point, Proposal, Space
+from gracile.errors import EvaluationError
 from gracile.progress import Bar, bar
 from gracile.report import LossCurve, Trial, TrialState
 from gracile.search.work import Pool
@@ -96,12 +97,15 @@ class Course:
     room: float = 0.0
     # When the user's minutes began, by the monotonic clock: what comes before the trials takes time, too.
     began: float = field(default_factory=time.monotonic)
+    # Trials in which a function of the user raised, by their numbers: open in the ledger, so that they are tried again
+    # when the search goes on.
+    _raised: dict[int, Trial] = field(default_factory=dict, init=False)
 
     def run(self, pool: Pool[Asked, Measured]) -> tuple[list[Trial], EndedBy]:
-        """All trials that have ended, by their places, and what ended the search.
+        """All trials that have ended or raised, by their places, and what ended the search.
 
         Raises:
-            EvaluationError: a function of the user failed; what has ended is kept.
+            EvaluationError: functions of the user raised in all trials of the first batch.
             StoreError: the ledger cannot be used any more.
         """
         clock = _Clock(self.options.minutes, self.began)
@@ -112,17 +116,21 @@ class Course:
                 more = self._filled() and more
                 mine = self._open()
                 if not mine:
-                    return self._ended(), "trials" if more else "exhausted"
+                    return self._found(), "trials" if more else "exhausted"
                 if clock.over and self._ended():
-                    return self._ended(), "time"
+                    return self._found(), "time"
                 self._carried_out(mine, pool, clock, progress)
+                self._require_one()
 
     def _open(self) -> list[Entry]:
         """What this process has to carry out; not what a search with more trials has left."""
         return [
             entry
             for entry in self.ledger.placed()
-            if entry.ended is None and entry.owner == self.owner and entry.place < self.options.trials
+            if entry.ended is None
+            and entry.owner == self.owner
+            and entry.place < self.options.trials
+            and entry.number not in self._raised
         ]
 
     def _filled(self) -> bool:
@@ -179,8 +187,12 @@ class Course:
 
         for one, measured in pool.scores(waiting()):
             trial = self._recorded(asked[one], measured)
-            self.ledger.tell(asked[one], trial)
-            log.info("trial %d, %s: %s, score %s", trial.place, trial.recipe, trial.state, trial.score)
+            if trial.state == "raised":
+                self._raised[asked[one].number] = trial
+                log.warning("trial %d, %s: %s", trial.place, trial.recipe, trial.reason)
+            else:
+                self.ledger.tell(asked[one], trial)
+                log.info("trial %d, %s: %s, score %s", trial.place, trial.recipe, trial.state, trial.score)
             progress.advance(self._noted(clock))
 
     def _rivals(self, entry: Entry) -> Rivals | None:
@@ -189,8 +201,19 @@ class Course:
         before = [e.ended for e in self.ledger.placed() if e.ended is not None and e.batch < entry.batch]
         return Rivals.of(before, self.options.margin)
 
+    def _require_one(self) -> None:
+        """What raises in every trial is a mistake in a function, and not the fault of a pipeline."""
+        if self._raised and not self._ended():
+            first = min(self._raised.values(), key=lambda trial: trial.place)
+            raise EvaluationError(
+                f"in none of the first {len(self._raised)} trials came a score; of {first.recipe}: {first.reason}"
+            )
+
     def _ended(self) -> list[Trial]:
         return [entry.ended for entry in self.ledger.placed() if entry.ended is not None]
+
+    def _found(self) -> list[Trial]:
+        return sorted([*self._ended(), *self._raised.values()], key=lambda trial: trial.place)
 
     def _recorded(self, entry: Entry, measured: Measured) -> Trial:
         point = entry.point

@@ -6,18 +6,18 @@ asked for.
 
 import hashlib
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from gracile.automatic.database import OPEN, PREFIX, ended_of, named, opened, read_as
+from gracile.automatic.rows import About, Attributes
 from gracile.automatic.space import SPLIT_HIGH, SPLIT_LOW, SPLIT_STEP, Point, Space
 from gracile.errors import StoreError
 from gracile.report import Trial
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 # Proposals for one trial until one is new: by what the others have reached, then at random.
 _GUIDED, _RANDOM = 6, 40
-_OPEN = (TrialState.WAITING, TrialState.RUNNING)
-# Of the names of studies: a database may hold others that are not ours.
-_PREFIX = "gracile-"
 # In what a search differs from another one that was to be the same.
 _IDENTITY = {"model", "data", "gracile"}
 
@@ -52,12 +49,13 @@ class Study:
     """A context manager.
 
     Args:
-        url: of the database, as SQLAlchemy takes it; None keeps the study in memory.
+        place: the database: a file, or an address as SQLAlchemy takes it; None keeps the study in memory.
         key: what tells it from studies of other jobs, by names.
         baseline: the original's score.
         space: what may be proposed.
         seed: of the proposals.
         shared: whether the database may hold the same search of another model or other data.
+        about: what tells those who watch the search how far it is.
 
     Raises:
         StoreError: the database cannot be used, the original had another score in it, or it belongs to another model.
@@ -65,14 +63,16 @@ class Study:
 
     def __init__(
         self,
-        url: str | None,
+        place: str | Path | None,
         key: Mapping[str, str],
         baseline: float,
         space: Space,
         seed: int,
         *,
         shared: bool = False,
+        about: About | None = None,
     ) -> None:
+        url = None if place is None else str(place)
         self._url, self._space, self._seed = url, space, seed
         # Where this one begins anew in a database that others are in already: how the nearest of them differs.
         self.note = ""
@@ -81,18 +81,21 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage: Any = None
         try:
-            with _named(url):
-                self._storage = optuna.storages.InMemoryStorage() if url is None else _opened(url)
+            with named(url):
+                self._storage = optuna.storages.InMemoryStorage() if place is None else opened(place)
                 name = study_name(key)
                 self._look_around(name, key, shared)
                 self._study = optuna.create_study(
                     storage=self._storage, study_name=name, directions=["maximize", "minimize"], load_if_exists=True
                 )
                 self._study.set_user_attr("key", dict(key))
+                if about is not None:
+                    self._study.set_user_attr("about", about.model_dump())
                 known = self._study.user_attrs.get("baseline")
                 if known is None:
                     self._study.set_user_attr("baseline", baseline)
-            self._require_same(known, baseline)
+            if known is not None:
+                self._require_same(read_as(float, known, "the original's score", url), baseline)
         except BaseException:
             self.close()
             raise
@@ -103,9 +106,9 @@ class Study:
         if any(study.study_name == name for study in studies):
             return
         others = [
-            _differing(key, study.user_attrs["key"])
+            _differing(key, read_as(dict[str, str], study.user_attrs["key"], "the key of a search", self._url))
             for study in studies
-            if study.study_name.startswith(_PREFIX)
+            if study.study_name.startswith(PREFIX)
             and "key" in study.user_attrs
             and self._storage.get_n_trials(study._study_id)
         ]
@@ -125,23 +128,27 @@ class Study:
                 f"which the nearest differs in {_in_words(near)}"
             )
 
-    def _require_same(self, known: float | None, baseline: float) -> None:
-        if known is not None and abs(known - baseline) > 1e-6 * max(1.0, abs(known)):
+    def _require_same(self, known: float, baseline: float) -> None:
+        if abs(known - baseline) > 1e-6 * max(1.0, abs(known)):
             raise StoreError(
                 f"the evaluation function gives the original model {baseline:.6g}, where the study {self._url} has "
                 f"{known:.6g} for it: another evaluation function, other data, or one that is not deterministic. Give "
                 "another store, or make the function deterministic"
             )
 
-    def kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """What was kept under ``name``; where nothing was, what ``make`` gives is, as JSON has it.
+    def kept(self, name: str, kind: Any, make: Callable[[], Any]) -> Any:
+        """What was kept under ``name``, of the type ``kind``; where nothing was, what ``make`` gives is.
 
         So that processes that share the study, and searches that go on, see the same.
         """
-        with _named(self._url):
-            if name not in self._study.user_attrs:
-                self._study.set_user_attr(name, make())
-            return self._study.user_attrs[name]
+        with named(self._url):
+            known = self._study.user_attrs
+        if name not in known:
+            made = make()
+            with named(self._url):
+                self._study.set_user_attr(name, made)
+                known = self._study.user_attrs
+        return read_as(kind, known[name], name, self._url)
 
     def placed(self) -> list[Placed]:
         """All trials that have a place, by their places.
@@ -153,21 +160,36 @@ class Study:
         for trial in sorted(self._trials(), key=lambda trial: trial.number):
             if "place" not in trial.user_attrs or not self._space.dimensions.keys() <= trial.params.keys():
                 continue
-            one = _placed(trial, self._space)
+            one = self._placed(trial)
             if one.place not in places and one.point not in points:
                 places.add(one.place)
                 points.add(one.point)
                 found.append(one)
         return sorted(found, key=lambda one: one.place)
 
+    def _placed(self, trial: FrozenTrial) -> Placed:
+        attributes = read_as(Attributes, trial.user_attrs, f"trial {trial.number}", self._url)
+        try:
+            point = self._space.point(trial.params)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise StoreError(f"the study {self._url} is damaged: trial {trial.number} is of no pipeline") from error
+        return Placed(
+            number=trial.number,
+            place=attributes.place,
+            batch=attributes.batch,
+            owner=attributes.owner,
+            point=point,
+            ended=None if trial.state in OPEN else ended_of(trial, self._url),
+        )
+
     def _trials(self) -> list[FrozenTrial]:
-        with _named(self._url):
+        with named(self._url):
             trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False)
         return trials
 
     def add(self, point: Point, place: int, batch: int, owner: str) -> bool:
         """Begin a trial of this point; False where another process has just begun one at another place."""
-        with _named(self._url):
+        with named(self._url):
             template = create_trial(
                 state=TrialState.RUNNING,
                 params=self._space.values(point),
@@ -184,8 +206,8 @@ class Study:
         """End what does not count, so that nobody looks for its end."""
         for trial in self._trials():
             attributes = trial.user_attrs
-            if trial.state in _OPEN and (attributes.get("place"), attributes.get("owner")) == (place, owner):
-                with _named(self._url):
+            if trial.state in OPEN and (attributes.get("place"), attributes.get("owner")) == (place, owner):
+                with named(self._url):
                     self._study.tell(trial.number, state=TrialState.FAIL)
 
     def propose(self, place: int, batch: int, owner: str) -> bool:
@@ -213,7 +235,7 @@ class Study:
 
     def tell(self, placed: Placed, ended: Trial) -> None:
         """Keep how a trial has ended; of a stopped one the sampler learns the score at which it stopped."""
-        with _named(self._url):
+        with named(self._url):
             identity = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, placed.number)
             self._storage.set_trial_user_attr(identity, "trial", ended.model_dump_json())
             if ended.score is None:
@@ -242,31 +264,6 @@ class Study:
         self.close()
 
 
-def _opened(url: str) -> optuna.storages.RDBStorage:
-    """The database, where another process may be making its tables at the same moment."""
-    for pause in (0.1, 0.2, 0.4, 0.8):
-        try:
-            return optuna.storages.RDBStorage(url)
-        except SQLAlchemyError as error:
-            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
-                raise
-            time.sleep(pause)
-    return optuna.storages.RDBStorage(url)
-
-
-def _placed(trial: FrozenTrial, space: Space) -> Placed:
-    attributes = trial.user_attrs
-    text = None if trial.state in _OPEN else attributes.get("trial")
-    return Placed(
-        number=trial.number,
-        place=attributes["place"],
-        batch=attributes["batch"],
-        owner=attributes["owner"],
-        point=space.point(trial.params),
-        ended=None if text is None else Trial.model_validate_json(text),
-    )
-
-
 def _seed(*parts: int) -> int:
     """32 bits that differ for every place and attempt."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
@@ -275,7 +272,7 @@ def _seed(*parts: int) -> int:
 
 def study_name(key: Mapping[str, str]) -> str:
     """The name of the study of a job."""
-    return f"{_PREFIX}{hashlib.sha256(repr(list(key.items())).encode()).hexdigest()[:32]}"
+    return f"{PREFIX}{hashlib.sha256(repr(list(key.items())).encode()).hexdigest()[:32]}"
 
 
 def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
@@ -288,15 +285,3 @@ def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
 def _in_words(names: Iterable[str]) -> str:
     words = {"data": "calibration data", "gracile": "version of gracile", "order": "version of gracile"}
     return " and ".join(sorted({words.get(name, name) for name in names}))
-
-
-@contextmanager
-def _named(url: str | None) -> Iterator[None]:
-    """Errors of the database as StoreErrors that name it."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ModuleNotFoundError) as error:
-        raise StoreError(
-            f"the study {url} cannot be used: {type(error).__name__}: {str(error).partition(chr(10))[0]}; give another "
-            "address or store"
-        ) from error

@@ -13,6 +13,7 @@ from gracile.cli.output import out
 from gracile.demo import Dataset, run_demo
 from gracile.errors import InputError
 from gracile.export.checkpoint import require_free
+from gracile.export.onnx import onnx_path
 from gracile.pipeline import compress
 from gracile.recipe_file import Recipe
 from gracile.recipe_schema import recipe_schema
@@ -58,6 +59,8 @@ def compress_command(
         raise InputError(f"{recipe} names no output folder; add for example output: runs/small, or give --output")
     # Before hours of work, not after.
     require_free(folder)
+    if onnx is not None:
+        onnx_path(onnx)
     result = compress(job.model, job.example_inputs, n_jobs=n_jobs, executor=executor, **job.options)  # type: ignore[arg-type]
     saved = f"saved in {result.save(folder)}"
     if onnx is not None:

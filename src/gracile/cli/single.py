@@ -23,7 +23,7 @@ from gracile.cli.arguments import (
 from gracile.cli.output import told, totals
 from gracile.cost import price
 from gracile.export.checkpoint import require_free, save
-from gracile.export.onnx import OnnxFile, to_onnx
+from gracile.export.onnx import OnnxFile, onnx_path, to_onnx
 from gracile.graph import capture
 from gracile.prune.planning import plan
 from gracile.quant.method import quantize
@@ -114,6 +114,8 @@ def quantize_command(
 ) -> None:
     """Simulate the model in integers, calibrated without labels, and save it."""
     require_free(output)
+    if onnx is not None:
+        onnx_path(onnx)
     inputs = inputs_of(shapes, dtypes, seed)
     simulation = quantize(
         model_of(model, saved), inputs, calibration=batches_of(calibration), weights=weights,

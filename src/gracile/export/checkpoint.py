@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gracile.errors import FileError, InputError, PlanError
+from gracile.export.files import require_possible
 from gracile.graph import require_copyable
 from gracile.inputs import path_of, require_module
 from gracile.plan import Plan, Slice
@@ -77,9 +78,7 @@ def require_free(folder: Path) -> None:
             f"{folder} holds other files ({', '.join(sorted(foreign)[:3])}), and saving replaces the folder; "
             "give another one"
         )
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise FileError(f"{folder} cannot be made, as {above} cannot be written; give another folder")
+    require_possible(folder, "folder")
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:

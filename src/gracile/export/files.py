@@ -12,6 +12,13 @@ import torch
 from gracile.errors import FileError
 
 
+def require_possible(path: Path, what: str) -> None:
+    """Raises FileError where no ``what`` (in words) can be made at ``path``: by what lies above it, or its rights."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise FileError(f"{path} cannot be made, as {above} cannot be written; give another {what}")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """``content`` in ``path``.
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from gracile.errors import ExportError, InputError
 from gracile.export.agreement import operator_steps
-from gracile.export.files import write_bytes
+from gracile.export.files import require_possible, write_bytes
 from gracile.export.marks import marked
 from gracile.export.onnx_graph import rename_inputs
 from gracile.export.pooling import pool_globally
@@ -104,9 +104,7 @@ def to_onnx(
     require_flags(dynamic_batch=dynamic_batch, verify=verify)
     if unsigned_weights is not None:
         require_flags(unsigned_weights=unsigned_weights)
-    path = path_of("path", path)
-    if path.is_dir():
-        raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
+    path = onnx_path(path)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     require_module(model)
     require_finite(model, buffers=not isinstance(model, Simulation))
@@ -135,6 +133,27 @@ def to_onnx(
         error=error,
         steps=steps,
     )
+
+
+def onnx_path(path: str | Path) -> Path:
+    """The path, where `to_onnx` can write a file there: for asking before the work whose result is to be written.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+        InputError: it is no path, or a folder.
+        FileError: nothing can be written there.
+    """
+    path = path_of("path", path)
+    if path.is_dir():
+        raise InputError(f"path is the folder {path}; give the name of a file, as {path / 'model.onnx'}")
+    require_possible(path, "file")
+    _require_packages()
+    return path
+
+
+def _require_packages() -> None:
+    for package in ("onnx", "onnxscript"):
+        extra(package, "export")
 
 
 def _require(opset: object, tolerance: object) -> None:
@@ -188,8 +207,7 @@ def written_model(
 
 
 def _exported(model: nn.Module, example_inputs: ExampleInputs | Inputs | Graph, opset: int, dynamic_batch: bool) -> Any:
-    for package in ("onnx", "onnxscript"):
-        extra(package, "export")
+    _require_packages()
     program = export_program(model, example_inputs, dynamic_batch=dynamic_batch)
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     try:

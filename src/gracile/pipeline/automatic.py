@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from gracile.auto_options import Auto
 from gracile.automatic import Point, Space
 from gracile.automatic.front import chosen_of, front_of
 from gracile.automatic.loop import Course, EndedBy
+from gracile.automatic.rows import About, study_beside
 from gracile.automatic.space import by_promise
 from gracile.cost import Cost
 from gracile.errors import TargetError
@@ -102,7 +105,8 @@ class Findings:
         )
         notes = tuple(one for one in (note, self.note) if one)
         point = _point_of(trial, self.space, self.target)
-        return Found(request=fixed(self.request, point, self.target), report=report, notes=(*notes, *self._cut_short()))
+        notes = (*notes, *self._cut_short(), *self._raised())
+        return Found(request=fixed(self.request, point, self.target), report=report, notes=notes)
 
     def _cut_short(self) -> tuple[str, ...]:
         singles = len(self.space.singles())
@@ -113,6 +117,13 @@ class Findings:
             "trials or minutes",
         )
 
+    def _raised(self) -> tuple[str, ...]:
+        raised = [trial for trial in self.trials if trial.state == "raised"]
+        if not raised:
+            return ()
+        again = "a call with the same store tries them again"
+        return (f"in {len(raised)} of {len(self.trials)} trials a function raised ({raised[0].reason}); {again}",)
+
 
 def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     """Try pipelines for the target of ``job`` within the bounds of its `Auto`.
@@ -122,7 +133,7 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
         before: its cost.
 
     Raises:
-        EvaluationError: a function of the user failed; trials that have ended are kept in the store.
+        EvaluationError: a function of the user failed on the original, or in all of the first trials.
         StoreError: the store or the study is damaged or belongs to another job.
     """
     request, options = job.request, job.request.auto
@@ -145,10 +156,16 @@ def find_pipeline(job: Job, graph: Graph, before: Cost) -> Findings:
     with (
         job.clock("trials"),
         _shared_store(job.request) as shared,
-        _opened_study(job, graph, before, space, baseline) as study,
+        _opened_study(job, graph, before, space, baseline, target) as study,
     ):
-        sensitive = study.kept("sensitivities", lambda: sensitivities(job.original, graph, job.data, request.seed))
-        promises = study.kept("promises", lambda: promises_of(job, graph, before, space, target, sensitive))
+        sensitive = study.kept(
+            "sensitivities", dict[str, float], lambda: sensitivities(job.original, graph, job.data, request.seed)
+        )
+        promises = study.kept(
+            "promises",
+            Annotated[list[float | None], Field(min_length=len(space.singles()), max_length=len(space.singles()))],
+            lambda: promises_of(job, graph, before, space, target, sensitive),
+        )
         trials = Trials(replace(job, request=shared, clock=Clock()), graph, before, baseline, target, sensitive)
         with opened(trials, request.executor, request.n_jobs) as pool:
             course = Course(
@@ -217,17 +234,18 @@ def _shared_store(request: Request) -> Iterator[Request]:
             yield replace(alone, store=Path(folder) / "trials.db")
 
 
-def _opened_study(job: Job, graph: Graph, before: Cost, space: Space, baseline: float) -> Any:
+def _opened_study(job: Job, graph: Graph, before: Cost, space: Space, baseline: float, target: float) -> Any:
     request, options = job.request, job.request.auto
     assert options is not None
     module = extra(_STUDY, "auto", purpose='method="auto"')
-    url = options.study
-    if url is None and request.store is not None:
+    place: str | Path | None = options.study
+    if place is None and request.store is not None:
         file = Path(request.store).resolve()
         file.parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{file.with_name(f'{file.name}.study')}"
+        place = study_beside(file)
     key = {"model": fingerprint(graph, job.original), **_key(request, options, before, job.data, space)}
-    return module.Study(url, key, baseline, space, request.seed, shared=request.shared_store)
+    about = About(metric=request.measure, target=target, trials=options.trials)
+    return module.Study(place, key, baseline, space, request.seed, shared=request.shared_store, about=about)
 
 
 def _key(request: Request, options: Auto, before: Cost, data: Calibration | None, space: Space) -> dict[str, str]:

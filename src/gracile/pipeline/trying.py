@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -12,11 +13,12 @@ from gracile.automatic import Point
 from gracile.automatic.front import HopelessError, Rivals
 from gracile.automatic.loop import Asked, Measured
 from gracile.cost import Cost
-from gracile.errors import InputError, TargetError
+from gracile.errors import EvaluationError, InputError, TargetError
 from gracile.graph import Graph
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, aimed, run_stages
+from gracile.pipeline.tuning import call_training
 from gracile.prune.scores import Criterion
 from gracile.split_options import Split
 from gracile.surgery import applied_since
@@ -86,7 +88,7 @@ class Trials:
 
     def __call__(self, asked: Asked) -> Measured:
         began = time.perf_counter()
-        request = fixed(self._job.request, asked.point, self._target)
+        request = _guarded(fixed(self._job.request, asked.point, self._target))
         if asked.point.alone and asked.rivals is None:
             request = replace(request, sensitivities=self._sensitivities)
         job = replace(self._job, request=request, look=_look(asked.rivals, self._target * asked.point.share))
@@ -99,6 +101,8 @@ class Trials:
             )
         except (InputError, TargetError) as error:
             return Measured(state="failed", seconds=time.perf_counter() - began, reason=str(error))
+        except EvaluationError as error:
+            return Measured(state="raised", seconds=time.perf_counter() - began, reason=str(error))
         return self._measured(done, request, time.perf_counter() - began)
 
     def _measured(self, done: Done, request: Request, seconds: float) -> Measured:
@@ -128,6 +132,16 @@ def same_randomness(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def _guarded(request: Request) -> Request:
+    """The request with training whose exceptions are told from ours."""
+    whole, layer = request.fine_tune, request.fine_tune_layer
+    return replace(
+        request,
+        fine_tune=None if whole is None else partial(call_training, whole),
+        fine_tune_layer=None if layer is None else partial(call_training, layer),
+    )
 
 
 def _look(rivals: Rivals | None, cost: float) -> Callable[[float], None] | None:

@@ -1,11 +1,13 @@
 """Handing the model to the user's training, and taking it back."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 
-from gracile.errors import InputError
+from gracile.errors import EvaluationError, GracileError, InputError
 from gracile.surgery import applied_plan
+from gracile.text import function_name
 
 FineTune = Callable[[nn.Module], nn.Module | None]
 FineTuneLayer = Callable[[nn.Module, str], None]
@@ -44,3 +46,17 @@ def _once_tuned(fine_tune: FineTune, model: nn.Module) -> nn.Module:
     for name, module in tuned.named_modules():
         module.training = modes.get(name, module.training)
     return tuned
+
+
+def call_training(function: Callable[..., Any], *arguments: object) -> Any:
+    """What ``function`` of the user returns.
+
+    Raises:
+        EvaluationError: it raised; errors of gracile's own pass as they are.
+    """
+    try:
+        return function(*arguments)
+    except GracileError:
+        raise
+    except Exception as error:
+        raise EvaluationError(f"{function_name(function)} raised {type(error).__name__}: {error}") from error

@@ -10,7 +10,8 @@ from gracile.text import table
 # "combined": two methods at the split that the single ones suggest; "guidebook": at one of the guidebook's; "search":
 # proposed from the results of those before.
 Origin = Literal["single", "combined", "guidebook", "search"]
-TrialState = Literal["finished", "stopped", "failed"]
+# "failed": it cannot be done, or misses the target; "raised": a function of the user raised in it.
+TrialState = Literal["finished", "stopped", "failed", "raised"]
 
 # Where curves of losses have points: C^e of the cost is left at e of the way to the target C.
 WAY: Final[tuple[float, ...]] = tuple(step / 10 for step in range(1, 11))
@@ -61,7 +62,7 @@ class Trial(Frozen):
     expected: float | None = None
     # Of a single method, for the choice of splits.
     curve: LossCurve | None = None
-    # Why it was stopped, or failed.
+    # Why it was stopped or failed, or what was raised.
     reason: str = ""
 
     @property
@@ -110,6 +111,7 @@ class AutoReport(Frozen):
         header = ("", "trial", "on the front", self.metric, "score")
         return (
             f"{table(header, rows, right=(1, 3, 4))}\n"
-            f"{len(states)} trials, {states.count('stopped')} of them stopped and {states.count('failed')} failed; "
-            f"ended by {self.ended_by}; the original has {self.baseline:.6g}"
+            f"{len(states)} trials, {states.count('stopped')} of them stopped and {states.count('failed')} failed"
+            + (f"; in {states.count('raised')} a function of yours raised" if "raised" in states else "")
+            + f"; ended by {self.ended_by}; the original has {self.baseline:.6g}"
         )

@@ -2,8 +2,10 @@
 
 import faulthandler
 import os
+import pickle
 import sys
 import threading
+import time
 from dataclasses import replace
 from multiprocessing.connection import Client
 
@@ -16,6 +18,8 @@ import gracile
 from gracile.errors import EvaluationError, InputError, MissingExtraError
 from gracile.search import executors
 from gracile.search.executors import processes
+from gracile.search.executors.packing import packed
+from gracile.search.executors.processes import Processes
 from gracile.search.executors.sending import Sender
 
 SEARCH = gracile.Search(kind="exact", candidates=3)
@@ -87,7 +91,7 @@ class Heavy:
 def test_workers_that_die_while_they_start_are_given_up_and_block_nothing(tmp_path, monkeypatch):
     # Imported by every interpreter that starts, long before it reads what its parent has for it.
     (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(7)\n")
-    monkeypatch.setattr(processes, "_ONE_THREAD", {"PYTHONPATH": str(tmp_path)})
+    monkeypatch.setattr(processes, "_ENVIRONMENT", {"PYTHONPATH": str(tmp_path)})
     with pytest.raises(EvaluationError, match=r"a worker process died 3 times in a row .* not done: the model with "):
         job(evaluate_search=Heavy(), n_jobs=2)
 
@@ -140,6 +144,61 @@ def test_what_cannot_be_sent_is_refused():
 
     with pytest.raises(InputError, match=r"cannot be sent to another process.*n_jobs=1"):
         job(evaluate_search=locked, n_jobs=2)
+
+
+def unpacked(work):
+    return pickle.loads(pickle.loads(packed(work))[2])
+
+
+class Growing:
+    """Keeps 200 MB more with each answer, which is the process that gave it."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __call__(self, asked):
+        self.kept.append(torch.ones(50_000_000))
+        time.sleep(1.1)
+        return os.getpid()
+
+
+def test_a_worker_that_keeps_much_is_not_ended():
+    """Loky looks every second, and knows the memory from psutil."""
+    pytest.importorskip("psutil", reason="without it loky does not look")
+    with Processes(Growing(), 1) as pool:
+        answers = dict(pool.scores(range(4)))
+    assert len(set(answers.values())) == 1
+
+
+def test_of_large_tensors_only_what_is_used_is_sent():
+    large, wide = torch.randn(1000, 1000), torch.randn(1000, 500)
+    linear = torch.nn.Linear(4, 4)
+    linear.weight = torch.nn.Parameter(large[500:504, 4:8])
+    work = {
+        "example": large[3:4], "data": large[3:7], "columns": wide[4:8, ::2], "none": wide[:0], "model": linear,
+        "image": torch.randn(200, 3, 8, 8)[:1].to(memory_format=torch.channels_last),
+    }  # fmt: skip
+    # Of the first, what lies between the data and the weight.
+    assert 4 * 500 * 1000 < len(packed(work)) < 4 * 505 * 1000
+    found = unpacked(work)
+    for name in work.keys() - {"model"}:
+        assert torch.equal(found[name], work[name])
+        assert found[name].stride() == work[name].stride()
+    assert torch.equal(found["model"].weight, linear.weight)
+    assert found["model"].weight.requires_grad
+    # The first row of the one is that of the other, and the data themselves stayed as they were.
+    found["example"][:] = 1.0
+    assert found["data"][0].eq(1).all()
+    assert not large[3].eq(1).any()
+
+
+def test_parts_of_memory_that_serve_several_purposes_are_sent_with_all_of_it():
+    large = torch.arange(1000, dtype=torch.float32)
+    learned = torch.randn(100)[:3].requires_grad_()
+    work = {"floats": large[3:5], "integers": large.view(torch.int32)[10:12], "learned": learned}
+    found = unpacked(work)
+    assert all(torch.equal(found[name], value) for name, value in work.items())
+    assert found["learned"].requires_grad
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The trials of an automatic search: accuracy against cost, and the front."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from gracile.html import Cell, Chart, Column, Section, Table, Text, named
 from gracile.report.records import Evidence
 from gracile.report.sections.summary import METRIC_NAMES
 from gracile.report.sections.written import percent
-from gracile.report.trials import AutoReport, Trial
+from gracile.report.trials import Trial
 
 _COLOURS = 8
 
@@ -14,27 +17,54 @@ def draw(report: Evidence) -> Section | None:
     auto = report.auto
     if auto is None:
         return None
-    unit = next((name for metric, name in METRIC_NAMES.items() if metric == auto.metric), auto.metric)
-    unit = unit if unit.isupper() or unit == "MACs" else unit.lower()
+    shown = Shown(
+        trials=auto.trials, front=auto.front, chosen=auto.chosen, target=auto.target, unit=unit_of(auto.metric)
+    )
     states = [trial.state for trial in auto.trials]
     return Section(
         title="Trials",
         parts=[
             Text(
                 f"{len(states)} pipelines were tried; {states.count('stopped')} were stopped, as they could not reach "
-                f"the others any more, {states.count('failed')} failed. The line is the front: what no other one beats "
+                f"the others any more, {states.count('failed')} failed"
+                + (f", in {states.count('raised')} a function of yours raised" if "raised" in states else "")
+                + ". The line is the front: what no other one beats "
                 f"in score and cost. The ring marks what was taken: trial {auto.chosen}, "
                 f"{auto.trial(auto.chosen).recipe}. The original scores {auto.baseline:.6g}."
             ),
-            _chart(auto, unit),
-            _table(auto, unit),
+            chart_of(shown),
+            table_of(shown),
         ],
     )
 
 
-def _chart(auto: AutoReport, unit: str) -> Chart:
-    finished = [trial for trial in auto.trials if trial.state == "finished"]
-    front = [auto.trial(place) for place in auto.front]
+def unit_of(metric: str) -> str:
+    """What costs are counted in, within a sentence."""
+    unit = next((name for known, name in METRIC_NAMES.items() if known == metric), metric)
+    return unit if unit.isupper() or unit == "MACs" else unit.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Trials to be drawn."""
+
+    trials: Sequence[Trial]
+    # Places of those that no other one beats, ascending in cost; and of the one that was taken, where one was.
+    front: Sequence[int]
+    chosen: int | None
+    # The share of the original's cost that is asked for, where it is known.
+    target: float | None
+    unit: str
+
+    def trial(self, place: int) -> Trial:
+        """The trial at ``place``."""
+        return next(trial for trial in self.trials if trial.place == place)
+
+
+def chart_of(shown: Shown) -> Chart:
+    """Score against cost: the finished trials, their front, the target, and a ring about the one that was taken."""
+    finished = [trial for trial in shown.trials if trial.state == "finished"]
+    front = [shown.trial(place) for place in shown.front]
     traces: list[dict[str, object]] = [
         {
             "type": "scatter", "mode": "lines", "name": "front", "hoverinfo": "skip",
@@ -49,7 +79,7 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
                 "type": "scatter", "mode": "markers", "name": named(method, 40),
                 "x": [trial.cost for trial in points], "y": [trial.score for trial in points],
                 "customdata": [f"{trial.place}: {named(trial.recipe)}" for trial in points],
-                "hovertemplate": f"trial %{{customdata}}<br>%{{x:.1%}} of the {unit}<br>"
+                "hovertemplate": f"trial %{{customdata}}<br>%{{x:.1%}} of the {shown.unit}<br>"
                 "score %{y:.6g}<extra></extra>",
                 "marker": {
                     "color": f"var(--c{index % _COLOURS + 1})", "size": 9,
@@ -57,45 +87,50 @@ def _chart(auto: AutoReport, unit: str) -> Chart:
                 },
             }
         )  # fmt: skip
-    chosen = auto.trial(auto.chosen)
-    traces.append(
-        {
-            "type": "scatter", "mode": "markers", "showlegend": False, "hoverinfo": "skip", "name": "chosen",
-            "x": [chosen.cost], "y": [chosen.score],
-            "marker": {"color": "var(--accent)", "size": 17, "symbol": "circle-open", "line": {"width": 2.5}},
-        }
-    )  # fmt: skip
+    if shown.chosen is not None:
+        chosen = shown.trial(shown.chosen)
+        traces.append(
+            {
+                "type": "scatter", "mode": "markers", "showlegend": False, "hoverinfo": "skip", "name": "chosen",
+                "x": [chosen.cost], "y": [chosen.score],
+                "marker": {"color": "var(--accent)", "size": 17, "symbol": "circle-open", "line": {"width": 2.5}},
+            }
+        )  # fmt: skip
     return Chart(
-        title=f"Score of pipelines against {unit}",
-        about=f"A point for each finished trial, at its share of the {unit} and score. The table below has them all.",
+        title=f"Score of pipelines against {shown.unit}",
+        about=f"A point for each finished trial, at its share of the {shown.unit} and score. The table below has them "
+        "all.",
         traces=traces,
         layout={
             "showlegend": True,
             "hovermode": "closest",
-            "xaxis": {"title": {"text": f"{unit} that remain"}, "tickformat": ".0%"},
+            "xaxis": {"title": {"text": f"{shown.unit} that remain"}, "tickformat": ".0%"},
             "yaxis": {"title": {"text": "score"}},
-            "shapes": [
-                {
-                    "type": "line", "x0": auto.target, "x1": auto.target, "yref": "paper", "y0": 0, "y1": 1,
-                    "line": {"color": "var(--mark)", "width": 1.5, "dash": "dash"},
-                    "label": {
-                        "text": "target", "textposition": "end", "textangle": 0, "xanchor": "right",
-                        "font": {"color": "var(--mark)"},
-                    },
-                }
-            ],
+            "shapes": [] if shown.target is None else [_line_at(shown.target)],
         },
         height=440,
     )  # fmt: skip
 
 
-def _table(auto: AutoReport, unit: str) -> Table:
+def _line_at(target: float) -> dict[str, object]:
+    return {
+        "type": "line", "x0": target, "x1": target, "yref": "paper", "y0": 0, "y1": 1,
+        "line": {"color": "var(--mark)", "width": 1.5, "dash": "dash"},
+        "label": {
+            "text": "target", "textposition": "end", "textangle": 0, "xanchor": "right",
+            "font": {"color": "var(--mark)"},
+        },
+    }  # fmt: skip
+
+
+def table_of(shown: Shown) -> Table:
+    """All trials, a row each."""
     columns = [
         Column(title="trial", numbers=True),
         Column(title="state"),
         Column(title="pipeline"),
-        Column(title=f"{unit} asked", written=percent, numbers=True),
-        Column(title=f"{unit} that remain", written=percent, numbers=True),
+        Column(title=f"{shown.unit} asked", written=percent, numbers=True),
+        Column(title=f"{shown.unit} that remain", written=percent, numbers=True),
         Column(title="score", numbers=True),
         Column(title="won by training", numbers=True),
         Column(title="seconds", written="{:.1f}".format, numbers=True),
@@ -104,7 +139,7 @@ def _table(auto: AutoReport, unit: str) -> Table:
         Column(title="tried because", wide=True),
         Column(title="why it ended", wide=True),
     ]
-    rows = [_row(auto, trial) for trial in auto.trials]
+    rows = [_row(shown, trial) for trial in shown.trials]
     # Columns in which nothing stands would take the room of the reasons.
     filled = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
     return Table(
@@ -114,11 +149,11 @@ def _table(auto: AutoReport, unit: str) -> Table:
     )
 
 
-def _row(auto: AutoReport, trial: Trial) -> tuple[Cell, ...]:
+def _row(shown: Shown, trial: Trial) -> tuple[Cell, ...]:
     state: str = trial.state
-    if trial.place in auto.front:
+    if trial.place in shown.front:
         state = "on the front"
-    if trial.place == auto.chosen:
+    if trial.place == shown.chosen:
         state = "chosen"
     return (
         trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,

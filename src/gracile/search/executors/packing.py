@@ -10,13 +10,15 @@ import pickle
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import cloudpickle
 import torch
+from torch import Tensor
 
 from gracile.errors import InputError
 from gracile.registered import OWN_METHODS, OWN_METRICS, OWN_SEARCHES
+from gracile.search.executors.excerpts import Survey
 from gracile.search.work import Task
 
 log = logging.getLogger(__name__)
@@ -34,15 +36,14 @@ def packed(work: Task[Any, Any]) -> bytes:
     Raises:
         InputError: something in it cannot be sent.
     """
-    buffer = io.BytesIO()
     try:
-        _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(work)
+        content = _pickled(work)
     except Exception as error:
         raise InputError(
             f"the model, the calibration data or the evaluation function cannot be sent to another process: "
             f"{type(error).__name__}: {error}; use n_jobs=1, or keep open files, locks and generators out of them"
         ) from error
-    return pickle.dumps((sys.path, _registered(), buffer.getvalue()))
+    return pickle.dumps((sys.path, _registered(), content))
 
 
 def done(token: str, payload: bytes, candidate: Any) -> Any:
@@ -70,18 +71,23 @@ def _registered() -> list[tuple[str, str, bytes]]:
     found = []
     for place, parts in OWN.items():
         for name, part in parts.items():
-            buffer = io.BytesIO()
             try:
-                _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(part)
+                found.append((place, name, _pickled(part)))
             except Exception as error:
                 # It may be of no use to this work; where it is, the worker says that it is missing.
                 log.info("%s %r is not known to workers: %s", place, name, error)
-                continue
-            found.append((place, name, buffer.getvalue()))
     return found
 
 
-class _Pickler(cloudpickle.Pickler):
+def _pickled(value: object) -> bytes:
+    survey = _Survey()
+    survey.dump(value)
+    buffer = io.BytesIO()
+    _Pickler(buffer, survey).dump(value)
+    return buffer.getvalue()
+
+
+class _Known(cloudpickle.Pickler):
     """Knows torch's operators and read-only mappings as well."""
 
     def reducer_override(self, value: Any) -> Any:
@@ -90,6 +96,21 @@ class _Pickler(cloudpickle.Pickler):
             return _operator, (namespace, name, value._overloadname)
         if isinstance(value, MappingProxyType):
             return MappingProxyType, (dict(value),)
+        return super().reducer_override(value)
+
+
+class _Survey(Survey, _Known):
+    """A survey of what a `_Pickler` will meet."""
+
+
+class _Pickler(_Known):
+    def __init__(self, file: IO[bytes], survey: Survey) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._survey = survey
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and (arguments := self._survey.excerpt(value)) is not None:
+            return torch.as_strided, arguments
         return super().reducer_override(value)
 
 

@@ -1,12 +1,13 @@
 """Worker processes of this machine, by joblib's loky."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any, Generic, Self
 
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
 from gracile.errors import EvaluationError
 from gracile.search.executors.packing import done, packed
@@ -15,7 +16,13 @@ from gracile.search.work import Answer_co, Question, Task
 
 # How often in a row workers may die without any candidate done between.
 _DEATHS = 3
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    # Outputs of layers that glibc gives back to the system come anew page by page, which may take as long as to compute
+    # them: what is below 32 MiB, the most that can be said, is kept, up to 256 MiB in all.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
+}
 
 _payload: tuple[str, bytes] | None = None
 
@@ -33,7 +40,7 @@ class Processes(Generic[Question, Answer_co]):
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._n_jobs, initializer=_start, initargs=(self._sender.parcel,), env=_ONE_THREAD)
+        return ProcessPoolExecutor(self._n_jobs, initializer=_start, initargs=(self._sender.parcel,), env=_ENVIRONMENT)
 
     def scores(self, candidates: Iterable[Question]) -> Iterator[tuple[Question, Answer_co]]:
         left = list(dict.fromkeys(candidates))
@@ -83,6 +90,8 @@ class Processes(Generic[Question, Answer_co]):
 
 
 def _start(parcel: Parcel) -> None:
+    # Loky ends workers that have grown by 300 MB, as if they leaked: kept outputs may take more, and would be lost.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     global _payload  # noqa: PLW0603 - a worker has one piece of work for its whole life
     _payload = parcel.digest, parcel.fetched()
 
