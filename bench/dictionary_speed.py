@@ -1,9 +1,11 @@
 """CPU seconds of a whole evaluation dictionary, and what the search makes of it.
 
-    python bench/dictionary_speed.py            # writes bench/dictionary_speed.md
+    python bench/dictionary_speed.py            # all networks; writes bench/dictionary_speed.md
+    python bench/dictionary_speed.py vgg/0      # this one alone, where it is missing
 
-ResNet-20, spatial SVD to half of the MACs, 10 candidates (0.1 ... 0.9), accuracy on 500 validation images.  AIMET's way
-copies the model, factorizes one layer anew and runs the whole model for each candidate.
+ResNet-20 from three seeds, and a VGG-like network; spatial SVD to half of the MACs, 10 candidates (0.1 ... 0.9),
+accuracy on 500 validation images.  AIMET's way copies the model, factorizes one layer anew and runs the whole model for
+each candidate.
 """
 
 import sys
@@ -15,7 +17,7 @@ import torch
 from base import SEED, dense
 from dictionary_overhead import every_candidate
 from fashion import Images, accuracy, load
-from results import machine, markdown
+from results import Rows, machine, markdown
 from torch import nn
 
 import gracile
@@ -23,7 +25,10 @@ from gracile.plan import Plan
 
 HERE = Path(__file__).parent
 IMAGES = 500
-NETWORK, METHOD = "resnet20", "spatial_svd"
+METHOD = "spatial_svd"
+# Name and seed of its training.
+NETWORKS = (("resnet20", 0), ("resnet20", 1), ("resnet20", 2), ("vgg", 0))
+KEYS = ("network", "seed", "dictionary")
 
 
 @cache
@@ -55,45 +60,58 @@ def ours(model: nn.Module, **options: object) -> tuple[float, gracile.Result]:
     return time.process_time() - start, result
 
 
-def main() -> None:
-    model, test = dense(NETWORK), load("test")
+def run(network: str, seed: int, rows: Rows) -> None:
+    """Both ways, and the surrogate, on one network."""
+    model, test = dense(network, seed), load("test")
     evaluate(model)
-    rows: list[tuple[object, ...]] = []
+    key = {"network": network, "seed": seed}
     base, entries = plain(model)
-    rows.append(("AIMET's way", len(entries), f"{base:.1f}", "1.000", "", "", "", ""))
-    print(rows[-1], flush=True)
-    settings = {"kept outputs": {}, "surrogate": {"surrogate": "auto"}}
-    for name, options in settings.items():
+    rows.add(**key, dictionary="AIMET's way", evaluated=len(entries), seconds=base, share=1.0)
+    for name, options in {"kept outputs": {}, "surrogate": {"surrogate": "auto"}}.items():
         seconds, result = ours(model, **options)
         filled = result.report.stages[0].dictionary
         assert filled is not None
         seen = [entry for entry in result.report.dictionary if not entry.predicted]
-        different = max(abs(entry.score - entries[entry.layer, entry.size]) for entry in seen)
-        rows.append(
-            (
-                name, filled.evaluated, f"{seconds:.1f}", f"{seconds / base:.3f}", f"{filled.macs_saved:.3f}",
-                f"{different:.2g}", "" if filled.prediction_error is None else f"{filled.prediction_error:.2g}",
-                f"{accuracy(result.model, test, fast=True):.2f}",
-            )
-        )  # fmt: skip
-        print(rows[-1], result.report.notes, flush=True)
+        rows.add(
+            **key,
+            dictionary=name,
+            evaluated=filled.evaluated,
+            seconds=seconds,
+            share=seconds / base,
+            saved=filled.macs_saved,
+            different=max(abs(entry.score - entries[entry.layer, entry.size]) for entry in seen),
+            error=filled.prediction_error,
+            test=accuracy(result.model, test, fast=True),
+        )
+        print(rows.rows[-1], result.report.notes, flush=True)
+
+
+def table(rows: Rows) -> str:
+    formats = {
+        "network": "", "seed": "", "dictionary": "", "evaluated": "", "seconds": ".1f", "share": ".3f", "saved": ".3f",
+        "different": ".2g", "error": ".2g", "test": ".2f",
+    }  # fmt: skip
     header = (
-        "dictionary", "evaluated", "CPU s", "share of AIMET's way", "MACs saved", "largest difference of entries",
-        "mean error of predictions", "test accuracy at 0.5",
+        "network", "seed", "dictionary", "evaluated", "CPU s", "share of AIMET's way", "MACs saved",
+        "largest difference of entries", "mean error of predictions", "test accuracy at 0.5",
     )  # fmt: skip
-    table = markdown(header, rows)
-    text = (
-        "# The evaluation dictionary's time, evaluations included\n\n`python bench/dictionary_speed.py`: "
-        f"{NETWORK}, {METHOD}, 10 candidates, accuracy on {IMAGES} validation images; CPU seconds of this "
-        "process for the whole search. *AIMET's way* copies the model, decomposes a layer and runs the whole model for "
-        "each candidate; gracile's seconds include capturing, decomposing, the store, the selection and applying it. "
-        f"Scores are in points; one image is {100 / IMAGES:g}. AIMET itself was not run. Which entries the surrogate "
-        "evaluates was chosen by the test accuracy of this network, with one seed: that its choice is not worse is not "
-        "shown on unseen data.\n"
-    )
-    (HERE / "dictionary_speed.md").write_text(f"{text}\n{table}\n\nMachine: {machine()}; seed {SEED}.\n")
+    lines = [
+        tuple("" if row.get(name) is None else format(row[name], shape) for name, shape in formats.items())
+        for row in rows.rows
+    ]
+    return markdown(header, lines)
+
+
+def main(wanted: list[str]) -> None:
+    rows = Rows("dictionary_speed", KEYS)
+    for network, seed in NETWORKS:
+        done = rows.has(network=network, seed=seed, dictionary="surrogate")
+        if not done and (not wanted or f"{network}/{seed}" in wanted):
+            run(network, seed, rows)
+    text = (HERE / "dictionary_speed.head.md").read_text()
+    (HERE / "dictionary_speed.md").write_text(f"{text}\n{table(rows)}\n\nMachine: {machine()}; seed {SEED}.\n")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main())
+    main(sys.argv[1:])
