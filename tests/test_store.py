@@ -195,3 +195,11 @@ def test_a_damaged_baseline_is_named_when_its_job_goes_on(tmp_path):
     connection.close()
     with Store(path) as store, pytest.raises(StoreError, match="'high' is no score of an original"):
         store.job(KEY, 0.9)
+
+
+def test_a_store_whose_tables_have_names_in_no_encoding_is_named(tmp_path):
+    path = tmp_path / "a.db"
+    Store(path).close()
+    path.write_bytes(path.read_bytes().replace(b"autoindex_jobs", b"autoind\x80x_jobs", 1))
+    with pytest.raises(StoreError, match=r"the store .*a\.db is damaged: 'utf-8' codec"):
+        Store(path)

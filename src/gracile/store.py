@@ -329,6 +329,9 @@ def _named(path: Path | None) -> Iterator[None]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"the store {path} cannot be used: {error}; {_way_out(error)}") from error
+    except UnicodeDecodeError as error:
+        # Of names of tables, which messages of SQLite quote.
+        raise StoreError(f"the store {path} is damaged: {error}; give another path") from error
 
 
 def _way_out(error: Exception) -> str:
