@@ -317,6 +317,12 @@ def test_another_search_is_begun_and_noted(tmp_path):
             assert bool(other.note) == bool(note)
 
 
+def test_messages_keep_passwords_to_themselves():
+    with pytest.raises(StoreError, match=r"the study mysql\+nodriver://me:\*\*\*@host/runs cannot be used") as raised:
+        Study("mysql+nodriver://me:secret@host/runs", {"model": "a"}, BASELINE, SPACE, 0)
+    assert "secret" not in str(raised.value)
+
+
 def test_a_file_that_is_no_study_is_named(tmp_path):
     (tmp_path / "a.study").write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError, match=r"the study sqlite:.*a\.study cannot be used"):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from gracile.errors import StoreError
@@ -20,6 +20,16 @@ from gracile.report import Trial
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 # Of the names of studies: a database may hold others that are not ours.
 PREFIX = "gracile-"
+
+
+def told(place: str | Path) -> str:
+    """The place of a database for messages: addresses without their passwords."""
+    if isinstance(place, Path):
+        return str(place)
+    try:
+        return str(make_url(place).render_as_string())
+    except SQLAlchemyError:
+        return place
 
 
 def opened(place: str | Path) -> optuna.storages.RDBStorage:

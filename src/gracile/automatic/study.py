@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gracile.automatic.database import OPEN, PREFIX, ended_of, named, opened, read_as
+from gracile.automatic.database import OPEN, PREFIX, ended_of, named, opened, read_as, told
 from gracile.automatic.rows import About, Attributes
 from gracile.automatic.space import SPLIT_HIGH, SPLIT_LOW, SPLIT_STEP, Point, Space
 from gracile.errors import StoreError
@@ -72,7 +72,7 @@ class Study:
         shared: bool = False,
         about: About | None = None,
     ) -> None:
-        url = None if place is None else str(place)
+        url = None if place is None else told(place)
         self._url, self._space, self._seed = url, space, seed
         # Where this one begins anew in a database that others are in already: how the nearest of them differs.
         self.note = ""
