@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gracile.html import Cell, Chart, Column, Section, Table, Text, named
 from gracile.report.records import Evidence
 from gracile.report.sections.summary import METRIC_NAMES
-from gracile.report.sections.written import percent
+from gracile.report.sections.written import SHARES, percent
 from gracile.report.trials import Trial
 
 _COLOURS = 8
@@ -104,7 +104,7 @@ def chart_of(shown: Shown) -> Chart:
         layout={
             "showlegend": True,
             "hovermode": "closest",
-            "xaxis": {"title": {"text": f"{shown.unit} that remain"}, "tickformat": ".0%"},
+            "xaxis": {"title": {"text": f"{shown.unit} that remain"}, "tickformat": SHARES},
             "yaxis": {"title": {"text": "score"}},
             "shapes": [] if shown.target is None else [_line_at(shown.target)],
         },
@@ -140,13 +140,7 @@ def table_of(shown: Shown) -> Table:
         Column(title="why it ended", wide=True),
     ]
     rows = [_row(shown, trial) for trial in shown.trials]
-    # Columns in which nothing stands would take the room of the reasons.
-    filled = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
-    return Table(
-        title="Trials in numbers",
-        columns=[columns[place] for place in filled],
-        rows=[[row[place] for place in filled] for row in rows],
-    )
+    return Table(title="Trials in numbers", columns=columns, rows=rows).filled()
 
 
 def _row(shown: Shown, trial: Trial) -> tuple[Cell, ...]:

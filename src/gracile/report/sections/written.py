@@ -10,6 +10,8 @@ from gracile.text import count
 # Beyond so many rows, bars become thinner.
 _MANY = 40
 _WIDTH = 24
+# Shares on an axis, with the digits that tell its marks apart: "50%", but "49.5%" where the axis is short.
+SHARES = ".4~p"
 
 
 def percent(value: float) -> str:
