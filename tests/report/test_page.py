@@ -195,6 +195,9 @@ def test_trials_are_drawn_with_their_front_and_what_was_taken():
     assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
     assert "on the front" in str(drawn)
     assert "ended by time" in str(drawn)
+    # Nothing was trained, and above the line of the target there is the legend.
+    assert "won by training" not in parsed.texts
+    assert [line["label"]["textposition"] for line in chart["layout"]["shapes"]] == ["start"]
 
 
 def test_columns_of_trials_without_a_word_leave_their_room():

@@ -6,7 +6,7 @@ from gracile.cost import METRICS, Metric
 from gracile.html import Chart, Column, Section, Table, named
 from gracile.report.records import Evidence
 from gracile.report.sections.summary import METRIC_NAMES
-from gracile.report.sections.written import percent
+from gracile.report.sections.written import around, percent
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw(report: Evidence) -> Section:
             "showlegend": False,
             "margin": {"l": 8, "r": 12, "t": 34, "b": 8},
             "xaxis": {"title": {"text": f"{name} that remain"}, "tickformat": ".0%", "range": [1.06, 0]},
-            "yaxis": {"title": {"text": "score"}, "range": _room([point.score for point in points])},
+            "yaxis": {"title": {"text": "score"}, "range": around([point.score for point in points], 0.25)},
             "shapes": _bound(report, metric),
             "annotations": _labels(points),
         },
@@ -83,12 +83,6 @@ def points_of(report: Evidence, metric: Metric) -> list[Point]:
         if tuned is not None:
             points.append(Point(f"{what}, fine-tuned" if several else "fine-tuned", share, tuned))
     return points
-
-
-def _room(scores: list[float]) -> list[float]:
-    low, high = min(scores), max(scores)
-    margin = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - margin, high + margin]
 
 
 def _apart(points: list[Point]) -> list[Point]:

@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 from gracile.html import Chart, Column, Section, Table, Text, named
 from gracile.report.records import Entry, Evidence
-from gracile.report.sections.written import SHARES, called, percent
+from gracile.report.sections.written import SHARES, around, called, percent
 
 # Beyond so many curves, colours do not tell them apart: the reader picks one.
 _COLOURS = 8
@@ -61,6 +61,8 @@ def _began(report: Evidence, method: str) -> float | None:
 
 def _chart(method: str, curves: dict[str, list[Entry]], chosen: Chosen, baseline: float | None) -> Chart:
     """The curves of one method; ``method`` is empty where there is no other."""
+    scores = [entry.score for entries in curves.values() for entry in entries]
+    scores += [] if baseline is None else [baseline]
     few = len(curves) <= _COLOURS
     traces: list[dict[str, object]] = []
     for index, (layer, entries) in enumerate(curves.items()):
@@ -94,7 +96,7 @@ def _chart(method: str, curves: dict[str, list[Entry]], chosen: Chosen, baseline
             "showlegend": few,
             "hovermode": "closest",
             "xaxis": {"title": {"text": "share of the layer that remains"}, "tickformat": SHARES},
-            "yaxis": {"title": {"text": "score"}},
+            "yaxis": {"title": {"text": "score"}, "range": around(scores)},
             # A later method begins with what the one before has left.
             "shapes": [] if baseline is None else [_line(baseline, "before" if method else "original")],
         },

@@ -117,7 +117,8 @@ def _line_at(target: float) -> dict[str, object]:
         "type": "line", "x0": target, "x1": target, "yref": "paper", "y0": 0, "y1": 1,
         "line": {"color": "var(--mark)", "width": 1.5, "dash": "dash"},
         "label": {
-            "text": "target", "textposition": "end", "textangle": 0, "xanchor": "right",
+            # At its foot: above there may be the legend.
+            "text": "target", "textposition": "start", "textangle": 0, "xanchor": "right", "yanchor": "bottom",
             "font": {"color": "var(--mark)"},
         },
     }  # fmt: skip
@@ -150,6 +151,6 @@ def _row(shown: Shown, trial: Trial) -> tuple[Cell, ...]:
     if trial.place == shown.chosen:
         state = "chosen"
     return (
-        trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,
-        trial.expected, trial.because, trial.reason,
+        trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain or None, trial.seconds,
+        trial.origin, trial.expected, trial.because, trial.reason,
     )  # fmt: skip
