@@ -98,6 +98,9 @@ def test_a_fragment_has_neither_scripts_nor_charts():
     assert not parsed.all("script")
     assert not parsed.all("figure")
     assert not parsed.all("button")
+    # What stands in a head keeps its distance from the next, as a button does.
+    assert len(parsed.all("th")) == len(TABLE.columns)
+    assert len(parsed.all("th")) == len([kind for kind, _ in parsed.tags if kind == "span"]) - 1
     assert "a,b" in parsed.texts
 
 
