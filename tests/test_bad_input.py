@@ -5,7 +5,9 @@ import copy
 import json
 import sqlite3
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -107,6 +109,17 @@ def on_meta():
         return Net()
 
 
+def in_integers_of_torch():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}, dtype=torch.qint8)
+
+
+def in_training(model):
+    model.train()
+    return score(model)
+
+
 def edits(*made):
     return gracile.Plan.from_json(json.dumps({"version": 1, "edits": list(made)}))
 
@@ -130,6 +143,21 @@ MODELS = [
     (lambda: compress(compiled()), CaptureError, "compiled by torch.compile; .*_orig_mod"),
     (lambda: compress(nn.DataParallel(net())), CaptureError, "wrapped in DataParallel; .*model.module"),
     (lambda: gracile.capture(Branching(4, 4), torch.ones(1, 4)), CaptureError, "Ways out"),
+    (
+        lambda: gracile.profile(net().half(), X),
+        CaptureError,
+        "The inputs are torch.float32 and the model's parameters torch.float16: convert one of them",
+    ),
+    (
+        lambda: gracile.capture(in_integers_of_torch(), X),
+        CaptureError,
+        "fc is a Linear of torch.ao.nn.quantized, .*; give the model in floating point",
+    ),
+    (
+        lambda: gracile.quantize(gracile.quantize(net(), X, calibration=[X]), X, calibration=[X]),
+        PlanError,
+        "the model is a simulation of integers already",
+    ),
     (lambda: compress(nn.ReLU()), InputError, "no layer can be compressed by this method"),
     (lambda: compress(with_nan()), InputError, "conv2.weight holds NaN .* load an earlier checkpoint"),
     (lambda: compress(with_nan(), method="channel_pruning"), InputError, "conv2.weight holds NaN"),
@@ -156,6 +184,14 @@ EVALUATIONS = [
     (lambda: compress(evaluate=lambda model: "0.5"), EvaluationError, "returned '0.5'"),
     (lambda: compress(evaluate=lambda model: torch.ones(3)), EvaluationError, "returned Tensor"),
     (lambda: compress(evaluate=lambda model: 1j), EvaluationError, "returned complex"),
+    (lambda: compress(evaluate=lambda model: 10**400), EvaluationError, "a number .* that no float holds; scale it"),
+    (lambda: compress(evaluate=lambda model: torch.tensor(True)), EvaluationError, r"returned tensor\(True\)"),
+    (lambda: compress(evaluate=lambda model: np.True_), EvaluationError, "returned .*True"),
+    (
+        lambda: compress(evaluate=in_training),
+        EvaluationError,
+        r"changed the running statistics norm\..* Leave the mode as it is, which is evaluation",
+    ),
     (lambda: compress(evaluate=lambda model: 1 / 0), EvaluationError, "failed on the original model: ZeroDivision"),
     (lambda: compress(evaluate=0.5), InputError, "evaluate is a float; give a function"),
     (lambda: compress(evaluate_search=0.5), InputError, "evaluate_search is a float; give a function"),
@@ -170,6 +206,18 @@ CALIBRATIONS = [
     (lambda: compress(calibration=[X, X[:0]]), InputError, "calibration batch 2 holds no example"),
     (lambda: compress(calibration=[X * NAN]), InputError, "calibration batch 1 holds NaN"),
     (lambda: compress(calibration=[X[:, :2]]), CaptureError, r"\(8, 2, 8, 8\)"),
+    # A data set in place of a loader: its examples have no batch axis.
+    (
+        lambda: compress(calibration=[(X[0], 3)]),
+        CaptureError,
+        r"a batch of float32 \(3, 8, 8\) does not run, where the "
+        r"example inputs are float32 \(1, 3, 8, 8\); give batches shaped like those, as a DataLoader stacks them",
+    ),
+    (lambda: compress(calibration=[X.to(torch.uint8)]), CaptureError, r"a batch of uint8 .* of the same type"),
+    (lambda: compress(calibration=[X / 0]), InputError, "conv reads NaN or infinite values, or such whose squares are"),
+    (lambda: compress(calibration=[X * 1e30]), InputError, "conv reads NaN or infinite values"),
+    (lambda: compress(calibration=[X / 0], method="channel_pruning"), InputError, "conv2 reads NaN or infinite values"),
+    (lambda: compress(calibration=[X / 0], method="prune"), InputError, "conv2 reads NaN or infinite values"),
 ]
 
 ARGUMENTS = [
@@ -179,7 +227,7 @@ ARGUMENTS = [
     (lambda: compress(target=0.5), InputError, "target is 0.5; give for example"),
     (lambda: prune(target=0.5), InputError, "target is 0.5; give for example"),
     (lambda: compress(target=gracile.Target(macs=1e-6)), TargetError, "cannot be reached"),
-    (lambda: compress(method="svd"), InputError, "method is 'svd'; it is one of"),
+    (lambda: compress(method="svd"), InputError, "method is 'svd'; it is one of .* or 'auto', which finds them"),
     (lambda: compress(search="gredy"), InputError, "search is 'gredy'; it is one of"),
     (lambda: gracile.Search(candidates="10"), InputError, "candidates is '10'"),
     (lambda: gracile.Search(candidates=2.5), InputError, "candidates is 2.5"),
@@ -230,6 +278,8 @@ FILES = [
     (lambda: compress(store="runs\0.db"), InputError, "store is 'runs.x00.db', a name that no file can have"),
     (lambda: gracile.Report.read(3), InputError, "file is a int; give a path"),
     (lambda: compress(store=3), InputError, "store is a int; give a path"),
+    (lambda: Store(Path(__file__).parent), StoreError, "is a folder; give the name of a file, as .*evaluations.db"),
+    (lambda: gracile.load(Path(__file__).parent, net()), FileError, "tests has no plan.json; give a folder that"),
     (lambda: Store(b"x"), InputError, "store is a bytes; give a path"),
     (lambda: Store().read_json("[" * 100_000), StoreError, "not an export"),
     (lambda: Store().read_json('{"version":1,"jobs":[{"key":{},"baseline":NaN,"scores":[]}]}'), StoreError, "no score"),

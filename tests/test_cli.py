@@ -143,6 +143,7 @@ def test_wrong_usage(module: str, capsys: pytest.CaptureFixture[str], arguments:
     ("reference", "message"),
     [
         ("nonsense", "gracile: 'nonsense' names no object: a reference has the form \"package.module:attribute\""),
+        ("my_net.py:f", "gracile: 'my_net.py:f': name the module, not its file: my_net:f"),
         ("nonsense:f", "gracile: 'nonsense:f': there is no module 'nonsense'; run gracile in the folder"),
         ("torch:no_such", "gracile: 'torch:no_such': torch has no attribute 'no_such'"),
         ("torch:pi", "gracile: 'torch:pi' is a float; name a torch.nn.Module"),

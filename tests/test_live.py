@@ -1,3 +1,4 @@
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -63,6 +64,30 @@ def test_a_table_of_layers_is_told_in_words(tmp_path):
         HOSTILE,
     } <= set(parsed.texts)
     assert "2 threads" in parsed.text
+
+
+def test_models_with_all_parts_changed_are_drawn_in_their_order(tmp_path):
+    """As the blends of channel pruning and the searches over whole models store them; they have no one size."""
+    path = tmp_path / "runs.db"
+    with Store(path) as opened:
+        job = opened.job({"method": "channel_pruning", "model": "abc", "data": "l2 def", "widths": "joint"}, 0.9)
+        for sizes, score in ((f"conv=4 {HOSTILE}=2", 0.5), ("conv=6", 0.8), ("conv=5", 0.7)):
+            job.put(sizes, 0, score)
+        opened.job({"method": "prune", "model": "abc", "data": "none", "widths": "joint"}, 0.5)
+    parsed = Parsed(live.store_page(path))
+    assert [section["id"] for section in parsed.all("section")] == [
+        "1-channel-pruning-whole-models",
+        "2-prune-whole-models",
+    ]
+    [chart] = [json.loads(text) for kind, text in parsed.scripts if kind == "application/json"]
+    best, models = chart["data"]
+    assert (models["x"], models["y"]) == ([1, 2, 3], [0.5, 0.8, 0.7])
+    assert best["y"] == [0.5, 0.8, 0.8]
+    # No ticks at halves, and room for the name of the line at the original's score.
+    assert chart["layout"]["xaxis"]["dtick"] == 1
+    assert chart["layout"]["yaxis"]["range"][1] > 0.9
+    assert {"what is smaller, and its size", f"conv=4 {HOSTILE}=2"} <= set(parsed.texts)
+    assert not parsed.all("img")
 
 
 def test_a_store_without_jobs_says_so(tmp_path):

@@ -109,3 +109,14 @@ def test_what_does_not_fit_is_refused_before_any_work(options, message):
 def test_wrong_options_are_named(values, message):
     with pytest.raises(InputError, match=message):
         gracile.Split(**values)
+
+
+def test_each_method_tells_what_its_evaluations_began_with():
+    result = job(
+        method="spatial_svd+channel_pruning", search="greedy", split=gracile.Split(values=(0.5,)), calibration=[DATA],
+        evaluate=lambda model: float(model(DATA).std()),
+    )  # fmt: skip
+    first, second = result.report.stages
+    assert first.dictionary_baseline == result.report.dictionary_baseline == result.report.score_before
+    assert second.dictionary_baseline == first.score != first.dictionary_baseline
+    assert {entry.method for entry in result.report.dictionary} == {"spatial_svd", "channel_pruning"}

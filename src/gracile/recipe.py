@@ -46,7 +46,7 @@ def methods_of(method: object, registered: Collection[str] = OWN_METHODS) -> tup
     if unknown:
         raise InputError(
             f"method is {method!r}; it is one of {', '.join((*METHODS, *OWN_METHODS))}, or several joined by +, as "
-            "'spatial_svd+channel_pruning'"
+            "'spatial_svd+channel_pruning', or 'auto', which finds them"
         )
     early = [part for part in parts[:-1] if part in INTEGERS]
     if early:

@@ -86,6 +86,9 @@ def _imported(reference: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         # Of the module itself or of a package above it; what the module imports is another matter.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            if name.endswith(".py"):
+                text = reference.replace(".py:", ":")
+                raise InputError(f"{reference!r}: name the module, not its file: {text}") from error
             raise InputError(
                 f"{reference!r}: there is no module {error.name!r}; run gracile in the folder that holds it, "
                 "put that folder into PYTHONPATH, or install the package"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from gracile.errors import EvaluationError
 from gracile.graph import eval_mode
@@ -31,7 +32,7 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str, *, first: bool = F
         EvaluationError: the function raised, changed a parameter, or returned something that is not one finite number.
     """
     name = function_name(evaluate)
-    before = _state(model, values=first)
+    before, norms = _state(model, values=first), _norms(model)
     try:
         with torch.no_grad(), eval_mode(model):
             value = evaluate(model)
@@ -46,11 +47,22 @@ def score_of(evaluate: Evaluate, model: nn.Module, what: str, *, first: bool = F
             f"the evaluation function {name} changed {', '.join(changed[:3])} of {what}; what comes after it would be "
             "scored with these changes. Score a copy, as copy.deepcopy(model), and train in fine_tune"
         )
-    if isinstance(value, str | bytes | bool):
+    if moved := [name for name, state in _norms(model).items() if norms.get(name, state) != state]:
+        raise EvaluationError(
+            f"the evaluation function {name} changed the running statistics {', '.join(moved[:3])} of {what}, as a "
+            "model in training mode does; what comes after it would be scored with others. Leave the mode as it is, "
+            "which is evaluation, or score a copy, as copy.deepcopy(model)"
+        )
+    # NumPy's and torch's truth values are no scores either.
+    if isinstance(value, str | bytes | bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         raise EvaluationError(f"the evaluation function {name} returned {value!r} for {what}; return one number")
     try:
         # A negative zero becomes zero: SQLite does not keep its sign, and a resumed search is to see the same scores.
         score = float(value) + 0.0
+    except OverflowError as error:
+        raise EvaluationError(
+            f"the evaluation function {name} returned a number for {what} that no float holds; scale it"
+        ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise EvaluationError(
             f"the evaluation function {name} returned {type(value).__name__} for {what}; return one number, "
@@ -73,6 +85,17 @@ def _state(model: nn.Module, *, values: bool) -> dict[str, tuple[int, int, str]]
             repr(_sum(parameter)) if values else "",
         )
         for name, parameter in model.named_parameters()
+    }
+
+
+def _norms(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """How often the running statistics of each normalisation were written to; other buffers may be a model's memory."""
+    return {
+        f"{path}.{name}" if path else name: (id(buffer), buffer._version)
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for name, buffer in module.named_buffers(recurse=False)
+        if not buffer.is_inference()
     }
 
 

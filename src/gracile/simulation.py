@@ -37,6 +37,10 @@ class Simulation(ProgramModule):
     quantized_training: object = None
 
     def __init__(self, original: nn.Module, program: Program) -> None:
+        if isinstance(original, Simulation):
+            raise PlanError(
+                "the model is a simulation of integers already; give the model in floating point that it was made of"
+            )
         if hasattr(original, QUANTIZERS):
             raise PlanError(f"the model has an attribute {QUANTIZERS!r}, which its simulation needs; rename it")
         super().__init__(original, program)

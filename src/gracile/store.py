@@ -80,6 +80,10 @@ class Store:
     def __init__(self, path: str | Path | None = None) -> None:
         require_path("store", path)
         self.path = None if path is None else Path(path)
+        if self.path is not None and self.path.is_dir():
+            raise StoreError(
+                f"the store {path} is a folder; give the name of a file, as {self.path / 'evaluations.db'}"
+            )
         with _named(self.path):
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

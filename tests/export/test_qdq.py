@@ -403,3 +403,35 @@ def test_encodings_have_no_binary_format(tmp_path):
     simulation = gracile.quantize(model, torch.randn(2, 4), weights="int1", activations=None)
     with pytest.raises(InputError, match=r"binary.*to_onnx"):
         gracile.export.to_encodings(simulation, tmp_path / "m.encodings")
+
+
+class Several(nn.Module):
+    """Returns keywords out of the alphabet's order, one of them an inner value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        inner = torch.relu(self.body(x))
+        return {"logits": self.head(inner), "inner": inner, "more": inner + 1}
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_outputs_have_the_names_that_they_have_in_the_file_of_reals(tmp_path, dynamic_batch):
+    torch.manual_seed(0)
+    model, x = Several().eval(), torch.randn(6, 8)
+    simulation = gracile.quantize(model, x, calibration=[x])
+    reals = to_onnx(model, x, tmp_path / "reals.onnx", dynamic_batch=dynamic_batch)
+    integers = to_onnx(simulation, x, tmp_path / "integers.onnx", dynamic_batch=dynamic_batch)
+    assert integers.outputs == ("linear_1", "relu", "add")
+    # Torch counts some values of a free batch size on.
+    assert reals.outputs[:2] == integers.outputs[:2]
+    assert integers.inputs == reals.inputs
+    onnx.checker.check_model(onnx.load(tmp_path / "integers.onnx"), full_check=True)
+    names = [value.name for value in session(tmp_path / "integers.onnx").get_outputs()]
+    found = dict(
+        zip(names, session(tmp_path / "integers.onnx").run(None, {integers.inputs[0]: x.numpy()}), strict=True)
+    )
+    for name, value in zip(integers.outputs, simulation(x).values(), strict=True):
+        assert found[name].shape == tuple(value.shape)

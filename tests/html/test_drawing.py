@@ -98,6 +98,9 @@ def test_a_fragment_has_neither_scripts_nor_charts():
     assert not parsed.all("script")
     assert not parsed.all("figure")
     assert not parsed.all("button")
+    # What stands in a head keeps its distance from the next, as a button does.
+    assert len(parsed.all("th")) == len(TABLE.columns)
+    assert len(parsed.all("th")) == len([kind for kind, _ in parsed.tags if kind == "span"]) - 1
     assert "a,b" in parsed.texts
 
 
@@ -107,8 +110,11 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     write(file, "half of a pair \ud800")
     assert file.read_text(encoding="utf-8") == "half of a pair ?"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    with pytest.raises(FileError, match=r"missing.page\.html cannot be written"):
-        write(tmp_path / "missing" / "page.html", "x")
+    assert write(tmp_path / "new" / "page.html", "x").read_text(encoding="utf-8") == "x"
+    with pytest.raises(FileError, match=r"page\.html.page\.html cannot be written"):
+        write(file / "page.html", "x")
+    with pytest.raises(FileError, match=r"new is a folder; give the name of a file, as .*new.report\.html"):
+        write(tmp_path / "new", "x")
 
 
 def test_long_names_may_break_behind_their_dots_and_stay_what_they_are():

@@ -130,6 +130,9 @@ def test_the_table_says_all_that_it_depends_on(runtime, tmp_path):
         ({"a": torch.nn.ReLU()}, {"repeats": 0}, InputError, "repeats is 0"),
         ({"a": "m.onnx"}, {"runtime": "eager"}, InputError, "runs in onnxruntime"),
         ({"a": "m.onnx"}, {}, FileError, r"m\.onnx is no file"),
+        # Before the others are exported, which this one cannot be.
+        ({"a": torch.nn.LazyLinear(2), "b": "m.onnx"}, {}, FileError, r"m\.onnx is no file"),
+        ({"a": "m\0.onnx"}, {}, InputError, r"models\['a'\] is .*, a name that no file can have"),
     ],
 )
 def test_refusals(models, arguments, error, words):

@@ -6,9 +6,10 @@ from support.parsed import Parsed
 from support.reports import HOSTILE, report
 
 from gracile.errors import MissingExtraError
-from gracile.report import AutoReport, Environment, Report, StageReport, Totals, Trial
+from gracile.report import AutoReport, Entry, Environment, LayerReport, Report, StageReport, Totals, Trial
 from gracile.report.sections import SECTIONS
 from gracile.report.sections.accuracy import points_of
+from gracile.report.sections.written import SHARES
 from gracile.timings import Attempt, LatencyReport, Timing, Timings
 
 pytest.importorskip("plotly", reason="pip install 'gracile[report]'")
@@ -194,6 +195,9 @@ def test_trials_are_drawn_with_their_front_and_what_was_taken():
     assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
     assert "on the front" in str(drawn)
     assert "ended by time" in str(drawn)
+    # Nothing was trained, and above the line of the target there is the legend.
+    assert "won by training" not in parsed.texts
+    assert [line["label"]["textposition"] for line in chart["layout"]["shapes"]] == ["start"]
 
 
 def test_columns_of_trials_without_a_word_leave_their_room():
@@ -205,3 +209,53 @@ def test_columns_of_trials_without_a_word_leave_their_room():
     failed = trial.model_copy(update={"place": 1, "state": "failed", "reason": "it rained"})
     both = auto.model_copy(update={"trials": (trial, failed)})
     assert {"why it ended", "it rained"} <= set(Parsed(bare(auto=both).to_html()).texts)
+
+
+def test_each_method_has_a_dictionary_of_its_own():
+    """Both may have compressed layers of one name, and the second begins with another score."""
+    two = report()
+    stages = [
+        stage.model_copy(update={"dictionary_baseline": score})
+        for stage, score in zip(two.stages, (0.9, 0.8), strict=True)
+    ]
+    entries = [
+        Entry(layer="block.0.conv", method=method, ratio=ratio, size=size, score=score, predicted=size == 4)
+        for method, ratio, size, score in [
+            ("spatial_svd", 0.5, 3, 0.85),
+            ("spatial_svd", 0.8, 4, 0.88),
+            ("channel_pruning", 0.25, 3, 0.5),
+            ("channel_pruning", 0.75, 8, 0.7),
+        ]
+    ]
+    parsed = Parsed(two.model_copy(update={"stages": tuple(stages), "dictionary": tuple(entries)}).to_html())
+    _, first, second = [chart for chart in charts(parsed) if chart["layout"]["yaxis"].get("title") == {"text": "score"}]
+    # The ring is where the size was chosen, and by its own method.
+    assert [(trace["x"], trace["y"]) for trace in first["data"]] == [([0.5, 0.8], [0.85, 0.88]), ([0.5], [0.85])]
+    assert [(trace["x"], trace["y"]) for trace in second["data"]] == [([0.25, 0.75], [0.5, 0.7])]
+    lines = [chart["layout"]["shapes"][0] for chart in (first, second)]
+    assert [(line["y0"], line["label"]["text"]) for line in lines] == [(0.9, "before"), (0.8, "before")]
+    assert {"channel pruning: score against ratio", "predicted", "evaluated"} <= set(parsed.texts)
+
+
+def test_short_axes_of_shares_have_digits_enough():
+    """Whole percents would write 49 % twice where an axis goes from 48 % to 50 %."""
+    parsed = Parsed(report().to_html())
+    [curves] = [chart for chart in charts(parsed) if chart["layout"]["xaxis"].get("tickformat") == SHARES]
+    assert len(curves["data"]) == 6
+
+
+def test_columns_without_a_word_leave_their_room():
+    totals = Totals(macs=1000, params=10, bytes=40)
+    stage = StageReport(method="int8", search="none", bound=None, before=totals, after=totals, score_after=1.0)
+    layer = LayerReport(name="conv", method="int8", before=totals, after=totals)
+    parsed = Parsed(bare(method="int8", search="none", stages=(stage,), layers=(layer,)).to_html())
+    assert "MACs before" in parsed.texts
+    assert not {"asked", "got", "size", "of", "why it stays"} & set(parsed.texts)
+
+
+@pytest.mark.parametrize(("score", "below"), [(0.8, False), (0.99, True)])
+def test_the_name_of_the_original_is_beside_its_line(score, below):
+    rising = report()
+    stages = (rising.stages[0].model_copy(update={"score_after": score}), *rising.stages[1:])
+    accuracy, *_ = charts(Parsed(rising.model_copy(update={"stages": stages}).to_html()))
+    assert (accuracy["layout"]["annotations"][0]["yshift"] < 0) is below

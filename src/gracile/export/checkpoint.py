@@ -201,6 +201,11 @@ def require_folder(folder: Path) -> None:
 
 
 def read_plan(file: Path) -> Plan:
+    if not file.exists():
+        require_folder(file.parent)
+        raise FileError(
+            f"{file.parent} has no {file.name}; give a folder that gracile saved, with {PLAN} and {WEIGHTS} in it"
+        )
     try:
         return Plan.from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, PlanError) as error:

@@ -15,11 +15,11 @@ from gracile.errors import ExportError, InputError
 from gracile.export.agreement import operator_steps
 from gracile.export.files import require_possible, write_bytes
 from gracile.export.marks import marked
-from gracile.export.onnx_graph import rename_inputs
+from gracile.export.onnx_graph import rename_inputs, rename_outputs
 from gracile.export.pooling import pool_globally
 from gracile.export.qdq import Pairs
 from gracile.export.runtime import outputs_of, session
-from gracile.export.simulations import encodings_of, input_names
+from gracile.export.simulations import encodings_of, input_names, output_names
 from gracile.export.sums import keep_sums_apart
 from gracile.export.unsigned import store_unsigned
 from gracile.export.written import Written
@@ -197,6 +197,8 @@ def written_model(
         proto = _exported(model, example_inputs, opset, dynamic_batch)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
     rename_inputs(proto, input_names(model, inputs))
+    # The exporter counts those of marks: "_symbolic_7".
+    rename_outputs(proto, output_names(model))
     pairs = Pairs(proto, encodings.by_place)
     pairs.place()
     keep_sums_apart(proto)

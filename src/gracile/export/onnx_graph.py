@@ -108,3 +108,25 @@ def rename_inputs(proto: Any, names: Sequence[str]) -> None:
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = new.get(name, name)
+
+
+def rename_outputs(proto: Any, names: Sequence[str]) -> None:
+    """Give the outputs of a graph these names, where there are as many, all different, and no constant has one.
+
+    A value inside that has such a name, as the real one that an output is made of, gives it up.
+    """
+    graph = proto.graph
+    old = [value.name for value in graph.output]
+    fixed = {value.name for value in (*graph.input, *graph.initializer)}
+    if len(old) != len(names) or len({*old}) != len(old) or len({*names}) != len(names) or fixed & {*old, *names}:
+        return
+    inside = {name for node in graph.node for name in node.output} - {*old}
+    new = dict(zip(old, names, strict=True)) | {name: f"{name}_real" for name in inside & {*names}}
+    if inside & {*new.values()} - {*new}:
+        return
+    for value in graph.output:
+        value.name = new[value.name]
+    for node in graph.node:
+        for held in (node.input, node.output):
+            for place, name in enumerate(held):
+                held[place] = new.get(name, name)

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 from gracile.errors import InputError
 from gracile.export.encoding import Encoding
 from gracile.inputs import Inputs
+from gracile.program_values import references
 from gracile.quant.trained import TrainedQuantizer
 from gracile.simulation import QUANTIZERS, Simulation
 
@@ -64,6 +65,11 @@ def input_names(simulation: Simulation, inputs: Inputs) -> tuple[str, ...]:
             where = tuple(entry.idx if isinstance(entry, pytree.SequenceKey) else _key(entry) for entry in entries[1:])
             found.append(named.get(where, f"input_{len(found)}"))
     return tuple(found)
+
+
+def output_names(simulation: Simulation) -> list[str]:
+    """What the simulated model calls the tensors that it returns, in their order."""
+    return [name.partition("::")[0] for name in references(simulation.program.result)]
 
 
 def _key(entry: Any) -> str:

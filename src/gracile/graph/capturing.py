@@ -18,6 +18,10 @@ from gracile.graph.tensors import eval_mode, plain_name, tensors_of, ties_of
 from gracile.inputs import ExampleInputs, Inputs, require_flags, require_module
 
 log = logging.getLogger(__name__)
+_TORCHS_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+# Where torch has its own modules of integers.
+_INTEGERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 # torch.export patches torch for the whole process, and fails where two threads are in it.
 _ONE_AT_A_TIME = threading.RLock()
@@ -147,6 +151,11 @@ def _refuse_uncapturable(model: nn.Module) -> None:
                 f"{path or 'the model'} is a TorchScript module, which torch.export cannot read; "
                 "give the original Python module"
             )
+        if type(module).__module__.startswith(_INTEGERS):
+            raise CaptureError(
+                f"{path or 'the model'} is a {type(module).__name__} of {_INTEGERS[0]}, whose integers torch.export "
+                "cannot read; give the model in floating point, and let gracile.quantize take it into integers"
+            )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise CaptureError(f"{name} is not initialised yet; run the model once on real inputs first")
@@ -164,11 +173,21 @@ def _refusal(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     shapes = [tuple(tensor.shape) for tensor in inputs.tensors]
     return (
         f"torch.export could not capture {type(model).__name__} with inputs of the shapes {shapes}: "
-        f"{_first_line(error)}\n"
+        f"{_first_line(error)}\n{_other_type(model, inputs)}"
         "Ways out: check that model(*example_inputs) runs; move Python control flow that depends on tensor values "
         "out of forward, or into torch.cond; let it return tensors in tuples and dictionaries (for transformers: "
         "model.config.use_cache = False); compress the part that captures by passing that submodule"
     )
+
+
+def _other_type(model: nn.Module, inputs: Inputs) -> str:
+    """A line on inputs of another type than the model's parameters, where that is what they are."""
+    computes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    given = {tensor.dtype for tensor in inputs.tensors if tensor.is_floating_point()}
+    if len(computes) != 1 or not given or given == computes:
+        return ""
+    [wanted], others = computes, sorted(str(dtype) for dtype in given - computes)
+    return f"The inputs are {', '.join(others)} and the model's parameters {wanted}: convert one of them\n"
 
 
 def _batch_axes(model: nn.Module, inputs: Inputs) -> Any:
@@ -185,6 +204,9 @@ def _export(
     with _ONE_AT_A_TIME:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
+        # Torch logs the traceback of what it then raises, and the raised error is told.
+        level = _TORCHS_LOG.level
+        _TORCHS_LOG.setLevel(logging.CRITICAL)
         try:
             with eval_mode(model, fresh=True), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -195,6 +217,7 @@ def _export(
                 )
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
+            _TORCHS_LOG.setLevel(level)
 
 
 def _graph(model: nn.Module, program: torch.export.ExportedProgram, inputs: Inputs) -> Graph:

@@ -147,12 +147,23 @@ def fitted(graph: Graph, model: nn.Module, batch: Inputs) -> Graph:
     known = _FITTED.setdefault(graph, {})
     found = known.get(batch.signature)
     if found is None:
-        found = capture(model, batch)
+        try:
+            found = capture(model, batch)
+        except CaptureError as error:
+            raise CaptureError(
+                f"a batch of {_told(batch)} does not run, where the example inputs are {_told(graph.example)}; give "
+                f"batches shaped like those, as a DataLoader stacks them, of the same type.\n{error}"
+            ) from error
         # No batch is to be kept for as long as the graph.
         found = replace(found, example=_hollow(batch))
         if len(known) < _MOST_FITTED:
             known[batch.signature] = found
     return found
+
+
+def _told(inputs: Inputs) -> str:
+    """Types and shapes."""
+    return ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for tensor in inputs.tensors)
 
 
 def _hollow(batch: Inputs) -> Inputs:

@@ -113,7 +113,7 @@ def _head(column: Column, scripts: bool) -> str:
     kind = ' class="n"' if column.numbers else ""
     title = escape(column.title)
     if not scripts:
-        return f'<th scope="col"{kind}>{title}</th>'
+        return f'<th scope="col"{kind}><span>{title}</span></th>'
     return f'<th scope="col"{kind} aria-sort="none"><button type="button">{title}</button></th>'
 
 

@@ -1,7 +1,7 @@
 """What a document consists of.  Plain data: every text here is text, and is escaped where it is drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, TypeAlias
 
@@ -73,6 +73,15 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     # Behind a button where a chart shows the same.
     folded: bool = False
+
+    def filled(self) -> "Table":
+        """Without the columns in which nothing stands, which would take the room of the others."""
+        places = [place for place in range(len(self.columns)) if any(row[place] not in (None, "") for row in self.rows)]
+        return replace(
+            self,
+            columns=[self.columns[place] for place in places],
+            rows=[[row[place] for place in places] for row in self.rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

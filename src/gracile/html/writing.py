@@ -70,13 +70,16 @@ def fragment(document: Document) -> str:
 
 
 def write(path: str | PathLike[str], text: str) -> Path:
-    """Write a page beside its place and rename it there.
+    """Write a page beside its place and rename it there; folders that are missing are made.
 
     Raises:
         FileError: the file cannot be written.
     """
     file = path_of("path", path)
+    if file.is_dir():
+        raise FileError(f"{file} is a folder; give the name of a file, as {file / 'report.html'}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as beside:
             pass
         try:

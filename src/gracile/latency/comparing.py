@@ -13,8 +13,8 @@ from torch import nn
 
 from gracile.errors import InputError
 from gracile.graph import Graph
-from gracile.inputs import ExampleInputs, Inputs, require_seed
-from gracile.latency.runs import Run, opened, threads_of_torch, version_of
+from gracile.inputs import ExampleInputs, Inputs, path_of, require_seed
+from gracile.latency.runs import Run, opened, require_file, threads_of_torch, version_of
 from gracile.machine import machine
 from gracile.timings import Runtime, Timing, Timings, require_runtime
 
@@ -61,6 +61,10 @@ def benchmark(
     _require(models, repeats, warm_up)
     require_seed(seed)
     inputs = example_inputs.example if isinstance(example_inputs, Graph) else Inputs.of(example_inputs)
+    # Before minutes of exporting the others.
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            require_file(path_of(f"models[{name!r}]", model), runtime)
     with ExitStack() as stack:
         stack.enter_context(threads_of_torch(threads))
         runs = {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gracile.errors import InputError
+from gracile.errors import FileError, InputError
 from gracile.export.onnx import onnx_model, serialized
 from gracile.export.runtime import feeds, session
 from gracile.extras import extra
@@ -31,7 +31,7 @@ def opened(model: nn.Module | Path, inputs: Inputs, runtime: Runtime, threads: i
     """A call of ``model`` on ``inputs``; inside the block the model is in evaluation mode.
 
     Raises:
-        InputError: an ONNX file is to run in torch.
+        InputError: the model does not run.
         MissingExtraError, CaptureError, ExportError, FileError: as `gracile.export.to_onnx`.
     """
     if runtime == "onnxruntime":
@@ -42,13 +42,20 @@ def opened(model: nn.Module | Path, inputs: Inputs, runtime: Runtime, threads: i
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         yield Run(lambda: running.run(None, fed), size)
         return
-    if isinstance(model, Path):
-        raise InputError(f"{model} is an ONNX file, which runs in onnxruntime; give runtime='onnxruntime'")
+    assert isinstance(model, nn.Module)
     _require_running(model, inputs)
     size = sum(tensor.numel() * tensor.element_size() for tensor in set(tensors_of(model).values()))
     with eval_mode(model):
         called: Any = torch.compile(model, dynamic=False) if runtime == "compile" else model
         yield Run(lambda: inputs.call(called), size)
+
+
+def require_file(file: Path, runtime: Runtime) -> None:
+    """Raises InputError where an ONNX file is to run in torch, FileError where there is none."""
+    if runtime != "onnxruntime":
+        raise InputError(f"{file} is an ONNX file, which runs in onnxruntime; give runtime='onnxruntime'")
+    if not file.is_file():
+        raise FileError(f"{file} is no file; gracile.export.to_onnx writes one")
 
 
 def _require_running(model: nn.Module, inputs: Inputs) -> None:

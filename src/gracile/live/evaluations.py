@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 
-from gracile.html import Chart, Column, Figures, Number, Section, Table, Text, named
+from gracile.html import Chart, Column, Figures, Number, Part, Section, Table, Text, named
+from gracile.report.sections.written import around
 from gracile.store import Job
 
 _COLOURS = 8
 _LEGEND = 4
+_FEW = 10
 
 
 def evaluations_of(place: int, key: dict[str, str], job: Job) -> Section:
     """The section of one job, the ``place``-th of its store."""
     if "latency" in key:
         return _times(place, key, job)
+    if "widths" in key:
+        return _wholes(place, key, job)
     curves: dict[str, list[tuple[int, float]]] = {}
     scores = job.scores()
     for (layer, size), score in scores.items():
@@ -26,10 +31,71 @@ def evaluations_of(place: int, key: dict[str, str], job: Job) -> Section:
         *([] if best is None else [Number(title="Best candidate", after=f"{best:.6g}")]),
     ]
     title = f"{place} {key.get('method', 'job').replace('_', ' ')}"
-    about = Text(f"Model {key.get('model', '?')[:12]}, data {key.get('data', '?')[:24]}")
+    about = Text(_about(key))
     if not scores:
         return Section(title=title, parts=[about, Figures(figures)])
     return Section(title=title, parts=[about, Figures(figures), _chart(curves, job.baseline), _table(title, scores)])
+
+
+def _about(key: dict[str, str]) -> str:
+    return f"Model {key.get('model', '?')[:12]}, data {key.get('data', '?')[:24]}"
+
+
+def _wholes(place: int, key: dict[str, str], job: Job) -> Section:
+    """Models with all parts at their sizes at once, in the order in which they were scored."""
+    scores = [(sizes, score) for (sizes, _), score in job.scores().items()]
+    title = f"{place} {key.get('method', 'job').replace('_', ' ')}, whole models"
+    figures = [
+        Number(title="Evaluations", after=str(len(scores))),
+        Number(title="Score of the original", after=f"{job.baseline:.6g}"),
+        *([Number(title="Best candidate", after=f"{max(score for _, score in scores):.6g}")] if scores else []),
+    ]
+    parts: list[Part] = [Text(f"{_about(key)}, with all parts changed at once."), Figures(figures)]
+    if scores:
+        parts += [_course([score for _, score in scores], job.baseline), _table_of_wholes(title, scores)]
+    return Section(title=title, parts=parts)
+
+
+def _course(scores: list[float], baseline: float) -> Chart:
+    best = list(accumulate(scores, max))
+    places = list(range(1, len(scores) + 1))
+    return Chart(
+        title="Scores in their order",
+        about="A point for each model, and a line at the best so far. The table below has the points.",
+        traces=[
+            {
+                "type": "scatter", "mode": "lines", "name": "best so far", "x": places, "y": best, "hoverinfo": "skip",
+                "line": {"color": "var(--pale)", "width": 2, "shape": "hv"},
+            },
+            {
+                "type": "scatter", "mode": "markers", "name": "model", "x": places, "y": scores,
+                "hovertemplate": "evaluation %{x}, score %{y:.6g}<extra></extra>",
+                "marker": {"color": "var(--accent)", "size": 7},
+            },
+        ],
+        layout={
+            "showlegend": True,
+            "hovermode": "closest",
+            # Else halves between a few.
+            "xaxis": {"title": {"text": "evaluation"}, **({"dtick": 1} if len(scores) <= _FEW else {})},
+            "yaxis": {"title": {"text": "score"}, "range": around([*scores, baseline])},
+            "shapes": [_original(baseline)],
+        },
+        height=320,
+    )  # fmt: skip
+
+
+def _table_of_wholes(title: str, scores: list[tuple[str, float]]) -> Table:
+    return Table(
+        title=f"{title}, in numbers",
+        columns=[
+            Column(title="evaluation", numbers=True),
+            Column(title="score", numbers=True),
+            Column(title="what is smaller, and its size", wide=True),
+        ],
+        # The newest on top.
+        rows=[(len(scores) - turn, score, sizes) for turn, (sizes, score) in enumerate(reversed(scores))],
+    )
 
 
 def _times(place: int, key: dict[str, str], job: Job) -> Section:
@@ -66,6 +132,7 @@ def _by(sizes: Sequence[int]) -> str:
 
 def _chart(curves: dict[str, list[tuple[int, float]]], baseline: float) -> Chart:
     few = len(curves) <= _COLOURS
+    scores = [score for points in curves.values() for _, score in points]
     traces = []
     for index, (layer, points) in enumerate(curves.items()):
         points.sort()
@@ -87,19 +154,22 @@ def _chart(curves: dict[str, list[tuple[int, float]]], baseline: float) -> Chart
             "showlegend": few,
             "hovermode": "closest",
             "xaxis": {"title": {"text": "rank or channels"}},
-            "yaxis": {"title": {"text": "score"}},
-            "shapes": [
-                {
-                    "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": baseline, "y1": baseline,
-                    "line": {"color": "var(--soft)", "width": 1.5, "dash": "dash"},
-                    "label": {"text": "original", "textposition": "end", "font": {"color": "var(--soft)"}},
-                }
-            ],
+            "yaxis": {"title": {"text": "score"}, "range": around([*scores, baseline])},
+            "shapes": [_original(baseline)],
         },
         height=420,
         choices=[] if len(curves) <= _LEGEND else [layer or "(model)" for layer in curves],
         choice="Show",
     )  # fmt: skip
+
+
+def _original(score: float) -> dict[str, object]:
+    """A line at the original's score."""
+    return {
+        "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": score, "y1": score,
+        "line": {"color": "var(--soft)", "width": 1.5, "dash": "dash"},
+        "label": {"text": "original", "textposition": "end", "font": {"color": "var(--soft)"}},
+    }  # fmt: skip
 
 
 def _table(title: str, scores: dict[tuple[str, int], float]) -> Table:

@@ -61,4 +61,5 @@ class _Collector:
 
     def moments(self) -> Moments:
         assert self._patch is not None
+        self._gram.require_finite(self._layer.name or "the model")
         return Moments(self._gram.covariance, self._patch / self._examples)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from gracile.errors import InputError
+
 
 class Gram:
     """Sums over rows x [p] of x x^T, x and one; float64, on the data's device."""
@@ -21,6 +23,15 @@ class Gram:
             self._outer += outer
             self._sum += total
         self.count += len(rows)
+
+    def require_finite(self, reader: str) -> None:
+        """Raises InputError where a sum is none, as no system can be solved with it; ``reader`` read the rows."""
+        if self._outer is not None and not bool(self._outer.diagonal().isfinite().all()):
+            raise InputError(
+                f"{reader} reads NaN or infinite values, or such whose squares are, when the calibration data runs; "
+                "look for them in the data, scale it as in training, or, where a model of half precision overflows, "
+                "compress model.float()"
+            )
 
     @property
     def mean(self) -> Tensor:

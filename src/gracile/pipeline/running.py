@@ -323,6 +323,7 @@ def _carried_out(
         score_fine_tuned=tuned,
         equivalence=stage.equivalence,
         dictionary=selection.filling,
+        dictionary_baseline=selection.baseline,
     )
     latency = None
     if timed is not None:

@@ -168,6 +168,7 @@ def _entries(stage: Searchable, column: Column) -> list[Entry]:
     return [
         Entry(
             layer=column.layer,
+            method=stage.method,
             ratio=stage.ratio(column, level),
             size=int(column.sizes[level]),
             score=score,

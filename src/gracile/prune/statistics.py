@@ -45,6 +45,9 @@ class Statistics:
             log.info(note)
         with bar("calibrate", None) as progress:
             record(graph, model, visitors, _counted(calibration, progress))
+        for collector in self._collectors.values():
+            for gram in collector.sums:
+                gram.require_finite(collector.layer.module or "the model")
 
     def readings(self, consumer: Consumer) -> list[Reading]:
         """What elimination needs to know of ``consumer``: one Reading, or several where its Gram is in blocks."""

@@ -60,6 +60,8 @@ class Entry(Frozen):
     """One entry of the evaluation dictionary: the score with only this layer compressed."""
 
     layer: str
+    # The method that compressed it: of several one after the other each has entries of its own.
+    method: str = ""
     # The cost ratio that was asked for, and what it came to in this layer (its rank).
     ratio: float
     size: int
@@ -140,6 +142,8 @@ class StageReport(Frozen):
     # any compensation; None where nothing was cut.
     equivalence: float | None = None
     dictionary: DictionaryReport | None = None
+    # The score of what it began with, in the units of its entries in the dictionary.
+    dictionary_baseline: float | None = None
 
     @property
     def score(self) -> float:

@@ -69,6 +69,7 @@ def from_saved(work: nn.Module, graph: Graph, found: Found, job: Job, greedy: Gr
     entries = tuple(
         Entry(
             layer=column.layer,
+            method=job.method,
             ratio=float(column.costs[level] / column.costs[-1]),
             size=int(column.sizes[level]),
             score=score,

@@ -6,7 +6,7 @@ from gracile.cost import METRICS, Metric
 from gracile.html import Chart, Column, Section, Table, named
 from gracile.report.records import Evidence
 from gracile.report.sections.summary import METRIC_NAMES
-from gracile.report.sections.written import percent
+from gracile.report.sections.written import around, percent
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def draw(report: Evidence) -> Section:
             "showlegend": False,
             "margin": {"l": 8, "r": 12, "t": 34, "b": 8},
             "xaxis": {"title": {"text": f"{name} that remain"}, "tickformat": ".0%", "range": [1.06, 0]},
-            "yaxis": {"title": {"text": "score"}, "range": _room([point.score for point in points])},
+            "yaxis": {"title": {"text": "score"}, "range": around([point.score for point in points], 0.25)},
             "shapes": _bound(report, metric),
-            "annotations": _labels(_apart(points), [point.score for point in points]),
+            "annotations": _labels(points),
         },
         height=360,
     )  # fmt: skip
@@ -85,29 +85,22 @@ def points_of(report: Evidence, metric: Metric) -> list[Point]:
     return points
 
 
-def _room(scores: list[float]) -> list[float]:
-    low, high = min(scores), max(scores)
-    margin = 0.25 * (high - low) or 0.05 * abs(high) or 1.0
-    return [low - margin, high + margin]
-
-
 def _apart(points: list[Point]) -> list[Point]:
     """Those whose names can stand beside each other; the rest is told by hovering."""
     return points if len(points) <= 5 else [points[0], points[-1]]
 
 
-def _labels(points: list[Point], scores: list[float]) -> list[dict[str, object]]:
-    """The names beside their points: those of the same cost above each other.
-
-    Args:
-        scores: of all that is drawn.
-    """
+def _labels(drawn: list[Point]) -> list[dict[str, object]]:
+    """The names beside their points: those of the same cost above each other."""
     labels = []
+    points, scores = _apart(drawn), [point.score for point in drawn]
+    # Below the line that leaves the original, where that rises.
+    first = 10 if len(drawn) < 2 or drawn[1].score <= drawn[0].score else -11
     # Two at one height would run into each other.
     level = abs(points[-1].score - points[0].score) <= 0.2 * (max(scores) - min(scores))
     for index, point in enumerate(points):
         beside = [(other.score, place) for place, other in enumerate(points) if other.share == point.share]
-        shift = 10 if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
+        shift = first if index == 0 else 0 if len(beside) == 1 else 11 if (point.score, index) == max(beside) else -11
         left = point.share < 0.35
         # In the middle of a phone's screen there is no room to either side.
         above = len(points) == 2 and 0.25 <= point.share < 0.75

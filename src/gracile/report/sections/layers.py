@@ -35,6 +35,6 @@ def draw(report: Evidence) -> Section | None:
                     )
                     for layer in report.layers
                 ],
-            )
+            ).filled()
         ],
     )  # fmt: skip

@@ -34,6 +34,6 @@ def draw(report: Evidence) -> Section | None:
                     )
                     for stage in report.stages
                 ],
-            )
+            ).filled()
         ],
     )  # fmt: skip

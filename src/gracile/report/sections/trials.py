@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gracile.html import Cell, Chart, Column, Section, Table, Text, named
 from gracile.report.records import Evidence
 from gracile.report.sections.summary import METRIC_NAMES
-from gracile.report.sections.written import percent
+from gracile.report.sections.written import SHARES, percent
 from gracile.report.trials import Trial
 
 _COLOURS = 8
@@ -104,7 +104,7 @@ def chart_of(shown: Shown) -> Chart:
         layout={
             "showlegend": True,
             "hovermode": "closest",
-            "xaxis": {"title": {"text": f"{shown.unit} that remain"}, "tickformat": ".0%"},
+            "xaxis": {"title": {"text": f"{shown.unit} that remain"}, "tickformat": SHARES},
             "yaxis": {"title": {"text": "score"}},
             "shapes": [] if shown.target is None else [_line_at(shown.target)],
         },
@@ -117,7 +117,8 @@ def _line_at(target: float) -> dict[str, object]:
         "type": "line", "x0": target, "x1": target, "yref": "paper", "y0": 0, "y1": 1,
         "line": {"color": "var(--mark)", "width": 1.5, "dash": "dash"},
         "label": {
-            "text": "target", "textposition": "end", "textangle": 0, "xanchor": "right",
+            # At its foot: above there may be the legend.
+            "text": "target", "textposition": "start", "textangle": 0, "xanchor": "right", "yanchor": "bottom",
             "font": {"color": "var(--mark)"},
         },
     }  # fmt: skip
@@ -140,13 +141,7 @@ def table_of(shown: Shown) -> Table:
         Column(title="why it ended", wide=True),
     ]
     rows = [_row(shown, trial) for trial in shown.trials]
-    # Columns in which nothing stands would take the room of the reasons.
-    filled = [place for place in range(len(columns)) if any(row[place] not in (None, "") for row in rows)]
-    return Table(
-        title="Trials in numbers",
-        columns=[columns[place] for place in filled],
-        rows=[[row[place] for place in filled] for row in rows],
-    )
+    return Table(title="Trials in numbers", columns=columns, rows=rows).filled()
 
 
 def _row(shown: Shown, trial: Trial) -> tuple[Cell, ...]:
@@ -156,6 +151,6 @@ def _row(shown: Shown, trial: Trial) -> tuple[Cell, ...]:
     if trial.place == shown.chosen:
         state = "chosen"
     return (
-        trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain, trial.seconds, trial.origin,
-        trial.expected, trial.because, trial.reason,
+        trial.place, state, trial.recipe, trial.asked, trial.cost, trial.score, trial.gain or None, trial.seconds,
+        trial.origin, trial.expected, trial.because, trial.reason,
     )  # fmt: skip

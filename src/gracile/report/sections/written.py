@@ -1,6 +1,6 @@
 """Numbers and names as the sections write them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gracile.html import named
@@ -10,6 +10,8 @@ from gracile.text import count
 # Beyond so many rows, bars become thinner.
 _MANY = 40
 _WIDTH = 24
+# Shares on an axis, with the digits that tell its marks apart: "50%", but "49.5%" where the axis is short.
+SHARES = ".4~p"
 
 
 def percent(value: float) -> str:
@@ -31,6 +33,14 @@ def milliseconds(value: float) -> str:
     """0.00123 -> "1.23 ms", with three digits that count."""
     value *= 1e3
     return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms" if value >= 0.001 else f"{value:.6f} ms"
+
+
+def around(values: Iterable[float], share: float = 0.08) -> list[float]:
+    """The ends of an axis with room about the values: what is written at a line is not to lie beyond its edge."""
+    found = list(values)
+    low, high = min(found), max(found)
+    margin = share * (high - low) or 0.05 * abs(high) or 1.0
+    return [low - margin, high + margin]
 
 
 def called(name: str) -> str:
