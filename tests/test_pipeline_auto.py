@@ -231,7 +231,7 @@ def test_training_with_other_arguments_is_another_search(tmp_path):
     first = job(fine_tune=partial(moved, by=1e-4), auto=auto, store=tmp_path / "a.db")
     second = job(fine_tune=partial(moved, by=-1e-4), auto=auto, store=tmp_path / "a.db")
     assert second.trials[0].score == second.report.score != first.report.score
-    assert any("the nearest differs in the training" in note for note in second.report.notes)
+    assert any("the nearest differs in training" in note for note in second.report.notes)
 
 
 def test_a_tolerated_loss_takes_the_cheapest():
