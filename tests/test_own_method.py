@@ -150,6 +150,8 @@ def test_a_latency_and_bad_names_are_refused():
     gracile.register_method("svd", svd)
     with pytest.raises(InputError, match="a latency cannot guide 'svd'"):
         job("svd", target=gracile.Target(latency=0.5, runtime="eager"))
+    with pytest.raises(InputError, match="a latency cannot guide 'svd'"):
+        job("auto", target=gracile.Target(latency=0.5, runtime="eager"), auto=gracile.Auto(methods=("prune", "svd")))
     for name in ("prune", "a+b", ""):
         with pytest.raises(InputError, match="a method cannot be registered as"):
             gracile.register_method(name, svd)

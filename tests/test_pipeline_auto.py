@@ -1,6 +1,7 @@
 """method="auto" through `gracile.compress`, on a network that is small enough to try a dozen pipelines in seconds."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -217,6 +218,20 @@ def test_a_short_training_stands_for_the_whole_in_trials():
     auto = gracile.Auto(trials=3, methods=("prune",), criteria=("l2",), shares=(1.0,), fine_tune=count("short"))
     result = job(fine_tune=count("whole"), auto=auto)
     assert trained == {"short": len(result.trials), "whole": 1}
+
+
+def moved(model, by):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(by)
+
+
+def test_training_with_other_arguments_is_another_search(tmp_path):
+    auto = gracile.Auto(trials=2, methods=("prune",), criteria=("l2",), scopes=("layer",))
+    first = job(fine_tune=partial(moved, by=1e-4), auto=auto, store=tmp_path / "a.db")
+    second = job(fine_tune=partial(moved, by=-1e-4), auto=auto, store=tmp_path / "a.db")
+    assert second.trials[0].score == second.report.score != first.report.score
+    assert any("the nearest differs in training" in note for note in second.report.notes)
 
 
 def test_a_tolerated_loss_takes_the_cheapest():

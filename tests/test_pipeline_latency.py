@@ -335,10 +335,19 @@ def test_splits_that_a_method_cannot_reach_are_left_out(machine):
         search=gracile.Search(kind="tar"), round_to=1, split=gracile.Split(values=(0.05, 0.99)),
     )  # fmt: skip
     assert 0.95 * 0.7 <= result.report.latency.reached <= 1.05 * 0.7
-    with pytest.raises(InputError, match=r"give it as a ratio, as Target\(latency=0.5\)"):
-        gracile.compress(
-            model, data, evaluate=agreement(model, data), target=target("5 ms"), method="spatial_svd+prune"
-        )
+
+
+@pytest.mark.parametrize("method", ["spatial_svd+prune", "spatial_svd+prune+int8"])
+def test_several_methods_share_a_time_in_milliseconds(machine, method):
+    model, data = network(), images()
+    dense = machine.seconds(model, gracile.capture(model, data))
+    result = gracile.compress(
+        model, data, evaluate=agreement(model, data), target=gracile.Target(latency=f"{600 * dense:.9f} ms"),
+        method=method, search="tar", round_to=1, calibration=[data],
+    )  # fmt: skip
+    latency = result.report.latency
+    assert latency.ratio == pytest.approx(0.6, rel=1e-3)
+    assert 0.95 * 0.6 <= latency.reached <= 1.05 * 0.6
 
 
 def test_measurements_correct_the_search(machine):

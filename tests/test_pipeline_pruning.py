@@ -1,5 +1,7 @@
 """Structural pruning through `gracile.prune.plan` and `gracile.compress` on small networks."""
 
+from functools import partial
+
 import pytest
 import torch
 from nets import SmallNet, agreement, images, trained_like
@@ -23,6 +25,25 @@ def job(**options):
         "calibration": CALIBRATION,
     }
     return gracile.compress(MODEL, DATA[:2], **{**arguments, **options})
+
+
+def powers(matrix, exponent):
+    return matrix.abs().pow(exponent).sum(1)
+
+
+class Largest:
+    def __call__(self, matrix):
+        return matrix.abs().amax(1)
+
+
+@pytest.mark.parametrize("criterion", [partial(powers, exponent=2), Largest()])
+def test_criteria_may_be_objects_without_names_of_their_own(criterion):
+    result = job(method="prune", criterion=criterion, calibration=None)
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+    found = gracile.prune.sensitivity(
+        MODEL, DATA[:2], evaluate=agreement(MODEL, DATA), sparsities=(0.5,), criterion=criterion
+    )
+    assert set(found.scores) == {group.name for group in gracile.channel_groups(MODEL, DATA[:2]).groups}
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

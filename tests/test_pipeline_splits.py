@@ -5,7 +5,8 @@ import torch
 from nets import SmallNet, images, trained_like
 
 import gracile
-from gracile.errors import InputError
+from gracile.errors import InputError, TargetError
+from gracile.plan import Factorize
 
 DATA = images(4)
 torch.manual_seed(0)
@@ -120,3 +121,50 @@ def test_each_method_tells_what_its_evaluations_began_with():
     assert first.dictionary_baseline == result.report.dictionary_baseline == result.report.score_before
     assert second.dictionary_baseline == first.score != first.dictionary_baseline
     assert {entry.method for entry in result.report.dictionary} == {"spatial_svd", "channel_pruning"}
+
+
+def little(model, graph):
+    """A method that can save next to nothing: the head alone."""
+    return {"head": [gracile.Plan(edits=(Factorize(module="head", scheme="weight_svd", rank=1),))]}
+
+
+@pytest.mark.parametrize("metric", ["macs", "params", "own"])
+def test_what_a_method_cannot_save_of_its_share_the_next_one_does(metric):
+    gracile.register_method("little", little)
+    gracile.register_metric("twice", lambda operation: 2.0 * operation.macs)
+    target = gracile.Target(own={"twice": 0.5}) if metric == "own" else gracile.Target(**{metric: 0.5})
+    result = job(method="little+prune", target=target)
+    before, after = result.report.before, result.report.after
+    counted = "params" if metric == "params" else "macs"
+    assert 0.4 * getattr(before, counted) < getattr(after, counted) <= 0.5 * getattr(before, counted)
+    assert notes(result, "little saves next to none of the")
+
+
+def test_a_method_that_cannot_go_so_far_goes_as_far_as_it_can():
+    result = job(method="spatial_svd+prune", target=gracile.Target(macs=0.3), exclude=("block.*",), round_to=1,
+                 split=gracile.Split(values=(0.9,)))  # fmt: skip
+    assert notes(result, "spatial_svd leaves 0.")
+    assert result.report.after.macs <= 0.3 * WHOLE
+
+
+def test_splits_that_leave_too_much_to_the_last_method_are_left_out():
+    gracile.register_method("little", little)
+    result = job(method="prune+little", split=gracile.Split(values=(0.25, 0.999)))
+    assert notes(result, "splits with which the target is out of reach: 0.25")
+    assert result.report.after.macs <= 0.5 * WHOLE
+    with pytest.raises(
+        TargetError, match=r"little has to leave 0\.[0-9]+ of what prune left, for 0\.5 of the original in"
+    ):
+        job(method="prune+little", split=gracile.Split(values=(0.25, 0.3)))
+
+
+@pytest.mark.parametrize("method", ["spatial_svd+prune", "spatial_svd+prune+int8"])
+def test_several_methods_share_an_absolute_target(method):
+    data = {"calibration": [DATA]}
+    asked = job(method=method, target=gracile.Target(macs=str(WHOLE // 2)), **data)
+    same = job(method=method, target=gracile.Target(macs=WHOLE // 2 / WHOLE), **data)
+    assert asked.plan == same.plan
+    assert asked.report.bound == WHOLE // 2
+    gracile.register_metric("twice", lambda operation: 2.0 * operation.macs)
+    own = job(method=method, target=gracile.Target(own={"twice": str(WHOLE * 4 // 2)}), **data)
+    assert own.report.own.after <= own.report.own.before / 2

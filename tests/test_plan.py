@@ -1,4 +1,6 @@
 import pytest
+import torch
+from attention_nets import SharedConfiguration
 from nets import SmallNet, images
 from pydantic import ValidationError
 
@@ -62,3 +64,22 @@ def test_check_refuses_what_does_not_fit(edit, message):
 
 def test_a_sound_plan_passes_the_check():
     PLAN.check(gracile.capture(SmallNet(), images()))
+
+
+@pytest.mark.parametrize("methods", ["weight_svd+prune", "weight_svd+weight_svd+prune", "prune+weight_svd+prune"])
+def test_attention_behind_factors_costs_what_is_left_of_its_heads(methods):
+    # The program shows attention, and the layers that give it its heads as they were before they were factorized.
+    torch.manual_seed(0)
+    model, inputs = SharedConfiguration(), torch.randn(2, 6, 5)
+    small = model
+    for method in methods.split("+"):
+        if method == "prune":
+            step = gracile.prune.plan(small, inputs, target=gracile.Target(macs=0.8), round_to=1)
+        else:
+            step = gracile.lowrank.plan(small, inputs, method=method, cost_ratio=0.8)
+        small = gracile.apply(small, step)
+    heads = {small.get_submodule(name).config.heads for name in ("first", "second")}
+    assert heads != {4}
+    found, wanted = gracile.applied_plan(small).cost(gracile.capture(model, inputs)), gracile.profile(small, inputs)
+    assert {layer.name: layer.macs for layer in found.layers} == {layer.name: layer.macs for layer in wanted.layers}
+    assert (found.macs, found.params) == (wanted.macs, wanted.params)

@@ -1,9 +1,13 @@
 """Numbers and tables as text."""
 
+from functools import partial
+
 import pytest
+import torch
 from rich import console
 
-from gracile.text import count, table
+from gracile.text import count, table, told
+from gracile.train import Recovery, fine_tuning
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,20 @@ def test_tables_are_text_in_a_notebook_and_on_colour_terminals_too(monkeypatch: 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "10")
     assert table(("layer", "MACs"), rows) == plain
+
+
+class Called:
+    def __call__(self) -> None: ...
+
+
+def test_functions_are_told_apart_by_their_names_and_arguments() -> None:
+    adam = partial(torch.optim.Adam, lr=0.1, betas=(0.9, 0.99))
+    assert told(adam) == "Adam(lr=0.1, betas=[0.9, 0.99])"
+    assert told(partial(adam, {"a": None}, weight=torch.zeros(2))) == (
+        "Adam({'a': None}, lr=0.1, betas=[0.9, 0.99], weight=Tensor)"
+    )
+    assert told(Called()) == "Called"
+    assert told(Recovery(epochs=3)).startswith("Recovery(block_epochs=1, epochs=3, mix=True")
+    first, second = (fine_tuning([], loss=told, epochs=epochs, optimizer=adam) for epochs in (1, 10))
+    assert told(first) == f"fine_tuning(loss=told, distillation=None, epochs=1, optimizer={told(adam)})"
+    assert told(first) != told(second)

@@ -98,6 +98,16 @@ class Factorize(_Edit):
             parameters=_renamed(cost.parameters, names),
         )
 
+    def outer_axes(self, graph: Graph) -> dict[tuple[str, int], tuple[str, int]]:
+        """Axes of the two factors -> the axes of the layer that they are: its inputs and its outputs."""
+        weight = graph.canonical(child(self.module, "weight"))
+        owner = weight.rpartition(".")[0]
+        return {
+            (child(owner, "0.weight"), 1): (weight, 1),
+            (child(owner, "1.weight"), 0): (weight, 0),
+            (child(owner, "1.bias"), 0): (child(owner, "bias"), 0),
+        }
+
     def check(self, shape: LayerShape) -> None:
         """Raises PlanError where a layer of this shape cannot be factorized so."""
         if shape.groups != 1:
@@ -279,15 +289,18 @@ class Plan(BaseModel):
         require_graph(graph)
         cost = price(graph)
         kept: _Kept = {}
+        outer: dict[_Axis, _Axis] = {}
         for cutting, edits in groupby(
             self.edits, key=lambda edit: isinstance(edit, Slice | SetAttribute | ReplaceModule)
         ):
             if cutting:
-                cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)], kept)
+                cost = _sliced(cost, graph, [edit for edit in edits if isinstance(edit, Slice)], kept, outer)
                 continue
             for edit in edits:
                 assert isinstance(edit, Factorize | AddBias | FoldBatchNorm | Quantize | ScaleChannels)
                 cost = edit.reprice(cost, graph)
+                if isinstance(edit, Factorize):
+                    outer |= {made: outer.get(axis, axis) for made, axis in edit.outer_axes(graph).items()}
         return cost
 
     def check(self, graph: Graph) -> None:
@@ -303,12 +316,15 @@ class Plan(BaseModel):
         return "\n".join(f"{number:>3}. {edit}" for number, edit in enumerate(self.edits, start=1))
 
 
+_Axis: TypeAlias = tuple[str, int]
 # (tensor, axis) -> the original's indices that are left.
-_Kept: TypeAlias = dict[tuple[str, int], tuple[int, ...]]
+_Kept: TypeAlias = dict[_Axis, tuple[int, ...]]
 
 
-def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice], kept: _Kept) -> Cost:
+def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice], kept: _Kept, outer: Mapping[_Axis, _Axis]) -> Cost:
     """The cost after slices that together cut whole channels, and add to what was ``kept`` by those before.
+
+    Axes of factors that were axes of the layer in their place, which the program shows, are told by ``outer``.
 
     Operations that the captured program shows, with the weights that it shows, are counted anew at the sizes that
     follow from its channels; layers that an earlier Edit made, at the sizes of their sliced weights.
@@ -324,8 +340,9 @@ def _sliced(cost: Cost, graph: Graph, edits: Sequence[Slice], kept: _Kept) -> Co
         shape = edit.shape(spec.shape)
         if name in tensors:
             tensors[name] = Spec(shape, spec.dtype)
-        before = kept.get((name, edit.axis))
-        kept[name, edit.axis] = tuple(before[i] for i in edit.keep) if before else edit.keep
+        axis = outer.get((name, edit.axis), (name, edit.axis))
+        before = kept.get(axis)
+        kept[axis] = tuple(before[i] for i in edit.keep) if before else edit.keep
     known = {axis: keep for axis, keep in kept.items() if axis[0] in graph.tensors}
     smaller = price(after_cutting(graph, known, frozenset(tensors) | graph.transient))
     counted = {operation.node: operation for operation in smaller.operations}

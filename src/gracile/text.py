@@ -1,6 +1,8 @@
 """Plain-text tables and numbers, as the library's objects print themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
 from io import StringIO
 
 from rich import box
@@ -18,6 +20,7 @@ _BOX = box.Box(
     "    \n"  # footer
     "    \n"  # bottom
 )
+_PLAIN = (bool, int, float, complex, str)
 _UNITS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
@@ -25,6 +28,26 @@ def function_name(function: object) -> str:
     """What a function is called, or the class of an object that is called like one."""
     name: str = getattr(function, "__qualname__", type(function).__name__)
     return name
+
+
+def told(value: object) -> str:
+    """What stands for a value, functions by their names, equal in every process: addresses are not.
+
+    Of a partial function its arguments count, too, and of a record its fields.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        told_fields = [f"{field.name}={told(getattr(value, field.name))}" for field in fields(value)]
+        return f"{type(value).__name__}({', '.join(told_fields)})"
+    if isinstance(value, partial):
+        given = [*map(told, value.args), *(f"{name}={told(item)}" for name, item in value.keywords.items())]
+        return f"{told(value.func)}({', '.join(given)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{told(key)}: {told(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(told, value))}]"
+    if value is None or isinstance(value, _PLAIN):
+        return repr(value)
+    return function_name(value)
 
 
 def count(number: int) -> str:

@@ -132,6 +132,35 @@ def test_a_recovery_that_lowers_the_score_is_undone():
     assert "lowered the score" in result.report.passes[-1].details["undone"]
 
 
+def integers(method, recovery, **options):
+    return gracile.compress(
+        MODEL, DATA[:2], evaluate=lambda model: -divergence(model), method=method, criterion="l2", round_to=1,
+        calibration=BATCHES, recover=recovery, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["int4", "prune+int4"])
+def test_compress_recovers_what_integers_lose(method):
+    target = {} if method == "int4" else {"target": gracile.Target(macs=0.6)}
+    result = integers(method, Recovery(epochs=20, batch_statistics=False), **target)
+    last = result.report.stages[-1]
+    # Distances, with a minus.
+    assert last.score_fine_tuned > 0.7 * last.score_after
+    assert result.report.score == last.score_fine_tuned == -divergence(result.model)
+    assert [record.name for record in result.report.passes].count("recovery") == method.count("+") + 1
+    assert {type(item).__name__ for item in result.model.named_quantizers().values()} == {"Quantizer"}
+    again = integers(method, Recovery(epochs=20, batch_statistics=False), **target)
+    assert again.report.score == result.report.score
+
+
+def test_a_recovery_of_integers_that_lowers_the_score_is_undone():
+    plain, undone = integers("int8", None), integers("int8", Recovery(epochs=1, rate=3.0))
+    assert "lowered the score" in undone.report.passes[-1].details["undone"]
+    assert undone.report.score_fine_tuned == undone.report.score_after == plain.report.score_after
+    state = plain.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in undone.model.state_dict().items())
+
+
 @pytest.mark.parametrize("moving", [False, True])
 def test_batch_norms_follow_the_batches_only_if_they_shall(moving):
     model = cut()

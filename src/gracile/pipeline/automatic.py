@@ -40,6 +40,7 @@ from gracile.report import AutoReport, Trial
 from gracile.scoring import score_of
 from gracile.search.executors import opened
 from gracile.search_options import Options
+from gracile.text import told
 
 _STUDY = "gracile.automatic.study"
 # Times that the table of layers predicts may miss the target by so much: what is taken is measured, and brought there.
@@ -258,8 +259,8 @@ def _key(request: Request, options: Auto, before: Cost, data: Calibration | None
         "space": repr(space),
         "search": f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate} {_told(search.options)}",
         "options": f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}",
-        "training": f"{request.recover!r} {_called(tune)} {_called(request.fine_tune_layer)}",
-        "loss": _called(request.loss),
+        "training": f"{request.recover!r} {_named(tune)} {_named(request.fine_tune_layer)}",
+        "loss": _named(request.loss),
         "seed": str(request.seed),
         # In which order trials are asked for has changed within a version.
         "order": "promises",
@@ -279,8 +280,8 @@ def _told(options: Options | None) -> str:
     if options is None:
         return "none"
     values = [(field.name, getattr(options, field.name)) for field in fields(options)]
-    return ", ".join(f"{name}={_called(value) if callable(value) else value!r}" for name, value in values)
+    return ", ".join(f"{name}={told(value) if callable(value) else value!r}" for name, value in values)
 
 
-def _called(function: object) -> str:
-    return "none" if function is None else getattr(function, "__qualname__", type(function).__qualname__)
+def _named(function: object) -> str:
+    return "none" if function is None else told(function)

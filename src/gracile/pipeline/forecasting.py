@@ -20,7 +20,7 @@ from gracile.pipeline.timed import Stopwatch
 from gracile.pipeline.timed_integers import TimedIntegers
 
 # How often a method that is followed by another one is asked for half as much.
-_RETREATS = 4
+RETREATS = 4
 
 
 def measured(
@@ -65,7 +65,7 @@ def predicted_selection(
     guess = float(request.target.value)
     with _priced(stage.graph, request) as timing:
         stage.price_by(timing)
-        for _ in range(_RETREATS):
+        for _ in range(RETREATS):
             part = replace(request, pricing=timing, priced_bound=guess * timing.total)
             try:
                 return stage.select(part, before, score_before, clock)

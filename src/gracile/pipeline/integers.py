@@ -6,7 +6,7 @@ from torch import nn
 
 from gracile.cost import Cost, Metric, price
 from gracile.errors import TargetError
-from gracile.graph import Graph
+from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
@@ -20,6 +20,7 @@ from gracile.quant.training import QuantizedTraining
 from gracile.report import LayerReport, Record, Totals
 from gracile.simulation import Simulation
 from gracile.surgery import applied_since
+from gracile.train import Recovery, recover
 
 
 class Integers:
@@ -73,6 +74,16 @@ class Integers:
         self.model = self.simulation = tuned
         fit_weights(tuned)
         return record
+
+    def taught(self, original: nn.Module, data: Calibration, options: Recovery, seed: int) -> Record:
+        """Learn what ``original`` does, in place, with the quantizers in the loop; ranges follow."""
+        graph = capture(self.simulation, self._graph.example)
+        run = QuantizedTraining("qat").prepare(self.simulation)
+        try:
+            return recover(self.simulation, original, data, example_inputs=graph, options=options, seed=seed)
+        finally:
+            run.finish()
+            fit_weights(self.simulation)
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
         """One row a module with weights in integers, then what stays in floating point and why."""

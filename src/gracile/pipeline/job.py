@@ -177,8 +177,8 @@ def compress(
         fine_tune_layer: called with the model and the name of each part that changed; takes the place of the refits
             and the re-estimation.
         recover: in place of ``fine_tune`` where there is no training code: "distill", or a `gracile.train.Recovery`
-            with options, teaches the model after each method what the original does on ``calibration``; undone where
-            the score falls.
+            with options, teaches the model after each method, int8 included, what the original does on
+            ``calibration``; undone where the score falls.
         auto: of method="auto", what is tried, for how long, and what is taken; see `gracile.Auto`.  Trials are scored
             by ``evaluate_search``; the one that is taken is carried out once more, with all of ``fine_tune``.
         split: of several methods, how they share the target: see `gracile.Split`.

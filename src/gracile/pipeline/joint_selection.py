@@ -11,6 +11,7 @@ from gracile.pipeline.selection import Selection, baseline_of, problem_of, store
 from gracile.search.joint import JointScores
 from gracile.search.select import select_jointly
 from gracile.search_options import NetAdapt, Sensitivity, ShortFineTune
+from gracile.text import told
 
 
 def by_joint_search(stage: Searchable, request: Request, before: Cost, score_before: float, clock: Clock) -> Selection:
@@ -56,4 +57,4 @@ def _short_fine_tune(request: Request) -> ShortFineTune | None:
 
 def _tuned_by(tune: ShortFineTune | None) -> dict[str, str]:
     """What training adds to what the scores depend on."""
-    return {} if tune is None else {"fine_tune": getattr(tune, "__qualname__", type(tune).__qualname__)}
+    return {} if tune is None else {"fine_tune": told(tune)}

@@ -228,6 +228,7 @@ def _require_auto(options: Auto, arguments: Mapping[str, Any], *, calibrated: bo
         )
     if arguments["ratios"] is not None:
         raise InputError('ratios by hand go with one method, and method is "auto"; leave them out')
+    _require_guided(target, options.methods)
     if options.int8 and target.latency is not None:
         _require_runtime_of_integers(target)
     if target.latency is not None and options.weights != ("int8",):
@@ -296,16 +297,16 @@ def _require_ratios(target: object, ratios: object, metric: object, methods: Seq
         raise InputError(
             f"ratios by hand go with one method, not with {'+'.join(methods)}; call compress once for each"
         )
+    if target is not None:
+        _require_guided(target, methods)
+
+
+def _require_guided(target: Target, methods: Sequence[str]) -> None:
     own = [method for method in methods if method in OWN_METHODS]
-    if target is not None and target.latency is not None and own:
+    if target.latency is not None and own:
         raise InputError(
             f"a latency cannot guide {own[0]!r}, whose plans are not of layers that can be timed; give "
             "target=Target(macs=...), and measure the result with gracile.benchmark"
-        )
-    if target is not None and len(methods) > 1 and isinstance(target.value, str):
-        raise InputError(
-            f"{'+'.join(methods)} splits its target among the methods: give it as a ratio, as "
-            + (f"Target({target.measure}=0.5)" if target.own is None else f"Target(own={{{target.measure!r}: 0.5}})")
         )
 
 

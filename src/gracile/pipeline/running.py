@@ -1,25 +1,27 @@
 """The stages of one job, one after the other, with fine-tuning between."""
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
-from gracile.cost import Cost, price
+from gracile.cost import price
+from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.maths.factorize import SCHEMES
 from gracile.pipeline.bytes_of_integers import best_share
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.counting import aimed, selected
 from gracile.pipeline.factorizing import Factorizing
 from gracile.pipeline.forecasting import predicted_selection, predicted_share
 from gracile.pipeline.integers import Integers
 from gracile.pipeline.outcomes import Done, Outcome
 from gracile.pipeline.own_stage import OwnStage
-from gracile.pipeline.proxies import curve_of
 from gracile.pipeline.pruning import PruningStage
+from gracile.pipeline.recovering import multiplied, recovered
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection, baseline_of
 from gracile.pipeline.splitting import Judge, Splitting
@@ -32,7 +34,7 @@ from gracile.registered import OWN_METHODS
 from gracile.report import UNSEARCHED, Record, StageReport, Totals
 from gracile.scoring import score_of
 from gracile.surgery import applied_since
-from gracile.train import Recovery, recover
+from gracile.train import recover
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +163,12 @@ def _as_integers(job: Job, done: Done, timed: TimedIntegers | None, original: nn
             passes.append(stage.trained(request.fine_tune, request.tunings))
         with clock("evaluate"):
             tuned = score_of(request.evaluate, stage.model, "the fine-tuned quantized model")
+    elif request.recover is not None:
+        job.looked(score_after)
+        options = multiplied(request.recover, request.tunings)
+        teach = partial(stage.taught, job.original, job.data, options, request.seed)
+        record, tuned = recovered(request, clock, stage.model, score_after, teach)
+        passes.append(record)
     after = applied_since(stage.model, original).cost(graph)
     report = StageReport(
         method=stage.method,
@@ -190,7 +198,7 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
         outcome = _carried_out(job, request, first, model, score_before, more=request.integers is not None)
         return Done(outcome.stage.model, (outcome,))
     assert request.target is not None
-    total = float(request.target.value)
+    total = _share_of(job, request.target, first, model)
 
     def chained(split: float, tune: bool, judge: Judge | None) -> Done:
         part = job if tune else replace(job, look=None)
@@ -202,6 +210,19 @@ def _resized(job: Job, first: Stage, model: nn.Module, score_before: float) -> D
     # Before int8 it is not yet the whole.
     measured = request.timed and request.forecast is None and not request.integers
     return _measured(job, first, model, done) if measured else done
+
+
+def _share_of(job: Job, target: Target, first: Stage, model: nn.Module) -> float:
+    """The target as a share of the original, which methods can split; an absolute latency is held against its time."""
+    if not isinstance(target.value, str):
+        return float(target.value)
+    if target.latency is None:
+        before = price(first.graph)
+        return min(1.0, target.bound(before) / target.amount(before))
+    watch = Stopwatch(job.request, model, first.graph)
+    with job.clock("measure"), watch.dense() as dense:
+        seconds = watch.seconds(dense)
+    return min(1.0, target.seconds(seconds) / seconds)
 
 
 def _measured(job: Job, first: Stage, model: nn.Module, done: Done) -> Done:
@@ -251,7 +272,15 @@ def _chained(
             forecast=None if request.forecast is None else request.forecast.behind(reached),
         )
         more = request.integers is not None or not last
-        outcome = _carried_out(job, part, stage, current, score, more=more, lenient=not last)
+        try:
+            outcome = _carried_out(job, part, stage, current, score, more=more, lenient=not last)
+        except TargetError as error:
+            if not outcomes:
+                raise
+            raise TargetError(
+                f"{method} has to leave {share:.3g} of what {'+'.join(methods[:place])} left, for {total:.3g} of the "
+                f"original in the end: {error}"
+            ) from error
         outcomes.append(outcome)
         current = outcome.stage.model
         # Of what the method before has left.
@@ -268,11 +297,6 @@ def _chained(
     left_out = "+".join(request.methods[len(methods) :])
     notes = (f"{methods[0]} goes all of the way: {left_out} was left out",) if left_out else ()
     return Done(current, tuple(outcomes), notes)
-
-
-def aimed(target: Target, share: float) -> Target:
-    """The target with another share of the original, a latency too."""
-    return replace(target, latency=share) if target.latency is not None else target.at(share)
 
 
 def _carried_out(
@@ -300,7 +324,7 @@ def _carried_out(
         timed = Timed(stage, request, original, clock, lenient=lenient)
         selection = timed.select(before, score_before)
     else:
-        selection = _selected(request, stage, before, score_before, clock)
+        selection = selected(request, stage, before, score_before, clock, lenient=lenient)
     with clock("apply"):
         stage.carry_out(selection, request.fine_tune_layer)
     with clock("repair"):
@@ -336,8 +360,12 @@ def _carried_out(
 def _trained(job: Job, request: Request, stage: Stage, score_after: float) -> tuple[float | None, tuple[Record, ...]]:
     """The score after recovery or fine-tuning, and what the former did; None and nothing where there is neither."""
     if request.recover is not None:
-        options = replace(request.recover, epochs=request.tunings * request.recover.epochs)
-        record, score = _recovered(job, request, options, stage, score_after)
+        assert job.data is not None
+        teach = partial(
+            recover, stage.model, job.original, job.data, example_inputs=stage.graph,
+            options=multiplied(request.recover, request.tunings), seed=request.seed,
+        )  # fmt: skip
+        record, score = recovered(request, job.clock, stage.model, score_after, teach)
         return score, (record,)
     if request.fine_tune is None:
         return None, ()
@@ -345,41 +373,3 @@ def _trained(job: Job, request: Request, stage: Stage, score_after: float) -> tu
         stage.model = fine_tuned(request.fine_tune, stage.model, request.tunings)
     with job.clock("evaluate"):
         return score_of(request.evaluate, stage.model, "the fine-tuned model"), ()
-
-
-def _selected(request: Request, stage: Stage, before: Cost, score_before: float, clock: Clock) -> Selection:
-    """The stage's selection for a bound on what can be counted."""
-    own = None if request.target is None else request.target.pricing(before)
-    if own is not None:
-        pricing, bound = own
-        stage.price_by(pricing)
-        request = replace(request, pricing=pricing, priced_bound=bound)
-    selection = stage.select(request, before, score_before, clock)
-    if request.sensitivities is None:
-        return selection
-    with clock("foretell"):
-        return replace(selection, curve=curve_of(stage, request, before, selection))
-
-
-def _recovered(job: Job, request: Request, options: Recovery, stage: Stage, score_after: float) -> tuple[Record, float]:
-    """Teach the stage's model what the original does; what lowers its score is undone.
-
-    That is for the search's function to say: the other one may look at data by which nothing is to be chosen.
-    """
-    assert job.data is not None
-    before = copy.deepcopy(stage.model.state_dict())
-    apart = request.evaluate_search is not request.evaluate
-    judged = score_of(request.evaluate_search, stage.model, "the compressed model") if apart else score_after
-    with job.clock("recover"):
-        record = recover(
-            stage.model, job.original, job.data, example_inputs=stage.graph, options=options, seed=request.seed
-        )
-    with job.clock("evaluate"):
-        found = score_of(request.evaluate_search, stage.model, "the recovered model")
-        score = score_of(request.evaluate, stage.model, "the recovered model") if apart else found
-    if found >= judged:
-        return record, score
-    log.warning("recovery lowered the score from %.6g to %.6g and was undone", judged, found)
-    stage.model.load_state_dict(before)
-    undone = f"it lowered the score from {judged:.6g} to {found:.6g}; more data or a lower rate may help"
-    return record.model_copy(update={"changed": (), "details": {**record.details, "undone": undone}}), score_after

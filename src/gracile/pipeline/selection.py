@@ -20,6 +20,7 @@ from gracile.search.problem import Column, Problem
 from gracile.search.select import needs_dictionary, select
 from gracile.search.surrogate import budget_of, predicted, sampled
 from gracile.store import NO_DATA
+from gracile.text import told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def store_key(
     """What the scores of candidates depend on, the evaluation function apart: model, method, data and criterion."""
     seen = data_key(data)
     if criterion is not None:
-        seen = f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seen}"
+        seen = f"{criterion if isinstance(criterion, str) else told(criterion)} {seen}"
     return {"model": fingerprint(graph, model), "data": seen, "method": method}
 
 

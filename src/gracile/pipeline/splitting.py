@@ -43,6 +43,8 @@ class Splitting:
     _scores: dict[float, float] = field(default_factory=dict)
     # Splits that were dropped -> the score at which they were.
     _dropped: dict[float, DroppedError] = field(default_factory=dict)
+    # Splits with which the last method could not reach the target.
+    _missed: list[float] = field(default_factory=list)
 
     def best(self) -> Done:
         """The best one, trained where there is training.
@@ -78,11 +80,10 @@ class Splitting:
                 log.info("the split %s was dropped behind %s: %.6g", split, dropped.method, dropped.score)
                 continue
             except TargetError as error:
-                if not self.request.timed:
-                    raise
-                # How fast a method makes a model is known when it has been measured.
+                # How far a method can go is known when those before it have been carried out.
                 log.info("the split %s was left out: %s", split, error)
                 missed = error
+                self._missed.append(split)
                 continue
             self._scores[split] = score
             log.info("split %s: score %.6g", split, score)
@@ -118,6 +119,10 @@ class Splitting:
         notes = [f"splits of the target, scored: {scored}; taken: {taken:g}"] if scored else []
         if dropped:
             notes.append(f"splits that went no further: {', '.join(dropped)}")
+        if self._missed:
+            notes.append(
+                f"splits with which the target is out of reach: {', '.join(f'{one:g}' for one in self._missed)}"
+            )
         if dropped and not scored:
             notes.append(f"no split lost little enough: {taken:g}, which lost the least, went on alone")
         return replace(done, notes=(*done.notes, *notes))

@@ -15,9 +15,10 @@ from gracile.automatic.loop import Asked, Measured
 from gracile.cost import Cost
 from gracile.errors import EvaluationError, InputError, TargetError
 from gracile.graph import Graph
+from gracile.pipeline.counting import aimed
 from gracile.pipeline.outcomes import Done
 from gracile.pipeline.request import Request
-from gracile.pipeline.running import Job, aimed, run_stages
+from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.tuning import call_training
 from gracile.prune.scores import Criterion
 from gracile.split_options import Split

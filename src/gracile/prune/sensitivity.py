@@ -25,7 +25,7 @@ from gracile.prune.widths import RoundTo, choices_of, require_widths
 from gracile.scoring import Evaluate, score_of
 from gracile.search_options import require_sparsities
 from gracile.store import Job, Store
-from gracile.text import table
+from gracile.text import table, told
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def sensitivity(
         "model": fingerprint(graph, model),
         "method": "sensitivity",
         "data": "none" if data is None else data.fingerprint,
-        "criterion": f"{criterion if isinstance(criterion, str) else criterion.__qualname__} {seed}",
+        "criterion": f"{criterion if isinstance(criterion, str) else told(criterion)} {seed}",
         "order": fingerprint_of(pruning.rankings),
     }
     with Store(store) as opened, bar("sensitivity", len(widths) * len(sparsities)) as progress:

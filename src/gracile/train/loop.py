@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from gracile.extras import extra
 from gracile.inputs import ExampleInputs
 from gracile.progress import bar
 from gracile.session import Distillation, Run, prepare
+from gracile.text import told
 from gracile.train.data import Batches, require_batches
 
 log = logging.getLogger(__name__)
@@ -164,6 +166,8 @@ def fine_tuning(
             if run is not None:
                 run.finalize()
 
+    # By its name a search tells one training from another.
+    fine_tune.__qualname__ = told(partial(fine_tuning, loss=loss, distillation=distillation, **options))
     return fine_tune
 
 

@@ -1,6 +1,7 @@
 """A forward in place of a module's own for a while: on the instance, invisible to copies of it."""
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ class OwnForward:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        _pose(self, type(module).forward.__get__(module))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return type(self.module).forward(self.module, *args, **kwargs)
@@ -30,6 +32,7 @@ class Replacement:
         self._own = module.__dict__.get("forward") or OwnForward(module)
         self._thread = threading.get_ident()
         self._running = False
+        _pose(self, self._own)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = Inputs(args, kwargs)
@@ -52,6 +55,16 @@ class Replacement:
         if isinstance(self._own, OwnForward):
             return OwnForward, (self.module,)
         return _itself, (self._own,)
+
+
+def _pose(standing: Any, function: Any) -> None:
+    """Let torch.export, which asks a forward for its code and names, read those of ``function``."""
+    try:
+        standing.__signature__ = inspect.signature(function)
+    except (TypeError, ValueError):
+        # What has none had none before.
+        return
+    standing.__code__ = getattr(function, "__code__", OwnForward.__call__.__code__)
 
 
 def _itself(value: Any) -> Any:
