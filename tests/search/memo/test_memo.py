@@ -9,6 +9,7 @@ import torch
 from nets import SmallNet, images, trained_like
 from torch import nn
 
+import gracile
 from gracile.search.memo import Memo
 
 with torch.random.fork_rng():
@@ -220,6 +221,17 @@ def test_copies_of_the_model_are_models_of_their_own():
             assert not torch.equal(made(DATA), model(DATA))
             assert torch.equal(made(DATA), nn.Module.__call__(made, DATA))
     assert torch.equal(model(DATA), MODEL(DATA))
+
+
+def test_the_model_and_its_copies_can_be_captured_meanwhile():
+    """By an evaluation that counts, or that scores an exported file."""
+    model, memo = warmed()
+    expected = gracile.profile(MODEL, DATA)
+    with memo.during(model, {"head.bias"}), torch.no_grad():
+        for made in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            counted = gracile.profile(made, DATA)
+            assert (counted.macs, counted.params) == (expected.macs, expected.params)
+            assert torch.equal(torch.export.export(made, (DATA,)).module()(DATA), model(DATA))
 
 
 def test_everything_is_as_before_after_an_exception():
