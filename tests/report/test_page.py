@@ -191,7 +191,7 @@ def test_trials_are_drawn_with_their_front_and_what_was_taken():
     assert (first["x"], second["x"], chosen["x"]) == ([0.49], [0.3], [0.49])
     assert "<" not in first["name"]
     assert "taken from 3 trials · ratios set by hand" in " ".join(parsed.texts)
-    assert "3 pipelines were tried; 1 were stopped" in " ".join(parsed.texts)
+    assert "Of 3 pipelines that were tried 1 stopped early" in " ".join(parsed.texts)
     assert {"chosen", "on the front", "stopped"} <= set(parsed.texts)
     assert "on the front" in str(drawn)
     assert "ended by time" in str(drawn)

@@ -25,8 +25,8 @@ def draw(report: Evidence) -> Section | None:
         title="Trials",
         parts=[
             Text(
-                f"{len(states)} pipelines were tried; {states.count('stopped')} were stopped, as they could not reach "
-                f"the others any more, {states.count('failed')} failed"
+                f"Of {len(states)} pipelines that were tried {states.count('stopped')} stopped early, as they could "
+                f"not reach the others any more, {states.count('failed')} failed"
                 + (f", in {states.count('raised')} a function of yours raised" if "raised" in states else "")
                 + ". The line is the front: what no other one beats "
                 f"in score and cost. The ring marks what was taken: trial {auto.chosen}, "
