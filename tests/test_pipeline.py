@@ -250,6 +250,15 @@ def test_flat_scores_are_explained():
     assert result.plan.edits
 
 
+def test_a_target_above_the_original_is_noted():
+    result = job(target=gracile.Target(macs="900G"), search="tar", method="weight_svd")
+    assert not result.plan.edits
+    assert any(
+        note.startswith("the target of 9e+11 macs is not below the") and "nothing had to go" in note
+        for note in result.report.notes
+    )
+
+
 def test_an_unreachable_target_is_refused_before_the_search():
     calls = []
     with pytest.raises(TargetError, match="cannot be reached"):

@@ -31,6 +31,7 @@ def report_of(
     notes += [note for outcome in done.outcomes for note in (*outcome.stage.notes, *outcome.selection.notes)]
     searches = [o.report.search for o in done.outcomes if o.report.search != UNSEARCHED]
     bound = request.bound(before)
+    notes += _nothing_asked(request, before, bound)
     missed = [] if bound is None or _within(request, after, bound) else [_missed(request, after, bound)]
     if latency is not None and latency.reached > latency.ratio:
         missed = [
@@ -82,6 +83,16 @@ def as_asked(latency: LatencyReport, request: Request) -> LatencyReport:
 def _within(request: Request, after: Cost, bound: float) -> bool:
     # Amounts of the user's own are rounded within a search.
     return request.amount(after) <= bound * (1 if request.own_amount(after) is None else 1 + 1e-6)
+
+
+def _nothing_asked(request: Request, before: Cost, bound: float | None) -> list[str]:
+    amount = request.amount(before)
+    if bound is None or bound < amount:
+        return []
+    return [
+        f"the target of {bound:.6g} {request.measure} is not below the {amount:.6g} of the original: nothing had to "
+        "go; give an amount below it, or a share as 0.5"
+    ]
 
 
 def _missed(request: Request, after: Cost, bound: float) -> str:
