@@ -1,7 +1,7 @@
 """The evaluations of a store as sections of a page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 
 from gracile.html import Chart, Column, Figures, Number, Part, Section, Table, Text, named
@@ -23,18 +23,19 @@ def evaluations_of(place: int, key: dict[str, str], job: Job) -> Section:
     scores = job.scores()
     for (layer, size), score in scores.items():
         curves.setdefault(layer, []).append((size, score))
-    best = max(scores.values(), default=None)
-    figures = [
-        Number(title="Evaluations", after=str(len(scores))),
-        Number(title="Layers or groups", after=str(len(curves))),
-        Number(title="Score of the original", after=f"{job.baseline:.6g}"),
-        *([] if best is None else [Number(title="Best candidate", after=f"{best:.6g}")]),
-    ]
+    layers = Number(title="Layers or groups", after=str(len(curves)))
+    figures = _figures(scores.values(), job.baseline, layers)
     title = f"{place} {key.get('method', 'job').replace('_', ' ')}"
     about = Text(_about(key))
     if not scores:
-        return Section(title=title, parts=[about, Figures(figures)])
-    return Section(title=title, parts=[about, Figures(figures), _chart(curves, job.baseline), _table(title, scores)])
+        return Section(title=title, parts=[about, figures])
+    return Section(title=title, parts=[about, figures, _chart(curves, job.baseline), _table(title, scores)])
+
+
+def _figures(scores: Collection[float], baseline: float, *more: Number) -> Figures:
+    best = [Number(title="Best candidate", after=f"{max(scores):.6g}")] if scores else []
+    first = Number(title="Evaluations", after=str(len(scores)))
+    return Figures([first, *more, Number(title="Score of the original", after=f"{baseline:.6g}"), *best])
 
 
 def _about(key: dict[str, str]) -> str:
@@ -45,12 +46,8 @@ def _wholes(place: int, key: dict[str, str], job: Job) -> Section:
     """Models with all parts at their sizes at once, in the order in which they were scored."""
     scores = [(sizes, score) for (sizes, _), score in job.scores().items()]
     title = f"{place} {key.get('method', 'job').replace('_', ' ')}, whole models"
-    figures = [
-        Number(title="Evaluations", after=str(len(scores))),
-        Number(title="Score of the original", after=f"{job.baseline:.6g}"),
-        *([Number(title="Best candidate", after=f"{max(score for _, score in scores):.6g}")] if scores else []),
-    ]
-    parts: list[Part] = [Text(f"{_about(key)}, with all parts changed at once."), Figures(figures)]
+    figures = _figures([score for _, score in scores], job.baseline)
+    parts: list[Part] = [Text(f"{_about(key)}, with all parts changed at once."), figures]
     if scores:
         parts += [_course([score for _, score in scores], job.baseline), _table_of_wholes(title, scores)]
     return Section(title=title, parts=parts)
