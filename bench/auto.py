@@ -5,7 +5,7 @@
 Without cells, those of `cells` that are missing are run.
 
 A cell is a network, a share of the MACs, "float" or "int8" (every pipeline then ends in int8), and the training:
-"none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 2,500 validation images, which
+"none", or "recover" (without labels, on 5,000 training images).  Everything is chosen by 5,000 validation images, which
 are part of the training file and which no network was trained on; the 10,000 test images are looked at once a model, in
 the end.
 Each single method that the search could have tried is carried out by a call of its own.
@@ -28,10 +28,10 @@ from gracile.train import Recovery
 HERE = Path(__file__).parent
 KEYS = ("network", "target", "integers", "training", "trials")
 NETWORKS, TARGETS = ("mobilenetv2", "vgg", "resnet20"), (0.5, 0.3, 0.1)
-CALIBRATION_IMAGES, RECOVERY_IMAGES, SEARCH_IMAGES = 1024, 5000, 2500
+CALIBRATION_IMAGES, RECOVERY_IMAGES, SEARCH_IMAGES = 1024, 5000, 5000
 RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=FAST)
 TRIALS = 9
-# One evaluation in every other layer; the rest of a dictionary is predicted.
+# Ratios are chosen by the change of the outputs on some of the calibration images.
 SEARCH = gracile.Search(surrogate="auto")
 
 

@@ -25,6 +25,8 @@ from gracile.plan import Plan
 
 HERE = Path(__file__).parent
 IMAGES = 500
+# Example inputs: the surrogate looks at how outputs change on them.
+EXAMPLES = 12
 METHOD = "spatial_svd"
 # Name and seed of its training.
 NETWORKS = (("resnet20", 0), ("resnet20", 1), ("resnet20", 2), ("vgg", 0))
@@ -54,8 +56,8 @@ def plain(model: nn.Module) -> tuple[float, dict[tuple[str, int], float]]:
 def ours(model: nn.Module, **options: object) -> tuple[float, gracile.Result]:
     start = time.process_time()
     result = gracile.compress(
-        model, images().images[:1], evaluate=lambda _: 0.0, evaluate_search=evaluate, target=gracile.Target(macs=0.5),
-        method=METHOD, search=gracile.Search(**options), seed=SEED,
+        model, images().images[:EXAMPLES], evaluate=lambda _: 0.0, evaluate_search=evaluate,
+        target=gracile.Target(macs=0.5), method=METHOD, search=gracile.Search(**options), seed=SEED,
     )  # fmt: skip
     return time.process_time() - start, result
 

@@ -167,6 +167,20 @@ class Inputs:
         sizes = {tensor.shape[0] if tensor.ndim else None for tensor in self.tensors}
         return sizes.pop() if len(sizes) == 1 else None
 
+    def cloned(self) -> "Inputs":
+        """The same with tensors of its own; of parts of larger tensors only what is seen of them is copied."""
+        args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, self.kwargs))
+        return Inputs(args, kwargs)
+
+    def chosen(self, places: Tensor) -> "Inputs":
+        """The examples at ``places`` along the leading axis of each tensor."""
+
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[places.to(tensor.device)]
+
+        args, kwargs = pytree.tree_map_only(Tensor, some, (self.args, self.kwargs))
+        return Inputs(args, kwargs)
+
     def repeated(self, times: int) -> "Inputs":
         """The same examples ``times`` times along the leading axis of each tensor."""
 

@@ -235,8 +235,9 @@ class Search:
     candidates: int | tuple[float, ...] = 10
     # Fit a monotone curve to each layer's scores before they are used.
     monotonic: bool = False
-    # Of "exact" and "greedy": evaluate only so many candidates, and predict the others from the layers' own residuals;
-    # "auto": two in every other layer.  None evaluates all.
+    # Of "exact" and "greedy": evaluate only so many candidates, and go by what the change of the model's outputs
+    # predicts, on some of the calibration data or the example inputs; "auto": two, and one for every eight layers.
+    # None evaluates all.
     surrogate: int | Literal["auto"] | None = None
     # Of "exact" and "greedy": the most bytes of submodules' outputs that are kept from one evaluation to the next, in
     # each process; 0 keeps none.

@@ -47,6 +47,19 @@ def test_the_best_within_the_target_or_the_cheapest_that_loses_little_is_taken(t
     assert (found.place, said) == (place, note)
 
 
+def test_of_equal_scores_the_one_that_changes_the_outputs_least_is_taken():
+    trials = [
+        trial(0, 0.9, 0.48, change=0.3), trial(1, 0.9, 0.49, change=0.1), trial(2, 0.9, 0.6, change=0.05),
+        trial(3, 0.8, 0.3, change=0.01), trial(4, 0.9, None, change=0.01, state="stopped"),
+    ]  # fmt: skip
+    for target, place in ((0.5, 1), (0.7, 2)):
+        chosen = chosen_of(trials, target, 1.0, None)
+        assert chosen is not None
+        assert chosen[0].place == place
+    # Of trials from before there were changes the cheapest, as on the front.
+    assert chosen_of([trial(0, 0.9, 0.49), trial(1, 0.9, 0.48)], 0.5, 1.0, None)[0].place == 1
+
+
 def test_nothing_is_taken_where_all_miss_the_target():
     assert chosen_of(TRIALS, 0.2, 1.0, None) is None
 

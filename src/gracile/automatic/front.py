@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from gracile.report import Trial
 
@@ -70,8 +71,7 @@ def front_of(trials: Iterable[Trial]) -> list[Trial]:
 
 def within(trials: Iterable[Trial], target: float) -> list[Trial]:
     """Those on the front that cost no more than ``target``."""
-    # Costs are counts, and the target a number: a last bit makes no difference.
-    return [trial for trial in front_of(trials) if _cost(trial) <= target * (1 + 1e-9)]
+    return [trial for trial in front_of(trials) if _cost(trial) <= _room(target)]
 
 
 def chosen_of(
@@ -80,12 +80,14 @@ def chosen_of(
     """The trial to take, and what there is to say about it; None where no trial is within the target.
 
     Without ``tolerated_loss`` the best score; else the cheapest that loses at most so much, or the best score where
-    none does.
+    none does.  Scores on finite data tie where models differ: of equal ones that is taken whose outputs have changed
+    least.
     """
-    fitting = within(trials, target)
+    known = list(trials)
+    fitting = within(known, target)
     if not fitting:
         return None
-    best = fitting[-1]
+    best = _steadiest(known, fitting[-1], target)
     if tolerated_loss is None:
         return best, ""
     tolerable = [trial for trial in fitting if baseline - _score(trial) <= tolerated_loss]
@@ -95,6 +97,21 @@ def chosen_of(
         f"no pipeline within the target loses at most {tolerated_loss:.6g}: the best, which was taken, loses "
         f"{baseline - _score(best):.6g}"
     )
+
+
+def _steadiest(trials: Iterable[Trial], best: Trial, target: float) -> Trial:
+    """Of the finished trials within the target with the score of ``best`` the one that changes the outputs least."""
+    equal = [
+        trial
+        for trial in trials
+        if trial.state == "finished" and trial.score == best.score and _cost(trial) <= _room(target)
+    ]
+    return min([best, *equal], key=lambda trial: inf if trial.change is None else trial.change)
+
+
+def _room(target: float) -> float:
+    """Costs are counts, and the target a number: a last bit makes no difference."""
+    return target * (1 + 1e-9)
 
 
 def _cost(trial: Trial) -> float:

@@ -40,6 +40,7 @@ class Measured:
     macs: int | None = None
     params: int | None = None
     bytes: int | None = None
+    change: float | None = None
     gain: float = 0.0
     seconds: float = 0.0
     curve: LossCurve | None = None

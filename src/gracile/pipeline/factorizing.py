@@ -43,9 +43,9 @@ class Factorizing:
         self._original = model
         self.model = copy.deepcopy(model)
         self.graph = graph
+        self.data = data
         self.key = store_key(graph, self.model, scheme, data)
         self._round_to = 1 if request.round_to == "auto" else request.round_to
-        self._calibration = data
         with clock("capture"):
             self._found = find_layers(self.model, graph, scheme, request.exclude, calibrated=data is not None)
         require_layers(self._found)
@@ -173,10 +173,10 @@ class Factorizing:
         return self._repaired(original, self.model, selection.sizes)
 
     def _repaired(self, original: nn.Module, model: nn.Module, sizes: Mapping[str, int]) -> Sequence[Record]:
-        if self._calibration is None or not sizes:
+        if self.data is None or not sizes:
             return ()
         changed = [self._lowrank.layers[name] for name in sizes]
-        return refit_factors(original, self.graph, model, changed, self._calibration)
+        return refit_factors(original, self.graph, model, changed, self.data)
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:
         for layer in self._found.layers:

@@ -45,7 +45,7 @@ class OwnStage:
         self.equivalence: float | None = None
         self.model = copy.deepcopy(model)
         self.graph = graph
-        self._original, self._data = model, data
+        self._original, self.data = model, data
         self._costs: dict[tuple[Edit, ...], Cost] = {}
         self._whole = price(graph)
         # What the target bounds, as whole numbers.
@@ -180,9 +180,9 @@ class OwnStage:
         return self._repaired(original, self.model) if selection.sizes else ()
 
     def _repaired(self, original: nn.Module, model: nn.Module) -> Sequence[Record]:
-        if self._data is None or any(part.cuts for part in self._parts.values()):
+        if self.data is None or any(part.cuts for part in self._parts.values()):
             return ()
-        return (reestimate(original, model, self.graph.example, self._data),)
+        return (reestimate(original, model, self.graph.example, self.data),)
 
     def layer_reports(self, selection: Selection, metric: Metric) -> Iterator[LayerReport]:  # noqa: ARG002
         for name, part in self._parts.items():

@@ -74,6 +74,7 @@ class PruningStage:
         self.method: str = method
         self.model = copy.deepcopy(model)
         self.graph = graph
+        self.data = data
         self.key = store_key(graph, self.model, method, data, request.criterion)
         with clock("capture"):
             self._prunable = find_groups(graph, exclude=request.exclude)

@@ -8,6 +8,7 @@ from torch import nn
 
 from gracile.cost import Measure
 from gracile.graph import Graph
+from gracile.inputs import Calibration
 from gracile.search.problem import Column, Floats
 
 # The total cost of the model with parts at these sizes.
@@ -20,6 +21,8 @@ class Searchable(Protocol):
     method: str
     model: nn.Module
     graph: Graph
+    # The calibration data, where there are any.
+    data: Calibration | None
     # What the scores of its candidates depend on, evaluation function apart: model, data and method.
     key: Mapping[str, str]
 

@@ -10,12 +10,13 @@ from gracile.graph import Graph, fingerprint
 from gracile.inputs import Calibration
 from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.output_changes import changes_of
 from gracile.pipeline.request import Request
 from gracile.pipeline.searchable import Searchable
 from gracile.prune.scores import Criterion
 from gracile.report import DictionaryReport, Entry, LossCurve
 from gracile.scoring import score_of
-from gracile.search.dictionary import evaluate_columns
+from gracile.search.dictionary import evaluate_columns, noise_of
 from gracile.search.problem import Column, Problem
 from gracile.search.select import needs_dictionary, select
 from gracile.search.surrogate import budget_of, predicted, sampled
@@ -98,7 +99,7 @@ def by_search(stage: Searchable, request: Request, before: Cost, score_before: f
     return Selection(
         sizes={column.layer: int(column.sizes[level]) for column, _, level in levels if level != column.dense},
         asked={column.layer: stage.ratio(column, level) for column, level, _ in levels},
-        dictionary=tuple(entry for column in columns for entry in _entries(stage, column)),
+        dictionary=() if filled is None else tuple(e for column in filled.reported for e in _entries(stage, column)),
         baseline=columns[0].baseline if needs_dictionary(request.search.kind) else None,
         notes=final.notes if filled is None else (*filled.notes, *final.notes),
         filling=None if filled is None else filled.report,
@@ -129,9 +130,10 @@ def problem_of(stage: Searchable, request: Request, columns: tuple[Column, ...],
 
 @dataclass(frozen=True, slots=True)
 class _Dictionary:
-    """The columns with all their scores."""
+    """The columns with the scores by which a search goes, and with those that are reported."""
 
     columns: tuple[Column, ...]
+    reported: tuple[Column, ...]
     report: DictionaryReport
     notes: tuple[str, ...] = ()
 
@@ -145,10 +147,14 @@ def _scored(
 ) -> _Dictionary:
     baseline = baseline_of(stage, request, score_before)
     surrogate = request.search.surrogate
-    levels = candidates if surrogate is None else sampled(candidates, budget_of(surrogate, len(columns)))
+    if surrogate is None:
+        changes, levels = None, candidates
+    else:
+        changes = changes_of(stage, request, columns, candidates)
+        levels = sampled(changes, budget_of(surrogate, len(columns)))
     with request.opened_store() as store, opened_executor(stage, request) as executor:
         filled = evaluate_columns(columns, levels, executor, store.job(stage.key, baseline))
-    found = None if surrogate is None else predicted(filled.columns, candidates)
+    found = None if changes is None else predicted(filled.columns, changes)
     entries = sum(len(set(some) - {c.dense}) for some, c in zip(candidates, columns, strict=True))
     known = sum(len(column.evaluated) for column in filled.columns)
     usage = filled.usage
@@ -161,8 +167,8 @@ def _scored(
         macs_saved=usage.saved / usage.macs if usage.macs else 0.0,
     )
     if found is None:
-        return _Dictionary(filled.columns, report)
-    return _Dictionary(found.columns, report, (found.note,))
+        return _Dictionary(filled.columns, filled.columns, report, noise_of(filled.columns))
+    return _Dictionary(found.columns, found.known, report, (found.note,))
 
 
 def _entries(stage: Searchable, column: Column) -> list[Entry]:

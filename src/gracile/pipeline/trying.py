@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import torch
+from torch import nn
 
 from gracile.auto_options import Auto
 from gracile.automatic import Point
@@ -17,6 +19,7 @@ from gracile.errors import EvaluationError, InputError, TargetError
 from gracile.graph import Graph
 from gracile.pipeline.counting import aimed
 from gracile.pipeline.outcomes import Done
+from gracile.pipeline.output_changes import output_change
 from gracile.pipeline.request import Request
 from gracile.pipeline.running import Job, run_stages
 from gracile.pipeline.tuning import call_training
@@ -24,6 +27,9 @@ from gracile.prune.scores import Criterion
 from gracile.split_options import Split
 from gracile.surgery import applied_since
 from gracile.text import function_name
+
+# Batches of the calibration data on which outputs are compared with those of the original.
+_BATCHES = 4
 
 
 def criteria_of(request: Request, options: Auto) -> dict[str, Criterion | str]:
@@ -115,9 +121,14 @@ class Trials:
             share = done.predicted * (request.forecast.integers if request.integers else 1.0)
         return Measured(
             state="finished", score=done.score, cost=share,
-            macs=cost.macs, params=cost.params, bytes=cost.bytes, gain=sum(gains), seconds=seconds,
+            macs=cost.macs, params=cost.params, bytes=cost.bytes, change=self._change(done.model), gain=sum(gains),
+            seconds=seconds,
             curve=done.outcomes[0].selection.curve if len(request.methods) == 1 and done.outcomes else None,
         )  # fmt: skip
+
+    def _change(self, model: nn.Module) -> float:
+        batches = [self._graph.example] if self._job.data is None else islice(self._job.data, _BATCHES)
+        return output_change(self._job.original, model, batches)
 
 
 def carried_out(job: Job, graph: Graph, score_before: float) -> Done:

@@ -54,6 +54,8 @@ class Trial(Frozen):
     macs: int | None = None
     params: int | None = None
     bytes: int | None = None
+    # How much the outputs have changed: the square of that, relative to their own.
+    change: float | None = None
     # What training won, all stages together.
     gain: float = 0.0
     seconds: float = 0.0
@@ -89,7 +91,8 @@ class AutoReport(Frozen):
     baseline: float
     tolerated_loss: float | None = None
     trials: tuple[Trial, ...]
-    # Places of the trials that no other one beats in score and cost, ascending in cost; and of the one that was taken.
+    # Places of the trials that no other one beats in score and cost, ascending in cost; and of the one that was taken:
+    # where several have the best score, that whose outputs have changed least, which may cost a little more.
     front: tuple[int, ...]
     chosen: int
     # What ended the search.
@@ -105,7 +108,7 @@ class AutoReport(Frozen):
                 "*" if place == self.chosen else "", str(place), self.trial(place).recipe,
                 f"{self.trial(place).cost:.4f}", f"{self.trial(place).score:.6g}",
             )
-            for place in self.front
+            for place in sorted({*self.front, self.chosen}, key=lambda place: self.trial(place).cost or 0.0)
         ]  # fmt: skip
         states = [trial.state for trial in self.trials]
         header = ("", "trial", "on the front", self.metric, "score")

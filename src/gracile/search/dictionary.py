@@ -9,6 +9,9 @@ from gracile.search.problem import Column
 from gracile.search.work import Candidate, Executor
 from gracile.store import Job
 
+# The share of scores above the original's from which on they are called noise.
+_NOISE = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Filled:
@@ -21,11 +24,19 @@ class Filled:
 
 
 def evaluate_columns(
-    columns: Sequence[Column], candidates: Sequence[Sequence[int]], executor: Executor, job: Job
+    columns: Sequence[Column],
+    candidates: Sequence[Sequence[int]],
+    executor: Executor,
+    job: Job,
+    *,
+    title: str = "evaluation dictionary",
 ) -> Filled:
     """Fill in the scores of ``columns`` at the levels ``candidates``, one sequence a column.
 
     What the job's store has is not evaluated again; what is evaluated is stored at once.
+
+    Args:
+        title: of the progress bar.
 
     Raises:
         EvaluationError: the evaluation function fails; what was evaluated before is in the store.
@@ -38,7 +49,7 @@ def evaluate_columns(
     ]
     missing = [Candidate.of(*key) for key in wanted if key not in known]
     usage = Usage()
-    with bar("evaluation dictionary", len(missing)) as progress:
+    with bar(title, len(missing)) as progress:
         for candidate, scored in executor.scores(missing):
             (key,) = candidate.sizes
             known[key] = scored.score
@@ -49,6 +60,19 @@ def evaluate_columns(
         scored_column(column, levels, known, job.baseline) for column, levels in zip(columns, candidates, strict=True)
     )
     return Filled(filled, len(missing), usage)
+
+
+def noise_of(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Says so where too many scores are above the original's to tell anything."""
+    above = sum(score > column.baseline for column in columns for score in column.scores)
+    total = sum(len(column.scores) for column in columns)
+    if above <= _NOISE * total:
+        return ()
+    return (
+        f"{above} of {total} scores of the evaluation dictionary are above the original's: the evaluation is noisy, "
+        'and a search takes what is lucky in it. Search(surrogate="auto") goes by how much the outputs change; more '
+        "data in evaluate_search helps, too",
+    )
 
 
 def scored_column(

@@ -1,7 +1,8 @@
-"""A dictionary of which only a few entries are evaluated; the others follow from the layers' own residuals.
+"""A dictionary of which only a few entries are evaluated; the others follow from how much the model's outputs change.
 
-What a layer at a level loses is taken for a_l r^p: r is the layer's relative residual there, p is common to all layers,
-and a_l comes from evaluations of the layer, or is the median of the others'.
+What the model loses with one part at a level is taken for a c: c is the squared change of the outputs there, relative
+to their own square, and a comes from the evaluations.  It is linear because errors of independent parts add up in their
+squares: what a search adds up stands for the error of all parts together.
 """
 
 from collections.abc import Sequence
@@ -11,21 +12,28 @@ from typing import Literal
 
 import numpy as np
 
-from gracile.maths.power_law import Floats, extended, pooled_exponent
-from gracile.search.problem import Column
+from gracile.search.problem import Column, Floats
 
-# Where the evaluations of one layer lie among its candidates, 0 being the lowest, in the order in which they are made.
-_PLACES = (0.0, 0.25, 0.5, 0.12, 0.75, 0.37)
+# The share of candidates, those that change the outputs most, among which evaluations are spread: what the others lose
+# is lost in the noise of most scores.
+_VISIBLE = 0.3
+# Where no evaluation tells by how much the score falls: the share of it that the largest change is taken to cost.
+_UNTOLD = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Columns of which some scores are predicted, and how well that goes."""
 
+    # With predicted scores at all levels: what a search goes by.  Evaluations among them would be taken for their luck.
     columns: tuple[Column, ...]
-    exponent: float
-    # Mean distance of predicted from evaluated scores, over layers with several evaluations: they are predicted from
-    # the second lowest, with the exponent of the other layers.  None without such layers.
+    # The same with the scores of evaluations where there are any: what is known.
+    known: tuple[Column, ...]
+    # What the score loses per unit of change.
+    slope: float
+    # Whether the evaluations have told it.
+    told: bool
+    # Mean distance of evaluated scores from what the other evaluations predict; None of fewer than two.
     error: float | None
     # How many entries of the dictionary were evaluated, of how many.
     evaluated: int
@@ -36,98 +44,87 @@ class Prediction:
         checked = (
             "" if self.error is None else f"; predicted and evaluated scores differ by {self.error:.3g} on average"
         )
+        untold = "" if self.told else "; none was below the original's, so that only the order of scores means anything"
         return (
-            f"surrogate: {self.evaluated} of {self.entries} scores were evaluated, the others predicted from the "
-            f"residuals to the power of {self.exponent:.3g}{checked}"
+            f"surrogate: {self.evaluated} of {self.entries} scores were evaluated; the search goes by what the change "
+            f"of the outputs predicts{checked}{untold}"
         )
 
 
 def budget_of(surrogate: int | Literal["auto"], columns: int) -> int:
     """The number of evaluations."""
-    return columns + ceil(columns / 8) if surrogate == "auto" else surrogate
+    return 2 + columns // 8 if surrogate == "auto" else surrogate
 
 
-def sampled(candidates: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
-    """The levels to evaluate: two in each of columns that are spread evenly, more where the budget allows that.
+def sampled(changes: Sequence[Column], budget: int) -> list[list[int]]:
+    """The levels to evaluate in each column: spread evenly over the candidates that change the outputs most.
 
-    Two evaluations tell a column's exponent.  All columns share that, and much the same factor, so that it is worth
-    more to know some columns well than all of them a little.
+    Args:
+        changes: columns whose scores are changes of the outputs, with a minus.
     """
-    waiting = [_order(sorted(levels)) for levels in candidates]
-    chosen: list[list[int]] = [[] for _ in candidates]
-    left, each = budget, 2
-    while left > 0 and any(waiting):
-        able = [index for index, levels in enumerate(waiting) if levels]
-        count = min(max(left // each, 1), len(able))
-        for place in np.linspace(0, len(able) - 1, count).round().astype(int).tolist():
-            some = waiting[able[place]][: min(each, left)]
-            del waiting[able[place]][: len(some)]
-            chosen[able[place]].extend(some)
-            left -= len(some)
-        each = 1
+    entries = sorted(
+        (-score, place, level)
+        for place, column in enumerate(changes)
+        for level, score in zip(column.evaluated, column.scores, strict=True)
+    )
+    count = min(budget, len(entries))
+    visible = entries[len(entries) - max(count, ceil(_VISIBLE * len(entries))) :]
+    chosen: list[list[int]] = [[] for _ in changes]
+    for number in range(count):
+        _, place, level = visible[int((number + 0.5) * len(visible) / count)]
+        chosen[place].append(level)
     return [sorted(levels) for levels in chosen]
 
 
-def _order(levels: Sequence[int]) -> list[int]:
-    places = [round(place * (len(levels) - 1)) for place in _PLACES]
-    return [levels[place] for place in dict.fromkeys([*places, *range(len(levels))])] if levels else []
-
-
-def predicted(columns: Sequence[Column], candidates: Sequence[Sequence[int]]) -> Prediction:
-    """Fill in the scores at all ``candidates`` of columns that were evaluated at some of them."""
-    losses = [np.array([column.baseline - score for score in column.scores]) for column in columns]
-    positive = np.concatenate([*losses, np.zeros(0)])
-    positive = positive[positive > 0]
-    # What is lost in the noise counts as half of the least that is seen.
-    least = float(positive.min()) / 2 if len(positive) else 0.0
-    curves = [_curve(column, lost, least) for column, lost in zip(columns, losses, strict=True)]
-    exponent = pooled_exponent([curve for curve in curves if len(curve[0]) > 1])
-    slopes = np.concatenate([lost / errors**exponent for errors, lost in curves])
-    typical = float(np.median(slopes)) if len(slopes) else 0.0
-    filled = [
-        _filled(column, sorted(set(levels) - {column.dense}), curve, exponent, typical)
-        for column, levels, curve in zip(columns, candidates, curves, strict=True)
+def predicted(columns: Sequence[Column], changes: Sequence[Column]) -> Prediction:
+    """Fill in the scores at all levels of ``changes``, of columns that were evaluated at some of them."""
+    pairs = [
+        (-change.scores[change.evaluated.index(level)], column.baseline - score)
+        for column, change in zip(columns, changes, strict=True)
+        for level, score in zip(column.evaluated, column.scores, strict=True)
     ]
+    moved, lost = (np.array([pair[place] for pair in pairs]) for place in (0, 1))
+    slope, largest = _slope(moved, lost), -min((min(change.scores, default=0.0) for change in changes), default=0.0)
+    told = slope > 0
+    if not told and largest > 0:
+        slope = _UNTOLD * max((abs(column.baseline) for column in columns), default=1.0) / largest
+    filled = tuple(_filled(column, change, slope) for column, change in zip(columns, changes, strict=True))
     return Prediction(
-        columns=tuple(filled),
-        exponent=exponent,
-        error=_error(curves),
-        evaluated=sum(len(column.evaluated) for column in columns),
+        columns=filled,
+        known=tuple(_known(column, whole) for column, whole in zip(columns, filled, strict=True)),
+        slope=slope,
+        told=told,
+        error=_error(moved, lost),
+        evaluated=len(pairs),
         entries=sum(len(column.evaluated) for column in filled),
     )
 
 
-def _curve(column: Column, lost: Floats, least: float) -> tuple[Floats, Floats]:
-    """Residuals and losses of a column where it was evaluated, both positive; none where nothing is ever lost."""
-    errors = column.residuals[list(column.evaluated)]
-    some = (errors > 0) & (least > 0)
-    return errors[some], np.maximum(lost[some], least)
+def _slope(moved: Floats, lost: Floats) -> float:
+    """What is lost per unit of change: of noise that is as large everywhere, as it is in a score, small changes do not
+    make much.
+    """
+    return float(lost.sum() / moved.sum()) if moved.sum() > 0 else 0.0
 
 
-def _filled(
-    column: Column, levels: Sequence[int], curve: tuple[Floats, Floats], exponent: float, typical: float
-) -> Column:
-    errors = column.residuals[list(levels)]
-    lost = typical * errors**exponent if not len(curve[0]) else extended(errors, *curve, exponent)
+def _filled(column: Column, change: Column, slope: float) -> Column:
+    scores = tuple(column.baseline + slope * moved for moved in change.scores)
+    return replace(column, evaluated=change.evaluated, scores=scores, predicted=change.evaluated)
+
+
+def _known(column: Column, filled: Column) -> Column:
     known = dict(zip(column.evaluated, column.scores, strict=True))
-    scores = [known.get(level, column.baseline - loss) for level, loss in zip(levels, lost.tolist(), strict=True)]
+    scores = zip(filled.evaluated, filled.scores, strict=True)
     return replace(
-        column,
-        evaluated=tuple(levels),
-        scores=tuple(scores),
-        predicted=tuple(level for level in levels if level not in known),
+        filled,
+        scores=tuple(known.get(level, score) for level, score in scores),
+        predicted=tuple(level for level in filled.evaluated if level not in known),
     )
 
 
-def _error(curves: Sequence[tuple[Floats, Floats]]) -> float | None:
-    distances = []
-    for index, (errors, lost) in enumerate(curves):
-        if len(errors) < 2:
-            continue
-        others = [curve for place, curve in enumerate(curves) if place != index and len(curve[0]) > 1]
-        # The lowest one loses most and says least about what a search will choose.
-        middle = 1
-        rest = np.arange(len(errors)) != middle
-        guess = extended(errors[rest], errors[[middle]], lost[[middle]], pooled_exponent(others))
-        distances.extend(np.abs(guess - lost[rest]).tolist())
-    return float(np.mean(distances)) if distances else None
+def _error(moved: Floats, lost: Floats) -> float | None:
+    if len(moved) < 2:
+        return None
+    others = [np.arange(len(moved)) != place for place in range(len(moved))]
+    guesses = np.array([_slope(moved[rest], lost[rest]) for rest in others]) * moved
+    return float(np.abs(guesses - lost).mean())

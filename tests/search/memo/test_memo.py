@@ -90,9 +90,9 @@ def test_submodules_before_the_change_do_not_run():
     model.stem.forward = lambda x: ran.append(1) or own(x)
     memo = Memo(model, LIMIT)
     scores(model, ["head.bias"], [DATA], memo, factors=(0.5,) * 8)
-    # Once to see the inputs, once to capture the program, once to keep the outputs, once to see them again; none of the
-    # other five times.
-    assert len(ran) == 4
+    # Twice to see the inputs, once to capture the program, once to keep the outputs, once to see them again; none of
+    # the other four times.
+    assert len(ran) == 5
     assert model.stem.forward is not own
     assert "forward" not in model.__dict__
     assert "forward" not in model.block.__dict__

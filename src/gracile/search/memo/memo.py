@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Programs of inputs of different shapes that are captured; calls with others run in full.
 _PROGRAMS = 8
+# Changes under which inputs of a form are met before their program is captured: that takes as long as some evaluations.
+_WORTH = 2
 # Changes without a single input that came again, after which it is given up.
 _PATIENCE = 3
 
@@ -68,8 +70,9 @@ class Memo:
         self._model = model
         self._graph = graph
         self._programs: dict[str, Program | None] = {}
-        # Inputs whose program is to be captured when the model is next as it was.
-        self._waiting: dict[str, Inputs] = {}
+        # Signature -> inputs whose program is to be captured when the model is next as it was, and the changes under
+        # which such inputs were met.
+        self._waiting: dict[str, tuple[Inputs, set[int]]] = {}
         self._seen: set[str] = set()
         self._changes = self._repeats = 0
 
@@ -92,8 +95,9 @@ class Memo:
 
     def learn(self) -> None:
         """Capture the programs of the inputs that were met; to be called while the model is as it was."""
-        while self._waiting:
-            signature, inputs = self._waiting.popitem()
+        worth = [signature for signature, (_, changes) in self._waiting.items() if len(changes) >= _WORTH]
+        for signature in worth:
+            inputs, _ = self._waiting.pop(signature)
             try:
                 program = Program(self._captured(inputs))
             except GracileError as error:
@@ -113,8 +117,11 @@ class Memo:
         """The program of inputs of this form, once it has been captured."""
         self._repeats += key in self._seen
         self._seen.add(key)
-        if signature not in self._programs and len(self._programs) + len(self._waiting) < _PROGRAMS:
-            self._waiting[signature] = inputs
+        known = len(self._programs) + len(self._waiting)
+        if signature not in self._programs and signature not in self._waiting and known < _PROGRAMS:
+            self._waiting[signature] = inputs, set()
+        if signature in self._waiting:
+            self._waiting[signature][1].add(self._changes)
         return self._programs.get(signature)
 
 
