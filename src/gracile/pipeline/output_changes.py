@@ -117,11 +117,11 @@ def _change(pairs: Iterable[tuple[list[Tensor], list[Tensor]]]) -> float:
 
 def _moved(wanted: Tensor, found: Tensor) -> tuple[float, float]:
     """The square of the change of one output, and the output's own."""
-    if wanted.shape != found.shape:
-        return 1.0, 1.0
-    if not wanted.is_floating_point():
-        return float((wanted != found).sum()), float(max(wanted.numel(), 1))
     # Masks are infinite in both.
     some = wanted.isfinite()
-    difference, own = (torch.linalg.vector_norm(values[some].float()) for values in (found - wanted, wanted))
-    return float(difference) ** 2, float(own) ** 2
+    own = float(torch.linalg.vector_norm(wanted[some].float())) ** 2 if wanted.is_floating_point() else wanted.numel()
+    if wanted.shape != found.shape:
+        return max(own, 1.0), max(own, 1.0)
+    if not wanted.is_floating_point():
+        return float((wanted != found).sum()), float(own)
+    return float(torch.linalg.vector_norm((found - wanted)[some].float())) ** 2, own
