@@ -31,6 +31,8 @@ NETWORKS, TARGETS = ("mobilenetv2", "vgg", "resnet20"), (0.5, 0.3, 0.1)
 CALIBRATION_IMAGES, RECOVERY_IMAGES, SEARCH_IMAGES = 1024, 5000, 5000
 RECOVERY = Recovery(block_epochs=1, epochs=2, rate=2e-3, autocast=FAST)
 TRIALS = 9
+# About the standard error of the difference between the accuracies of two models on 5,000 images, in points.
+NOISE = 0.2
 # Ratios are chosen by the change of the outputs on some of the calibration images.
 SEARCH = gracile.Search(surrogate="auto")
 
@@ -109,7 +111,9 @@ def percent(found: Tensor) -> float:
 
 
 def run_cell(cell: Cell, parts: dict[str, Images], rows: Rows) -> None:
-    auto = gracile.Auto(trials=cell[-1], batch=3, criteria=("elimination",), shares=(1.0,), int8=cell[2])
+    auto = gracile.Auto(
+        trials=cell[-1], batch=3, criteria=("elimination",), shares=(1.0,), int8=cell[2], noise=NOISE
+    )  # fmt: skip
     result = compressed(cell, parts, method="auto", auto=auto)
     report = result.report.auto
     assert report is not None
@@ -118,6 +122,7 @@ def run_cell(cell: Cell, parts: dict[str, Images], rows: Rows) -> None:
     found = right(result.model, parts["test"])
     rows.add(
         **dict(zip(KEYS, cell, strict=True)),
+        noise=NOISE,
         macs=result.report.ratio("macs"),
         dense=accuracy(dense(cell[0]), parts["test"], fast=True),
         chosen=chosen.recipe,
@@ -143,13 +148,13 @@ def table(rows: Rows) -> str:
                 f"{best['test']:.2f} ({best['method']})", difference(float(str(row["test"])), best),
                 ", ".join(f"{one['method']} {one['test']:.2f}" for one in singles if one is not best),
                 f"{row['validation']:.2f} / {max(float(str(one['validation'])) for one in singles):.2f}",
-                f"{row['trials']} ({row['stopped']})", row["seconds"],
+                row.get("noise", 0), f"{row['trials']} ({row['stopped']})", row["seconds"],
             )
         )  # fmt: skip
     header = (
         "network", "target", "numbers", "training", "dense", "auto", "pipeline", "MACs", "best single",
         "auto less it", "other singles",
-        "validation: auto / best single", "trials (stopped)", "seconds of all trials",
+        "validation: auto / best single", "noise", "trials (stopped)", "seconds of all trials",
     )  # fmt: skip
     return markdown(header, drawn)
 

@@ -83,7 +83,7 @@ ENTRIES = {
     ),
     "Auto": (
         gracile.Auto,
-        "trials minutes tolerated_loss methods int8 criteria scopes round_to shares batch fine_tune margin study "
+        "trials minutes tolerated_loss methods int8 criteria scopes round_to shares batch fine_tune margin noise study "
         "worker",
     ),
     "Annealing": (

@@ -90,7 +90,7 @@ def test_the_report_keeps_and_draws_the_trials(found, tmp_path):
 
 def test_a_pair_is_stopped_behind_its_first_method(monkeypatch):
     """Its second method is never begun: the score at which it stopped is that of the first one alone."""
-    unbeatable = classmethod(lambda cls, trials, margin: cls(((0.0, 1.0),), 0.0, margin))
+    unbeatable = classmethod(lambda cls, trials, margin, noise: cls(((0.0, 1.0),), 0.0, margin, noise))
     monkeypatch.setattr(Rivals, "of", unbeatable)
     result = job()
     stopped = [trial for trial in result.trials if trial.state == "stopped"]
@@ -339,6 +339,8 @@ def test_what_does_not_go_together_is_refused_before_any_work(options, message):
         ({"minutes": float("inf")}, "minutes is inf"),
         ({"tolerated_loss": -0.1}, r"tolerated_loss is -0\.1; it is a number from 0"),
         ({"margin": None}, "margin is None"),
+        ({"noise": None}, "noise is None"),
+        ({"noise": -0.1}, "noise is -0.1"),
         ({"methods": ("prune", "int8")}, "methods is .*spatial_svd, weight_svd, channel_pruning, prune"),
         ({"methods": ()}, r"methods is \(\)"),
         ({"methods": ("prune", "prune")}, "each once"),

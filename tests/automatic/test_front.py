@@ -60,6 +60,24 @@ def test_of_equal_scores_the_one_that_changes_the_outputs_least_is_taken():
     assert chosen_of([trial(0, 0.9, 0.49), trial(1, 0.9, 0.48)], 0.5, 1.0, None)[0].place == 1
 
 
+def test_within_the_noise_of_the_best_score_the_outputs_decide():
+    trials = [trial(0, 0.90, 0.48, change=0.3), trial(1, 0.88, 0.49, change=0.1), trial(2, 0.85, 0.5, change=0.05)]
+    found, said = chosen_of(trials, 0.5, 1.0, None, noise=0.03)
+    assert found.place == 1
+    assert said.startswith(
+        "trial 1 was taken, whose outputs have changed least: its score of 0.88 lies within the noise"
+    )
+    found, said = chosen_of(trials, 0.5, 1.0, None, noise=0.01)
+    assert (found.place, said) == (0, "")
+
+
+def test_no_trial_is_stopped_for_less_than_noise():
+    rivals = Rivals.of([trial(0, 0.80, 0.5)], margin=1.5, noise=0.1)
+    rivals.require_hope(0.71, 0.5)
+    with pytest.raises(HopelessError):
+        rivals.require_hope(0.69, 0.5)
+
+
 def test_nothing_is_taken_where_all_miss_the_target():
     assert chosen_of(TRIALS, 0.2, 1.0, None) is None
 

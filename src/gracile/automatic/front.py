@@ -29,21 +29,23 @@ class Rivals:
     # The most that training has won in one trial.
     gain: float
     margin: float
+    # How far scores may lie apart by chance.
+    noise: float = 0.0
 
     @classmethod
-    def of(cls, trials: Iterable[Trial], margin: float) -> "Rivals":
+    def of(cls, trials: Iterable[Trial], margin: float, noise: float = 0.0) -> "Rivals":
         finished = [trial for trial in trials if trial.state == "finished"]
         points = tuple((trial.cost, trial.score) for trial in front_of(finished))
-        return cls(points, max((trial.gain for trial in finished), default=0.0), margin)  # type: ignore[arg-type]
+        return cls(points, max((trial.gain for trial in finished), default=0.0), margin, noise)  # type: ignore[arg-type]
 
     def require_hope(self, score: float, cost: float) -> None:
         """Raises HopelessError where a trial cannot reach the front any more.
 
         A trial with ``score`` behind a method, before training, is hoped to end with at most
-        score + margin * (the most that training has won so far).  It is hopeless where another trial has more than that
-        and costs no more than what this one goes for.
+        score + noise + margin * (the most that training has won so far).  It is hopeless where another trial has more
+        than that and costs no more than what this one goes for.
         """
-        hoped = score + self.margin * max(self.gain, 0.0)
+        hoped = score + self.noise + self.margin * max(self.gain, 0.0)
         better = [found for found in self.front if found[0] <= cost and found[1] > hoped]
         if not better:
             return
@@ -75,21 +77,21 @@ def within(trials: Iterable[Trial], target: float) -> list[Trial]:
 
 
 def chosen_of(
-    trials: Iterable[Trial], target: float, baseline: float, tolerated_loss: float | None
+    trials: Iterable[Trial], target: float, baseline: float, tolerated_loss: float | None, noise: float = 0.0
 ) -> tuple[Trial, str] | None:
     """The trial to take, and what there is to say about it; None where no trial is within the target.
 
     Without ``tolerated_loss`` the best score; else the cheapest that loses at most so much, or the best score where
-    none does.  Scores on finite data tie where models differ: of equal ones that is taken whose outputs have changed
-    least.
+    none does.  Scores on finite data tell near models apart by chance: of those that lie within ``noise`` of the best
+    score that is taken whose outputs have changed least.
     """
     known = list(trials)
     fitting = within(known, target)
     if not fitting:
         return None
-    best = _steadiest(known, fitting[-1], target)
+    best = _steadiest(known, fitting[-1], target, noise)
     if tolerated_loss is None:
-        return best, ""
+        return best, _by_change(best, fitting[-1])
     tolerable = [trial for trial in fitting if baseline - _score(trial) <= tolerated_loss]
     if tolerable:
         return tolerable[0], ""
@@ -99,14 +101,23 @@ def chosen_of(
     )
 
 
-def _steadiest(trials: Iterable[Trial], best: Trial, target: float) -> Trial:
-    """Of the finished trials within the target with the score of ``best`` the one that changes the outputs least."""
+def _steadiest(trials: Iterable[Trial], best: Trial, target: float, noise: float) -> Trial:
+    """Of the finished trials within the target and near ``best`` the one that changes the outputs least."""
     equal = [
         trial
         for trial in trials
-        if trial.state == "finished" and trial.score == best.score and _cost(trial) <= _room(target)
+        if trial.state == "finished" and _score(trial) >= _score(best) - noise and _cost(trial) <= _room(target)
     ]
     return min([best, *equal], key=lambda trial: inf if trial.change is None else trial.change)
+
+
+def _by_change(taken: Trial, best: Trial) -> str:
+    if taken.score == best.score:
+        return ""
+    return (
+        f"trial {taken.place} was taken, whose outputs have changed least: its score of {taken.score:.6g} lies within "
+        f"the noise of the best, {best.score:.6g} of trial {best.place}"
+    )
 
 
 def _room(target: float) -> float:

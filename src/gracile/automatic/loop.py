@@ -200,7 +200,7 @@ class Course:
         if entry.point.alone and entry.place < len(self.singles):
             return None
         before = [e.ended for e in self.ledger.placed() if e.ended is not None and e.batch < entry.batch]
-        return Rivals.of(before, self.options.margin)
+        return Rivals.of(before, self.options.margin, self.options.noise)
 
     def _require_one(self) -> None:
         """What raises in every trial is a mistake in a function, and not the fault of a pipeline."""

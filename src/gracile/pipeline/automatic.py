@@ -86,7 +86,9 @@ class Findings:
         auto = self.request.auto
         assert auto is not None
         left = [trial for trial in self.trials if trial.place not in missed]
-        chosen = chosen_of(left, self.target * (1 + _room(self.request)), self.baseline, auto.tolerated_loss)
+        chosen = chosen_of(
+            left, self.target * (1 + _room(self.request)), self.baseline, auto.tolerated_loss, auto.noise
+        )
         if chosen is None:
             reasons = dict.fromkeys(f"{trial.method}: {trial.reason or 'missed it'}" for trial in self.trials)
             raise TargetError(
@@ -258,7 +260,7 @@ def _key(request: Request, options: Auto, before: Cost, data: Calibration | None
         "target": repr(request.target) + _told_apart(request.target, before),
         "space": repr(space),
         "search": f"{search.kind} {search.ratios} {search.monotonic} {search.surrogate} {_told(search.options)}",
-        "options": f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin}",
+        "options": f"{request.max_sparsity} {sorted(request.exclude)} {options.batch} {options.margin} {options.noise}",
         "training": f"{request.recover!r} {_named(tune)} {_named(request.fine_tune_layer)}",
         "loss": _named(request.loss),
         "seed": str(request.seed),
