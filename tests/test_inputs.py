@@ -282,3 +282,17 @@ def test_every_kind_of_tensor_has_a_digest(tensor: Tensor) -> None:
     assert digest(tensor) != digest(torch.zeros(5))
     if tensor.numel():
         assert digest(tensor) != digest(torch.zeros_like(tensor.detach()))
+
+
+def test_a_copy_shares_nothing_and_takes_of_a_part_of_a_tensor_only_that():
+    whole, notes = torch.zeros(1000, 3), []
+    first = Inputs((whole[:2], {"again": whole[5:6], "notes": notes}), {})
+    copied = first.copied()
+    part, other = copied.args
+    assert [tensor.untyped_storage().nbytes() for tensor in copied.tensors] == [24, 12]
+    part += 1
+    other["notes"].append(1)
+    assert (float(whole.abs().max()), notes) == (0.0, [])
+    # One tensor twice stays one.
+    twice = Inputs((part, part), {}).copied()
+    assert twice.args[0] is twice.args[1]

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -167,28 +167,22 @@ class Inputs:
         sizes = {tensor.shape[0] if tensor.ndim else None for tensor in self.tensors}
         return sizes.pop() if len(sizes) == 1 else None
 
-    def cloned(self) -> "Inputs":
-        """The same with tensors of its own; of parts of larger tensors only what is seen of them is copied."""
-        args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (self.args, self.kwargs))
-        return Inputs(args, kwargs)
+    def copied(self) -> "Inputs":
+        """A deep copy, but of tensors that are parts of larger ones only these parts are copied."""
+        own = {id(tensor): tensor.clone() for tensor in self.tensors}
+        return Inputs(*copy.deepcopy((self.args, self.kwargs), own))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same with each tensor changed."""
+        return Inputs(*pytree.tree_map_only(Tensor, change, (self.args, self.kwargs)))
 
     def chosen(self, places: Tensor) -> "Inputs":
         """The examples at ``places`` along the leading axis of each tensor."""
-
-        def some(tensor: Tensor) -> Tensor:
-            return tensor[places.to(tensor.device)]
-
-        args, kwargs = pytree.tree_map_only(Tensor, some, (self.args, self.kwargs))
-        return Inputs(args, kwargs)
+        return self.mapped(lambda tensor: tensor[places.to(tensor.device)])
 
     def repeated(self, times: int) -> "Inputs":
         """The same examples ``times`` times along the leading axis of each tensor."""
-
-        def repeat(tensor: Tensor) -> Tensor:
-            return torch.cat([tensor] * times)
-
-        args, kwargs = pytree.tree_map_only(Tensor, repeat, (self.args, self.kwargs))
-        return Inputs(args, kwargs)
+        return self.mapped(lambda tensor: torch.cat([tensor] * times))
 
 
 def _fitted(example: Any, value: Any, device: torch.device) -> Any:

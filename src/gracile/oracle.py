@@ -213,18 +213,22 @@ def tolerance_of(graph: Graph, outputs: list[Tensor]) -> float:
     return EXACT if doubles and not single else ROUNDED
 
 
-def outputs_of(result: Any) -> list[Tensor]:
-    """The floating-point tensors that a model returned, in order; complex ones as pairs of reals."""
+def tensors_in(result: Any) -> list[Tensor]:
+    """The tensors that a model returned, in order; complex ones as pairs of reals."""
     leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-    reals = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in leaves]
-    return [leaf for leaf in reals if leaf.is_floating_point()]
+    return [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in leaves]
+
+
+def outputs_of(result: Any) -> list[Tensor]:
+    """Those of `tensors_in` that are floating-point."""
+    return [leaf for leaf in tensors_in(result) if leaf.is_floating_point()]
 
 
 @torch.no_grad()
 def returned_by(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """The floating-point tensors that ``model`` returns in evaluation mode; the inputs stay as they are."""
     with eval_mode(model, fresh=True):
-        return outputs_of(copy.deepcopy(inputs).call(model))
+        return outputs_of(inputs.copied().call(model))
 
 
 def largest(outputs: list[Tensor]) -> float:

@@ -73,7 +73,7 @@ def front_of(trials: Iterable[Trial]) -> list[Trial]:
 
 def within(trials: Iterable[Trial], target: float) -> list[Trial]:
     """Those on the front that cost no more than ``target``."""
-    return [trial for trial in front_of(trials) if _cost(trial) <= _room(target)]
+    return front_of(_affordable(trials, target))
 
 
 def chosen_of(
@@ -85,11 +85,11 @@ def chosen_of(
     none does.  Scores on finite data tell near models apart by chance: of those that lie within ``noise`` of the best
     score that is taken whose outputs have changed least.
     """
-    known = list(trials)
-    fitting = within(known, target)
+    affordable = _affordable(trials, target)
+    fitting = front_of(affordable)
     if not fitting:
         return None
-    best = _steadiest(known, fitting[-1], target, noise)
+    best = _steadiest(affordable, fitting[-1], noise)
     if tolerated_loss is None:
         return best, _by_change(best, fitting[-1])
     tolerable = [trial for trial in fitting if baseline - _score(trial) <= tolerated_loss]
@@ -101,14 +101,16 @@ def chosen_of(
     )
 
 
-def _steadiest(trials: Iterable[Trial], best: Trial, target: float, noise: float) -> Trial:
-    """Of the finished trials within the target and near ``best`` the one that changes the outputs least."""
-    equal = [
-        trial
-        for trial in trials
-        if trial.state == "finished" and _score(trial) >= _score(best) - noise and _cost(trial) <= _room(target)
-    ]
-    return min([best, *equal], key=lambda trial: inf if trial.change is None else trial.change)
+def _affordable(trials: Iterable[Trial], target: float) -> list[Trial]:
+    """The finished ones that cost no more than ``target``."""
+    # Costs are counts, and the target a number: a last bit makes no difference.
+    return [trial for trial in trials if trial.state == "finished" and _cost(trial) <= target * (1 + 1e-9)]
+
+
+def _steadiest(trials: Iterable[Trial], best: Trial, noise: float) -> Trial:
+    """Of the trials that are as good as ``best``, but for noise, the one that changes the outputs least."""
+    near = [trial for trial in trials if _score(trial) >= _score(best) - noise]
+    return min([best, *near], key=lambda trial: inf if trial.change is None else trial.change)
 
 
 def _by_change(taken: Trial, best: Trial) -> str:
@@ -118,11 +120,6 @@ def _by_change(taken: Trial, best: Trial) -> str:
         f"trial {taken.place} was taken, whose outputs have changed least: its score of {taken.score:.6g} lies within "
         f"the noise of the best, {best.score:.6g} of trial {best.place}"
     )
-
-
-def _room(target: float) -> float:
-    """Costs are counts, and the target a number: a last bit makes no difference."""
-    return target * (1 + 1e-9)
 
 
 def _cost(trial: Trial) -> float:

@@ -168,8 +168,7 @@ def _told(inputs: Inputs) -> str:
 
 def _hollow(batch: Inputs) -> Inputs:
     """Of the same form, without memory."""
-    args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (batch.args, batch.kwargs))
-    return replace(batch, args=args, kwargs=kwargs)
+    return batch.mapped(lambda tensor: tensor.to("meta"))
 
 
 def record(graph: Graph, model: nn.Module, visitors: Mapping[str, Visitor], batches: Iterable[Any]) -> int:

@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from gracile.graph import eval_mode
 from gracile.inputs import Inputs
+from gracile.oracle import tensors_in
 from gracile.pipeline.candidates import opened_executor
 from gracile.pipeline.request import Request
 from gracile.pipeline.searchable import Searchable
@@ -78,9 +77,10 @@ def _examples(stage: Searchable) -> list[Inputs]:
 
 def _thinned(model: nn.Module, batch: Inputs, count: int) -> Inputs:
     """``count`` examples of a larger batch; the batch, where the model does not take them or treats them otherwise."""
-    if (batch.batch_size or 0) <= count:
+    size = batch.batch_size or 0
+    if size <= count:
         return batch
-    places = torch.linspace(0, batch.batch_size - 1, count).round().long()  # type: ignore[operator]
+    places = torch.linspace(0, size - 1, count).round().long()
     fewer = batch.chosen(places)
     try:
         same = all(map(_close, _returned(model, fewer), (leaf[places] for leaf in _returned(model, batch))))
@@ -98,12 +98,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 @torch.no_grad()
 def _returned(model: nn.Module, batch: Inputs) -> list[Tensor]:
-    """The tensors that the model returns; complex ones as pairs of reals."""
     with eval_mode(model):
         # What a model writes into its inputs must stay in this call, and outputs may be views of them.
-        result: Any = batch.cloned().call(model)
-    leaves = [leaf.detach() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-    return [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in leaves]
+        return tensors_in(batch.copied().call(model))
 
 
 def _change(pairs: Iterable[tuple[list[Tensor], list[Tensor]]]) -> float:

@@ -146,7 +146,7 @@ def _makes_nan(model: nn.Module, inputs: Inputs) -> str | None:
         if not isinstance(module, parametrize.ParametrizationList)
     ]
     try:
-        copy.deepcopy(inputs).call(model)
+        inputs.copied().call(model)
     finally:
         for handle in handles:
             handle.remove()

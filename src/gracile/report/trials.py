@@ -92,7 +92,7 @@ class AutoReport(Frozen):
     tolerated_loss: float | None = None
     trials: tuple[Trial, ...]
     # Places of the trials that no other one beats in score and cost, ascending in cost; and of the one that was taken:
-    # where several have the best score, that whose outputs have changed least, which may cost a little more.
+    # where several have the best score, but for noise, that whose outputs have changed least; it may lie off the front.
     front: tuple[int, ...]
     chosen: int
     # What ended the search.

@@ -83,9 +83,10 @@ def predicted(columns: Sequence[Column], changes: Sequence[Column]) -> Predictio
         for column, change in zip(columns, changes, strict=True)
         for level, score in zip(column.evaluated, column.scores, strict=True)
     ]
-    moved, lost = (np.array([pair[place] for pair in pairs]) for place in (0, 1))
-    slope, largest = _slope(moved, lost), -min((min(change.scores, default=0.0) for change in changes), default=0.0)
+    moved, lost = np.array(pairs).reshape(-1, 2).T
+    slope = _slope(moved, lost)
     told = slope > 0
+    largest = max((-score for change in changes for score in change.scores), default=0.0)
     if not told and largest > 0:
         slope = _UNTOLD * max((abs(column.baseline) for column in columns), default=1.0) / largest
     filled = tuple(_filled(column, change, slope) for column, change in zip(columns, changes, strict=True))

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from gracile.errors import InputError
 from gracile.graph import Graph, eval_mode
@@ -242,8 +241,7 @@ class _Teacher:
             alike = tensor.is_floating_point() and len(dtypes) == 1
             return tensor.to(home, tensors[0].dtype) if alike else tensor.to(home)
 
-        args, kwargs = pytree.tree_map_only(Tensor, fit, (inputs.args, inputs.kwargs))
-        return Inputs(args, kwargs)
+        return inputs.mapped(fit)
 
 
 def _require_modules(model: nn.Module, names: Mapping[str, Any] | Sequence[str], noun: str) -> None:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from gracile.inputs import Inputs
 
@@ -31,5 +30,4 @@ def mixed(batch: Inputs) -> Inputs:
         share = shares.to(tensor).reshape(-1, *[1] * (tensor.ndim - 1))
         return share * tensor + (1 - share) * tensor[partners.to(tensor.device)]
 
-    args, kwargs = pytree.tree_map_only(Tensor, mix, (batch.args, batch.kwargs))
-    return Inputs(args, kwargs)
+    return batch.mapped(mix)

@@ -117,11 +117,9 @@ class Memo:
         """The program of inputs of this form, once it has been captured."""
         self._repeats += key in self._seen
         self._seen.add(key)
-        known = len(self._programs) + len(self._waiting)
-        if signature not in self._programs and signature not in self._waiting and known < _PROGRAMS:
-            self._waiting[signature] = inputs, set()
-        if signature in self._waiting:
-            self._waiting[signature][1].add(self._changes)
+        room = len(self._programs) + len(self._waiting) < _PROGRAMS
+        if signature in self._waiting or (signature not in self._programs and room):
+            self._waiting.setdefault(signature, (inputs, set()))[1].add(self._changes)
         return self._programs.get(signature)
 
 
