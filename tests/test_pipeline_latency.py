@@ -2,22 +2,28 @@
 
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 
+import numpy as np
 import pytest
 import torch
 from nets import SmallNet, agreement, images, trained_like
 from support.optional import optional
+from torch import nn
 
 import gracile
 from gracile.errors import InputError, TargetError
 from gracile.latency import LayerTimes, each_layer
-from gracile.pipeline import forecasting, timed
+from gracile.pipeline import forecasting, stopwatch, timed
+from gracile.pipeline.between import Between
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.guesses import next_guess
 from gracile.pipeline.request import checked
 from gracile.pipeline.running import Job
-from gracile.pipeline.timed import next_guess
+from gracile.pipeline.selection import Selection
 from gracile.plan import AddBias, Factorize, Plan, SetAttribute, Slice
 from gracile.report import Report
+from gracile.search.problem import Column
 from gracile.simulation import Simulation
 from gracile.surgery import applied_plan
 from gracile.timings import Attempt, Timing, Timings
@@ -58,7 +64,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     made = Machine()
-    monkeypatch.setattr(timed, "benchmark", made.benchmark)
+    monkeypatch.setattr(stopwatch, "benchmark", made.benchmark)
     for module in (timed, forecasting):
         monkeypatch.setattr(module, "LayerTimes", partial(LayerTimes, measure=layer_seconds))
 
@@ -78,7 +84,7 @@ def machine(monkeypatch):
         yield watch._original
 
     # No clock, and no ONNX file either.
-    monkeypatch.setattr(timed.Stopwatch, "dense", dense)
+    monkeypatch.setattr(stopwatch.Stopwatch, "dense", dense)
     return made
 
 
@@ -281,7 +287,7 @@ def auto_for_latency():
 
 def test_what_misses_the_latency_once_it_is_measured_is_passed_over(machine, monkeypatch):
     optional("optuna")
-    monkeypatch.setattr(timed, "benchmark", Surprise(slowed=20.0).benchmark)
+    monkeypatch.setattr(stopwatch, "benchmark", Surprise(slowed=20.0).benchmark)
     result = auto_for_latency()
     auto = result.report.auto
     best = max(auto.trials, key=lambda trial: trial.score)
@@ -292,7 +298,7 @@ def test_what_misses_the_latency_once_it_is_measured_is_passed_over(machine, mon
 
 def test_where_every_pipeline_misses_the_latency_each_says_why(machine, monkeypatch):
     optional("optuna")
-    monkeypatch.setattr(timed, "benchmark", Surprise(slowed=20.0, pruned=20.0).benchmark)
+    monkeypatch.setattr(stopwatch, "benchmark", Surprise(slowed=20.0, pruned=20.0).benchmark)
     with pytest.raises(TargetError, match=r"none of the 2 best pipelines reaches the target\. trial 1, .* trial 0, "):
         auto_for_latency()
 
@@ -305,15 +311,15 @@ def test_where_every_pipeline_is_slower_in_the_end_the_nearest_is_taken(
     busy.
     """
     optional("optuna")
-    report = timed.Stopwatch.report
+    report = stopwatch.Stopwatch.report
     busy = Surprise(slowed=factorized, pruned=pruned)
 
     def late(watch, model):
         with monkeypatch.context() as patch:
-            patch.setattr(timed, "benchmark", busy.benchmark)
+            patch.setattr(stopwatch, "benchmark", busy.benchmark)
             return report(watch, model)
 
-    monkeypatch.setattr(timed.Stopwatch, "report", late)
+    monkeypatch.setattr(stopwatch.Stopwatch, "report", late)
     result = auto_for_latency()
     auto = result.report.auto
     assert auto.trial(auto.chosen).method == result.report.method == nearest
@@ -363,6 +369,68 @@ def test_measurements_correct_the_search(machine):
     assert abs(found.attempts[-1].measured / 0.8 - 1) <= 0.05
 
 
+class Blocks(Machine):
+    """Kernels that compute a dozen outputs at once, as many as are needed, of which the table knows nothing."""
+
+    def seconds(self, model, graph):
+        cost = gracile.profile(model, graph.example.args)
+        waste = sum(
+            operation.macs * (12 * ceil(operation.shape.outputs / 12) / operation.shape.outputs - 1)
+            for operation in cost.operations
+            if operation.shape is not None
+        )
+        return super().seconds(model, graph) + 1e-9 * waste * graph.batch
+
+
+def deep_network():
+    torch.manual_seed(0)
+    layers = [layer for i in range(8) for layer in (nn.Conv2d(24 if i else 3, 24, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)).eval()
+
+
+def in_blocks(monkeypatch, method, latency):
+    monkeypatch.setattr(stopwatch, "benchmark", Blocks(overhead=0.0).benchmark)
+    model, data = deep_network(), images()
+    return gracile.compress(
+        model, data, evaluate=agreement(model, data), target=target(latency), method=method, search="tar", round_to=1
+    ).report
+
+
+@pytest.mark.parametrize(
+    ("method", "latency"), [("prune", 0.42), ("channel_pruning", 0.48), ("spatial_svd", 0.55), ("spatial_svd", 0.65)]
+)
+def test_where_the_search_jumps_over_the_bound_single_parts_lead_to_it(machine, monkeypatch, method, latency):
+    found = in_blocks(monkeypatch, method, latency).latency
+    assert 0.95 * latency <= found.reached <= latency
+    assert found.reached == found.attempts[-1].measured
+    # No two of them are the same allocation.
+    assert len({(attempt.measured, attempt.macs) for attempt in found.attempts}) == len(found.attempts)
+
+
+def test_a_single_part_may_jump_over_the_bound(machine, monkeypatch):
+    report = in_blocks(monkeypatch, "prune", 0.44)
+    assert report.latency.reached < 0.95 * 0.44
+    assert any("no allocation in between was found" in note for note in report.notes)
+
+
+def test_the_way_between_two_selections_changes_one_level_a_step():
+    columns = [
+        Column(layer=name, sizes=np.array([2, 4, 6, 9]), costs=np.array([2, 4, 6, 9]), residuals=np.zeros(4))
+        for name in "abc"
+    ]
+    first = Selection(sizes={"a": 4, "b": 2, "x": 1}, asked={"a": 0.5, "b": 0.25, "c": 1.0})
+    last = Selection(sizes={"a": 2, "c": 6}, asked={})
+    way = Between(first, last, tuple(columns), lambda column, level: column.sizes[level] / 9)
+    assert way.steps == 1 + 3 + 1
+    assert [way.levels(step) for step in range(6)] == [
+        (1, 0, 3), (0, 0, 3), (0, 1, 3), (0, 2, 3), (0, 3, 3), (0, 3, 2)
+    ]  # fmt: skip
+    assert way.at(0) == first
+    assert way.at(3).sizes == {"a": 2, "b": 6, "x": 1}
+    assert way.at(3).asked == {"a": 2 / 9, "b": 6 / 9, "c": 1.0}
+    assert way.at(5).sizes == {**last.sizes, "x": 1}
+
+
 def test_the_table_is_found_again_in_the_store(machine, tmp_path):
     model, data = network(), images()
     counts = []
@@ -401,6 +469,13 @@ def test_the_next_guess_lies_between_what_was_too_slow_and_too_fast():
     assert next_guess([tried(0.5, 0.75)], 0.5) == pytest.approx(0.5 * 0.975 * 0.5 / 0.75)
     between = next_guess([tried(0.5, 0.75), tried(0.3, 0.4)], 0.5)
     assert 0.3 < between < 0.5
+    # Twice too slow behind what was fast enough: halve.
+    creeping = [tried(0.2, 0.43), tried(0.4, 0.51), tried(0.35, 0.505)]
+    assert next_guess(creeping, 0.5) == pytest.approx(0.275)
+    # As far as on a line where half of the time does not change.
+    assert next_guess([tried(1.0, 1.0), tried(0.5, 0.75)], 0.5) < next_guess([tried(0.5, 0.75)], 0.5)
+    # On a step nothing changes; the more is asked for.
+    assert next_guess([tried(0.6, 0.7), tried(0.5, 0.7)], 0.5) == pytest.approx(0.5 * (0.4875 / 0.7) ** 4)
 
 
 def test_a_real_machine():

@@ -16,7 +16,7 @@ from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
-from gracile.pipeline.timed import Stopwatch
+from gracile.pipeline.stopwatch import Stopwatch
 from gracile.pipeline.timed_integers import TimedIntegers
 
 # How often a method that is followed by another one is asked for half as much.

@@ -26,7 +26,8 @@ from gracile.pipeline.request import Request
 from gracile.pipeline.selection import Selection, baseline_of
 from gracile.pipeline.splitting import Judge, Splitting
 from gracile.pipeline.stage import Stage
-from gracile.pipeline.timed import Stopwatch, Timed
+from gracile.pipeline.stopwatch import Stopwatch
+from gracile.pipeline.timed import Timed
 from gracile.pipeline.timed_integers import TimedIntegers
 from gracile.pipeline.tuning import fine_tuned
 from gracile.recipe import Target

@@ -1,89 +1,47 @@
 """A latency as target: the table of layers guides the search, whole models are measured, the bound is corrected."""
 
 import logging
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from gracile.cost import Cost
 from gracile.errors import TargetError
-from gracile.export.files import write_bytes
-from gracile.export.onnx import onnx_model, serialized
-from gracile.graph import Graph
-from gracile.latency import LatencyPrice, LayerTimes, benchmark
+from gracile.latency import LatencyPrice, LayerTimes
+from gracile.pipeline.between import Between
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.guesses import near_enough, next_guess, rank
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Selection
+from gracile.pipeline.selection import Selection, problem_of
 from gracile.pipeline.stage import Stage
+from gracile.pipeline.stopwatch import Stopwatch
 from gracile.report import Totals
+from gracile.search.problem import Problem
 from gracile.surgery import applied_since
-from gracile.timings import NEAR, Attempt, LatencyReport, Timings, noisy, settled
+from gracile.timings import NEAR, Attempt, LatencyReport
 
 log = logging.getLogger(__name__)
 
-# At most.
-_ATTEMPTS = 7
-# How many times as many rounds are measured where they vary much.
-_PATIENCE = 3
-# Where the first attempts aim, within what is near enough.
-AIM = 0.975
-FIRST, SECOND = "original", "compressed"
+# At most: allocations that the table promises to be fast enough, and on each way between two of them.
+_ATTEMPTS, _HALVINGS = 7, 7
 
 
-class Stopwatch:
-    """Times of models side by side with the original."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tried:
+    """A selection, and what was measured of it."""
 
-    def __init__(self, request: Request, original: nn.Module, graph: Graph, repeats: int = 15) -> None:
-        assert request.target is not None
-        self.target = request.target
-        self._original, self._graph, self._seed, self._repeats = original, graph, request.seed, repeats
+    selection: Selection
+    attempt: Attempt
 
-    @contextmanager
-    def dense(self) -> Iterator[nn.Module | Path]:
-        """The original as what is measured: for onnxruntime a file, so that it is exported once."""
-        if self.target.runtime != "onnxruntime":
-            yield self._original
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "original.onnx"
-            write_bytes(file, serialized(onnx_model(self._original, self._graph)))
-            yield file
 
-    def seconds(self, dense: nn.Module | Path) -> float:
-        """The median time of a call of the original."""
-        return self._timings({FIRST: dense})[FIRST].median
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measuring:
+    """What a search measures with: the original to be timed, the prices of layers, the bound as a share of its time."""
 
-    def beside(self, dense: nn.Module | Path, model: nn.Module) -> Timings:
-        """The original and a model by turns; for longer where the machine is busy."""
-        return self._timings({FIRST: dense, SECOND: model})
-
-    def share(self, dense: nn.Module | Path, model: nn.Module) -> float:
-        """Time of a model / the original's."""
-        found = self.beside(dense, model)
-        return settled(found[SECOND], found[FIRST])
-
-    def report(self, model: nn.Module) -> LatencyReport:
-        """``model`` beside the original."""
-        timings = self.beside(self._original, model)
-        seconds = timings[FIRST].median
-        bound = self.target.seconds(seconds)
-        return LatencyReport(
-            seconds=bound, ratio=bound / seconds, attempts=(), measured_layers=0, known_layers=0, timings=timings
-        )
-
-    def _timings(self, models: dict[str, nn.Module | Path]) -> Timings:
-        for repeats in (self._repeats, _PATIENCE * self._repeats):
-            found = benchmark(
-                models, self._graph, runtime=self.target.runtime, threads=self.target.threads, repeats=repeats,
-                seed=self._seed,
-            )  # fmt: skip
-            if not noisy(found.entries[-1]):
-                break
-        return found
+    dense: nn.Module | Path
+    timing: LatencyPrice
+    asked: float
 
 
 class Timed:
@@ -107,7 +65,7 @@ class Timed:
         self._watch = Stopwatch(request, original, stage.graph, repeats)
         self._target = self._watch.target
         self._lenient = lenient
-        self._attempts: list[Attempt] = []
+        self._tried: list[_Tried] = []
         self._layers = (0, 0)
 
     def select(self, before: Cost, score_before: float) -> Selection:
@@ -124,21 +82,23 @@ class Timed:
                 known = times.known
                 timing = LatencyPrice(times, self._stage.graph, seconds)
                 self._stage.price_by(timing)
-                found = self._search(dense, timing, asked, before, score_before)
+                measuring = _Measuring(dense, timing, asked)
+                if not self._by_bounds(measuring, before, score_before):
+                    self._between(measuring, before)
                 self._layers = (times.measured, known)
-        return found
+        return self._taken(asked)
 
-    def _search(
-        self, dense: nn.Module | Path, timing: LatencyPrice, asked: float, before: Cost, score_before: float
-    ) -> Selection:
-        guess, best, floor = asked, None, 0.0
+    def _by_bounds(self, measuring: _Measuring, before: Cost, score_before: float) -> bool:
+        """Try what the search selects for one bound on the table's time after the other; whether one is near enough."""
+        asked = measuring.asked
+        guess, floor = asked, 0.0
         for _ in range(_ATTEMPTS):
-            part = replace(self._request, pricing=timing, priced_bound=guess * timing.total)
+            part = self._priced(measuring, guess)
             try:
                 selection = self._stage.select(part, before, score_before, Clock())
             except TargetError:
                 if not self._lenient:
-                    if best is None:
+                    if not self._tried:
                         raise
                     break
                 # Not even the table promises so much: between that and the least that it has promised.
@@ -147,42 +107,98 @@ class Timed:
                 if least - floor < NEAR:
                     break
                 continue
-            candidate = self._stage.preview(selection)
-            measured = self._watch.share(dense, candidate)
-            macs = Totals.of(applied_since(candidate, self._original).cost(self._stage.graph)).macs
-            self._attempts.append(Attempt(expected=guess, measured=measured, macs=macs))
-            log.info("expected %.3f of the time, measured %.3f", guess, measured)
-            if best is None or rank(measured, asked) < rank(best[0], asked):
-                best = (measured, selection)
-            if (1 - NEAR) * asked <= measured <= asked:
+            if near_enough(self._try(measuring, selection, guess), asked):
+                return True
+            ends = self._ends(asked)
+            if ends is not None and abs(ends[1].attempt.expected - ends[0].attempt.expected) < NEAR * asked:
                 break
             guess = next_guess(self._attempts, asked)
             if guess <= floor:
                 guess = (floor + min(attempt.expected for attempt in self._attempts)) / 2
-        if self._lenient and (best is None or best[0] > (1 + NEAR) * asked):
-            return self._what_there_is(best, asked)
-        assert best is not None
-        if best[0] > (1 + NEAR) * asked:
-            raise TargetError(
-                f"the target of {asked:.3g} of the time was not reached: the best of {len(self._attempts)} attempts "
-                f"takes {best[0]:.3g}, measured in {self._target.runtime}. Ways out: a higher target, a larger "
-                "max_sparsity, fewer excluded layers, another method"
-            )
-        return replace(best[1], notes=(*best[1].notes, *self._notes(best[0], asked)))
+        return False
 
-    def _what_there_is(self, best: tuple[float, Selection] | None, asked: float) -> Selection:
+    def _between(self, measuring: _Measuring, before: Cost) -> None:
+        """Try what lies between the two selections that measure next to the bound.
+
+        Where kernels like one size much better than the next, the search's own selections jump over the bound; where a
+        single part does, it may not when it is among the last to change.
+        """
+        ends = self._ends(measuring.asked)
+        if ends is None:
+            return
+        request = self._priced(measuring, measuring.asked)
+        columns = self._stage.columns(request.measure)
+        for order in (columns, columns[::-1]):
+            between = Between(ends[0].selection, ends[1].selection, order, self._stage.ratio)
+            if self._halved(measuring, between, problem_of(self._stage, request, order, before)):
+                return
+
+    def _halved(self, measuring: _Measuring, between: Between, problem: Problem) -> bool:
+        """Halve the way from what is fast enough to what is not; whether something on it is near enough."""
+        fast, slow = 0, between.steps
+        for _ in range(_HALVINGS):
+            if slow - fast < 2:
+                break
+            step = (fast + slow) // 2
+            expected = problem.cost(between.levels(step)) / measuring.timing.total
+            measured = self._try(measuring, between.at(step), expected)
+            if near_enough(measured, measuring.asked):
+                return True
+            fast, slow = (step, slow) if measured <= measuring.asked else (fast, step)
+        return False
+
+    def _priced(self, measuring: _Measuring, share: float) -> Request:
+        """The request with a bound on the table's time, as a share of the original's."""
+        return replace(self._request, pricing=measuring.timing, priced_bound=share * measuring.timing.total)
+
+    def _try(self, measuring: _Measuring, selection: Selection, expected: float) -> float:
+        """Measure a selection of which the table expects so much: the share of the original's time."""
+        candidate = self._stage.preview(selection)
+        measured = self._watch.share(measuring.dense, candidate)
+        macs = Totals.of(applied_since(candidate, self._original).cost(self._stage.graph)).macs
+        self._tried.append(_Tried(selection, Attempt(expected=expected, measured=measured, macs=macs)))
+        log.info("expected %.3f of the time, measured %.3f", expected, measured)
+        return measured
+
+    @property
+    def _attempts(self) -> list[Attempt]:
+        return [tried.attempt for tried in self._tried]
+
+    def _ends(self, asked: float) -> tuple[_Tried, _Tried] | None:
+        """The slowest that is fast enough and the fastest that is not, where there are both."""
+        fast = [tried for tried in self._tried if tried.attempt.measured <= asked]
+        slow = [tried for tried in self._tried if tried.attempt.measured > asked]
+        if not fast or not slow:
+            return None
+        return max(fast, key=_measured), min(slow, key=_measured)
+
+    def _taken(self, asked: float) -> Selection:
+        """The best of what was tried, with a note where that is not near enough."""
+        best = min(self._tried, key=lambda tried: rank(tried.attempt.measured, asked), default=None)
+        if best is None or best.attempt.measured > (1 + NEAR) * asked:
+            if self._lenient:
+                return self._what_there_is(best, asked)
+            assert best is not None
+            raise TargetError(
+                f"the target of {asked:.3g} of the time was not reached: the best of {len(self._tried)} attempts "
+                f"takes {best.attempt.measured:.3g}, measured in {self._target.runtime}. Ways out: a higher target, a "
+                "larger max_sparsity, fewer excluded layers, another method"
+            )
+        return replace(best.selection, notes=(*best.selection.notes, *self._notes(best.attempt.measured, asked)))
+
+    def _what_there_is(self, best: _Tried | None, asked: float) -> Selection:
         """The fastest selection where none is as fast as its share; the original where none is faster than that."""
         left = f"of the time where its share was {asked:.3f}: the methods after it take the rest"
-        if best is None or best[0] >= 1:
+        if best is None or best.attempt.measured >= 1:
             return Selection(sizes={}, asked={}, notes=(f"{self._stage.method} saves nothing {left}",))
-        selection = best[1]
-        return replace(selection, notes=(*selection.notes, f"{self._stage.method} leaves {best[0]:.3f} {left}"))
+        selection, measured = best.selection, best.attempt.measured
+        return replace(selection, notes=(*selection.notes, f"{self._stage.method} leaves {measured:.3f} {left}"))
 
     def _notes(self, measured: float, asked: float) -> tuple[str, ...]:
         if measured < (1 - NEAR) * asked:
             return (
                 f"the measured time is {measured:.3f} of the original's where {asked:.3f} was allowed: no allocation "
-                f"in between was found in {len(self._attempts)} attempts",
+                f"in between was found in {len(self._tried)} attempts",
             )
         return ()
 
@@ -195,25 +211,5 @@ class Timed:
         )  # fmt: skip
 
 
-def rank(measured: float, asked: float) -> tuple[bool, float]:
-    """Sorts what is within the bound before what is not, and each by its distance."""
-    return measured > asked, abs(measured - asked)
-
-
-def next_guess(attempts: list[Attempt], asked: float) -> float:
-    """What to expect of the next attempt, so that it measures just below ``asked``."""
-    aim = AIM * asked
-    below = [a for a in attempts if a.measured <= aim]
-    above = [a for a in attempts if a.measured > aim]
-    if not below or not above:
-        last = attempts[-1]
-        step = last.expected * aim / last.measured
-        # Where a step is tiny the allocation would stay the same.
-        return min(1.0, step if abs(step / last.expected - 1) > 0.01 else last.expected * (0.97 if above else 1.03))
-    low = max(below, key=lambda a: a.expected)
-    high = min(above, key=lambda a: a.expected)
-    if high.expected <= low.expected:
-        return (low.expected + high.expected) / 2
-    part = (aim - low.measured) / (high.measured - low.measured)
-    # Not at the ends of the bracket: times are no line.
-    return low.expected + min(0.85, max(0.15, part)) * (high.expected - low.expected)
+def _measured(tried: _Tried) -> float:
+    return tried.attempt.measured

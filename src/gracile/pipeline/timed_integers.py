@@ -11,9 +11,10 @@ from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.pipeline.clock import Clock
+from gracile.pipeline.guesses import AIM, near_enough, next_guess, rank
 from gracile.pipeline.integers import Integers
 from gracile.pipeline.request import Request
-from gracile.pipeline.timed import AIM, Stopwatch, next_guess, rank
+from gracile.pipeline.stopwatch import Stopwatch
 from gracile.report import Totals
 from gracile.surgery import applied_since
 from gracile.timings import NEAR, Attempt, LatencyReport
@@ -102,7 +103,7 @@ class TimedIntegers:
             log.info("%.3f of the time in floating point is %.3f in integers", share, measured)
             if best is None or rank(measured, self.asked) < rank(best[0], self.asked):
                 best = (measured, share)
-            if (1 - NEAR) * self.asked <= measured <= self.asked:
+            if near_enough(measured, self.asked):
                 break
             guess = next_guess(self._attempts, self.asked)
         assert best is not None
