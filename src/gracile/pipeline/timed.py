@@ -109,8 +109,7 @@ class Timed:
                 continue
             if near_enough(self._try(measuring, selection, guess), asked):
                 return True
-            ends = self._ends(asked)
-            if ends is not None and abs(ends[1].attempt.expected - ends[0].attempt.expected) < NEAR * asked:
+            if self._is_narrow(asked):
                 break
             guess = next_guess(self._attempts, asked)
             if guess <= floor:
@@ -152,13 +151,21 @@ class Timed:
         return replace(self._request, pricing=measuring.timing, priced_bound=share * measuring.timing.total)
 
     def _try(self, measuring: _Measuring, selection: Selection, expected: float) -> float:
-        """Measure a selection of which the table expects so much: the share of the original's time."""
+        """The share of the original's time of a selection of which the table expects so much."""
+        known = next((tried.attempt for tried in self._tried if tried.selection.sizes == selection.sizes), None)
+        if known is None:
+            attempt = self._measured(measuring, selection, expected)
+        else:
+            attempt = known.model_copy(update={"expected": expected})
+        self._tried.append(_Tried(selection, attempt))
+        log.info("expected %.3f of the time, measured %.3f", expected, attempt.measured)
+        return attempt.measured
+
+    def _measured(self, measuring: _Measuring, selection: Selection, expected: float) -> Attempt:
         candidate = self._stage.preview(selection)
         measured = self._watch.share(measuring.dense, candidate)
         macs = Totals.of(applied_since(candidate, self._original).cost(self._stage.graph)).macs
-        self._tried.append(_Tried(selection, Attempt(expected=expected, measured=measured, macs=macs)))
-        log.info("expected %.3f of the time, measured %.3f", expected, measured)
-        return measured
+        return Attempt(expected=expected, measured=measured, macs=macs)
 
     @property
     def _attempts(self) -> list[Attempt]:
@@ -170,7 +177,12 @@ class Timed:
         slow = [tried for tried in self._tried if tried.attempt.measured > asked]
         if not fast or not slow:
             return None
-        return max(fast, key=_measured), min(slow, key=_measured)
+        return max(fast, key=_time), min(slow, key=_time)
+
+    def _is_narrow(self, asked: float) -> bool:
+        """Whether the table hardly tells apart what is fast enough from what is not."""
+        ends = self._ends(asked)
+        return ends is not None and abs(ends[1].attempt.expected - ends[0].attempt.expected) < NEAR * asked
 
     def _taken(self, asked: float) -> Selection:
         """The best of what was tried, with a note where that is not near enough."""
@@ -211,5 +223,5 @@ class Timed:
         )  # fmt: skip
 
 
-def _measured(tried: _Tried) -> float:
+def _time(tried: _Tried) -> float:
     return tried.attempt.measured
