@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 from gracile.cost import Cost
-from gracile.errors import TargetError
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.forecasting import RETREATS
 from gracile.pipeline.proxies import curve_of
 from gracile.pipeline.request import Request
+from gracile.pipeline.retreating import as_far_as_it_goes
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
 from gracile.recipe import Target
@@ -31,21 +30,13 @@ def selected(
     """
     if not lenient:
         return _at_bound(request, stage, before, score_before, clock)
-    assert request.target is not None
-    asked = share = float(request.target.value)
-    for _ in range(RETREATS):
-        part = replace(request, target=aimed(request.target, share))
-        try:
-            selection = _at_bound(part, stage, before, score_before, clock)
-        except TargetError:
-            share = (1 + share) / 2
-            continue
-        if share == asked:
-            return selection
-        left = f"{stage.method} leaves {share:.3g} of the {request.measure} where its share was {asked:.3g}"
-        return replace(selection, notes=(*selection.notes, f"{left}: the methods after it take the rest"))
-    note = f"{stage.method} saves next to none of the {request.measure}; the methods after it take the rest"
-    return Selection(sizes={}, asked={}, notes=(note,))
+    target = request.target
+    assert target is not None
+
+    def at(share: float) -> Selection:
+        return _at_bound(replace(request, target=aimed(target, share)), stage, before, score_before, clock)
+
+    return as_far_as_it_goes(stage.method, request.measure, float(target.value), at)
 
 
 def _at_bound(request: Request, stage: Stage, before: Cost, score_before: float, clock: Clock) -> Selection:

@@ -7,20 +7,17 @@ from dataclasses import replace
 from torch import nn
 
 from gracile.cost import Cost, price
-from gracile.errors import TargetError
 from gracile.graph import Graph, capture, fingerprint
 from gracile.inputs import Calibration
 from gracile.latency import LatencyPrice, LayerTimes, table_key
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.forecast import Forecast
 from gracile.pipeline.request import Request
+from gracile.pipeline.retreating import as_far_as_it_goes
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.stopwatch import Stopwatch
 from gracile.pipeline.timed_integers import TimedIntegers
-
-# How often a method that is followed by another one is asked for half as much.
-RETREATS = 4
 
 
 def measured(
@@ -62,19 +59,15 @@ def predicted_selection(
         TargetError: the table knows of no selection that fast, and it is not lenient.
     """
     assert request.target is not None
-    guess = float(request.target.value)
+    asked = float(request.target.value)
     with _priced(stage.graph, request) as timing:
         stage.price_by(timing)
-        for _ in range(RETREATS):
-            part = replace(request, pricing=timing, priced_bound=guess * timing.total)
-            try:
-                return stage.select(part, before, score_before, clock)
-            except TargetError:
-                if not lenient:
-                    raise
-                guess = (1 + guess) / 2
-    note = f"{stage.method} saves next to none of the time; the methods after it take the rest"
-    return Selection(sizes={}, asked={}, notes=(note,))
+
+        def at(share: float) -> Selection:
+            part = replace(request, pricing=timing, priced_bound=share * timing.total)
+            return stage.select(part, before, score_before, clock)
+
+        return as_far_as_it_goes(stage.method, request.measure, asked, at) if lenient else at(asked)
 
 
 def predicted_share(graph: Graph, model: nn.Module, request: Request) -> float:
