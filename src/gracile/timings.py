@@ -193,7 +193,10 @@ NEAR = 0.05
 
 
 class Attempt(_Frozen):
-    """One allocation that a search for a latency tried: what the table of layers promised, and what was measured."""
+    """One allocation that a search for a latency tried: the bound that gave it, and what it measured.
+
+    The bound is on the time by the table of layers; between two allocations, as much of the way between theirs.
+    """
 
     # Time / the original's.
     expected: float

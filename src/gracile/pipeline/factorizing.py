@@ -27,7 +27,7 @@ from gracile.pipeline.selection import Selection, by_search, store_key
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Plan, child
 from gracile.report import LayerReport, Record, Totals
-from gracile.search.problem import Column, Floats
+from gracile.search.problem import Column, Floats, Ints
 from gracile.search.select import is_joint
 from gracile.surgery import apply
 
@@ -150,6 +150,9 @@ class Factorizing:
 
     def price_by(self, pricing: Pricing) -> None:
         self._pricing = pricing
+
+    def sizes(self, metric: Measure) -> Mapping[str, Ints]:
+        return {column.layer: column.sizes for column in self.columns(metric)}
 
     def preview(self, selection: Selection) -> nn.Module:
         changes = [self._lowrank.change(name, rank, final=True) for name, rank in selection.sizes.items()]

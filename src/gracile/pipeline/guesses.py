@@ -14,7 +14,7 @@ def near_enough(measured: float, asked: float) -> bool:
     return (1 - NEAR) * asked <= measured <= asked
 
 
-def rank(measured: float, asked: float) -> tuple[bool, float]:
+def nearness(measured: float, asked: float) -> tuple[bool, float]:
     """Sorts what is within the bound before what is not, and each by its distance."""
     return measured > asked, abs(measured - asked)
 

@@ -26,7 +26,7 @@ from gracile.pipeline.selection import Selection, by_search, store_key
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Edit, Plan
 from gracile.report import LayerReport, Record
-from gracile.search.problem import Column, Floats
+from gracile.search.problem import Column, Floats, Ints
 from gracile.search.select import is_joint
 from gracile.surgery import apply, swapped
 
@@ -166,6 +166,9 @@ class OwnStage:
 
     def price_by(self, pricing: Pricing) -> None:
         self._amount = lambda cost: pricing(cost.operations)
+
+    def sizes(self, metric: Measure) -> Mapping[str, Ints]:  # noqa: ARG002 - the plans are what they are
+        return {name: np.arange(1, len(part.plans) + 1) for name, part in self._parts.items()}
 
     def preview(self, selection: Selection) -> nn.Module:
         return self._applied(selection.sizes)

@@ -35,7 +35,7 @@ from gracile.recipe import PruningMethod
 from gracile.reconstruct import put
 from gracile.report import LayerReport, Record
 from gracile.search.joint import JointScores
-from gracile.search.problem import Column, Floats
+from gracile.search.problem import Column, Floats, Ints
 from gracile.search.select import is_joint, needs_dictionary
 
 # How far from equal shares towards what the search found.
@@ -199,7 +199,7 @@ class PruningStage:
         best = max(scores, key=lambda blend: (scores[blend], blend))
         text = ", ".join(f"{blend:g}: {score:.6g}" for blend, score in scores.items())
         note = f"blends of equal shares (0) and the search's widths (1), scored together: {text}; taken: {best:g}"
-        return replace(found, sizes=blends[best], notes=(*found.notes, note))
+        return replace(found, sizes=self._narrower(blends[best]), notes=(*found.notes, note))
 
     @contextmanager
     def _best_kept(self, known: JointScores) -> Iterator[Callable[[], None]]:
@@ -261,14 +261,22 @@ class PruningStage:
         full = {group.name: group.channels for group in self._prunable.groups}
         shares = {name: width / full[name] for name, width in widths.items()}
         return Selection(
-            sizes={name: width for name, width in widths.items() if width < full[name]},
+            sizes=self._narrower(widths),
             asked=dict(asked or shares),
             notes=notes,
             by_hand=by_hand,
         )
 
+    def _narrower(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Those of groups that lose channels."""
+        full = {group.name: group.channels for group in self._prunable.groups}
+        return {name: width for name, width in widths.items() if width < full[name]}
+
     def price_by(self, pricing: Pricing) -> None:
         self._chooser.price.by(pricing)
+
+    def sizes(self, metric: Measure) -> Mapping[str, Ints]:  # noqa: ARG002 - widths are counted in channels
+        return {name: choice.widths for name, choice in self._chooser.choices.items()}
 
     def preview(self, selection: Selection) -> nn.Module:
         return self._pruning.carried_out(selection.sizes).model
@@ -283,8 +291,7 @@ class PruningStage:
     def repair(self, original: nn.Module, selection: Selection) -> Sequence[Record]:
         assert self._pruned is not None
         best, self._best = self._best, None
-        full = {group.name: group.channels for group in self._prunable.groups}
-        if best is not None and best.sizes == {n: width for n, width in selection.sizes.items() if width < full[n]}:
+        if best is not None and best.sizes == self._narrower(selection.sizes):
             return best.put_into(self._pruned.model)
         return self._pruning.repair(original, self._pruned)
 

@@ -1,11 +1,11 @@
 """One method of compression, as the pipeline drives it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from torch import nn
 
-from gracile.cost import Cost, Metric, Pricing
+from gracile.cost import Cost, Measure, Metric, Pricing
 from gracile.graph import Graph
 from gracile.pipeline.clock import Clock
 from gracile.pipeline.request import Request
@@ -13,6 +13,7 @@ from gracile.pipeline.searchable import Searchable
 from gracile.pipeline.selection import Selection
 from gracile.pipeline.tuning import FineTuneLayer
 from gracile.report import LayerReport, Record
+from gracile.search.problem import Ints
 
 
 class Reported(Protocol):
@@ -52,6 +53,10 @@ class Stage(Searchable, Reported, Protocol):
 
     def price_by(self, pricing: Pricing) -> None:
         """Price parts by ``pricing`` where what is asked for is no count of a `Cost`."""
+        ...
+
+    def sizes(self, metric: Measure) -> Mapping[str, Ints]:
+        """The sizes that each part may take, ascending; the last is the part as it is."""
         ...
 
     def preview(self, selection: Selection) -> nn.Module:

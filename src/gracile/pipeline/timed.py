@@ -11,19 +11,18 @@ from gracile.errors import TargetError
 from gracile.latency import LatencyPrice, LayerTimes
 from gracile.pipeline.between import Between
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.guesses import near_enough, next_guess, rank
+from gracile.pipeline.guesses import near_enough, nearness, next_guess
 from gracile.pipeline.request import Request
-from gracile.pipeline.selection import Selection, problem_of
+from gracile.pipeline.selection import Selection
 from gracile.pipeline.stage import Stage
 from gracile.pipeline.stopwatch import Stopwatch
 from gracile.report import Totals
-from gracile.search.problem import Problem
 from gracile.surgery import applied_since
 from gracile.timings import NEAR, Attempt, LatencyReport
 
 log = logging.getLogger(__name__)
 
-# At most: allocations that the table promises to be fast enough, and on each way between two of them.
+# At most: bounds that are tried, and how often a way between two allocations is halved.
 _ATTEMPTS, _HALVINGS = 7, 7
 
 
@@ -33,6 +32,8 @@ class _Tried:
 
     selection: Selection
     attempt: Attempt
+    # Whether it is the measurement of an attempt before.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +84,9 @@ class Timed:
                 timing = LatencyPrice(times, self._stage.graph, seconds)
                 self._stage.price_by(timing)
                 measuring = _Measuring(dense, timing, asked)
-                if not self._by_bounds(measuring, before, score_before):
-                    self._between(measuring, before)
+                # What others follow need not be exact.
+                if not self._by_bounds(measuring, before, score_before) and not self._lenient:
+                    self._between(measuring)
                 self._layers = (times.measured, known)
         return self._taken(asked)
 
@@ -97,10 +99,8 @@ class Timed:
             try:
                 selection = self._stage.select(part, before, score_before, Clock())
             except TargetError:
-                if not self._lenient:
-                    if not self._tried:
-                        raise
-                    break
+                if not self._lenient and not self._tried:
+                    raise
                 # Not even the table promises so much: between that and the least that it has promised.
                 floor, least = guess, min((attempt.expected for attempt in self._attempts), default=1.0)
                 guess = (floor + least) / 2
@@ -116,31 +116,35 @@ class Timed:
                 guess = (floor + min(attempt.expected for attempt in self._attempts)) / 2
         return False
 
-    def _between(self, measuring: _Measuring, before: Cost) -> None:
+    def _between(self, measuring: _Measuring) -> None:
         """Try what lies between the two selections that measure next to the bound.
 
-        Where kernels like one size much better than the next, the search's own selections jump over the bound; where a
-        single part does, it may not when it is among the last to change.
+        Where kernels like one size much better than the next, the search's own selections jump over the bound.  So may
+        a single part when it changes early, with little else changed: then parts change in the opposite order.
         """
         ends = self._ends(measuring.asked)
         if ends is None:
             return
-        request = self._priced(measuring, measuring.asked)
-        columns = self._stage.columns(request.measure)
-        for order in (columns, columns[::-1]):
-            between = Between(ends[0].selection, ends[1].selection, order, self._stage.ratio)
-            if self._halved(measuring, between, problem_of(self._stage, request, order, before)):
+        sizes = self._stage.sizes(self._request.measure)
+        for backwards in (False, True):
+            between = Between(ends[0].selection, ends[1].selection, sizes, backwards)
+            expected = (ends[0].attempt.expected, ends[1].attempt.expected)
+            if self._halved(measuring, between, expected) or len(between.parts) < 2:
                 return
 
-    def _halved(self, measuring: _Measuring, between: Between, problem: Problem) -> bool:
-        """Halve the way from what is fast enough to what is not; whether something on it is near enough."""
+    def _halved(self, measuring: _Measuring, between: Between, expected: tuple[float, float]) -> bool:
+        """Halve the way from what is fast enough to what is not; whether something on it is near enough.
+
+        Args:
+            expected: at its ends.
+        """
         fast, slow = 0, between.steps
         for _ in range(_HALVINGS):
             if slow - fast < 2:
                 break
             step = (fast + slow) // 2
-            expected = problem.cost(between.levels(step)) / measuring.timing.total
-            measured = self._try(measuring, between.at(step), expected)
+            part = step / between.steps
+            measured = self._try(measuring, between.at(step), (1 - part) * expected[0] + part * expected[1])
             if near_enough(measured, measuring.asked):
                 return True
             fast, slow = (step, slow) if measured <= measuring.asked else (fast, step)
@@ -151,13 +155,13 @@ class Timed:
         return replace(self._request, pricing=measuring.timing, priced_bound=share * measuring.timing.total)
 
     def _try(self, measuring: _Measuring, selection: Selection, expected: float) -> float:
-        """The share of the original's time of a selection of which the table expects so much."""
+        """The share of the original's time that a selection takes."""
         known = next((tried.attempt for tried in self._tried if tried.selection.sizes == selection.sizes), None)
         if known is None:
             attempt = self._measured(measuring, selection, expected)
         else:
             attempt = known.model_copy(update={"expected": expected})
-        self._tried.append(_Tried(selection, attempt))
+        self._tried.append(_Tried(selection, attempt, again=known is not None))
         log.info("expected %.3f of the time, measured %.3f", expected, attempt.measured)
         return attempt.measured
 
@@ -166,6 +170,11 @@ class Timed:
         measured = self._watch.share(measuring.dense, candidate)
         macs = Totals.of(applied_since(candidate, self._original).cost(self._stage.graph)).macs
         return Attempt(expected=expected, measured=measured, macs=macs)
+
+    @property
+    def _count(self) -> int:
+        """How many were measured."""
+        return sum(not tried.again for tried in self._tried)
 
     @property
     def _attempts(self) -> list[Attempt]:
@@ -180,19 +189,19 @@ class Timed:
         return max(fast, key=_time), min(slow, key=_time)
 
     def _is_narrow(self, asked: float) -> bool:
-        """Whether the table hardly tells apart what is fast enough from what is not."""
+        """Whether two bounds that hardly differ gave what is fast enough and what is not."""
         ends = self._ends(asked)
         return ends is not None and abs(ends[1].attempt.expected - ends[0].attempt.expected) < NEAR * asked
 
     def _taken(self, asked: float) -> Selection:
         """The best of what was tried, with a note where that is not near enough."""
-        best = min(self._tried, key=lambda tried: rank(tried.attempt.measured, asked), default=None)
+        best = min(self._tried, key=lambda tried: nearness(tried.attempt.measured, asked), default=None)
         if best is None or best.attempt.measured > (1 + NEAR) * asked:
             if self._lenient:
                 return self._what_there_is(best, asked)
             assert best is not None
             raise TargetError(
-                f"the target of {asked:.3g} of the time was not reached: the best of {len(self._tried)} attempts "
+                f"the target of {asked:.3g} of the time was not reached: the best of {self._count} attempts "
                 f"takes {best.attempt.measured:.3g}, measured in {self._target.runtime}. Ways out: a higher target, a "
                 "larger max_sparsity, fewer excluded layers, another method"
             )
@@ -210,7 +219,7 @@ class Timed:
         if measured < (1 - NEAR) * asked:
             return (
                 f"the measured time is {measured:.3f} of the original's where {asked:.3f} was allowed: no allocation "
-                f"in between was found in {len(self._tried)} attempts",
+                f"in between was found in {self._count} attempts",
             )
         return ()
 
@@ -218,10 +227,12 @@ class Timed:
         """What was tried, and ``model``, as it is in the end, beside the original."""
         return self._watch.report(model).model_copy(
             update={
-                "attempts": tuple(self._attempts), "measured_layers": self._layers[0], "known_layers": self._layers[1],
+                "attempts": tuple(tried.attempt for tried in self._tried if not tried.again),
+                "measured_layers": self._layers[0], "known_layers": self._layers[1],
             }
         )  # fmt: skip
 
 
-def _time(tried: _Tried) -> float:
-    return tried.attempt.measured
+def _time(tried: _Tried) -> tuple[float, float]:
+    """Of allocations that take as long, those that more was expected of are the larger ones."""
+    return tried.attempt.measured, tried.attempt.expected

@@ -11,7 +11,7 @@ from gracile.errors import TargetError
 from gracile.graph import Graph, capture
 from gracile.inputs import Calibration
 from gracile.pipeline.clock import Clock
-from gracile.pipeline.guesses import AIM, near_enough, next_guess, rank
+from gracile.pipeline.guesses import AIM, near_enough, nearness, next_guess
 from gracile.pipeline.integers import Integers
 from gracile.pipeline.request import Request
 from gracile.pipeline.stopwatch import Stopwatch
@@ -84,30 +84,40 @@ class TimedIntegers:
 
     def _nearest(self, dense: nn.Module | Path, resized: Callable[[float], nn.Module]) -> tuple[float, float]:
         """What was measured nearest to the bound, and the share in floating point that gave it."""
-        guess, best = AIM * self.asked, None
+        guess, best, floor = AIM * self.asked, None, 0.0
         for _ in range(_ATTEMPTS):
             share = min(1.0, guess / self.alone)
             try:
                 model = resized(share)
             except TargetError as error:
-                if best is not None:
-                    break
-                raise TargetError(
-                    f"{self._request.integers} alone takes {self.alone:.3g} of the time, so that before it {share:.3g} "
-                    f"may be left, for {self.asked:.3g} in the end: {error}"
-                ) from error
+                if best is None:
+                    raise TargetError(
+                        f"{self._request.integers} alone takes {self.alone:.3g} of the time, so that before it "
+                        f"{share:.3g} may be left, for {self.asked:.3g} in the end: {error}"
+                    ) from error
+                # Out of reach: between that and the least that was not.
+                floor = guess
+                guess = (floor + self._least) / 2
+                continue
             with self._clock("measure"):
                 measured = self._watch.share(dense, self._quantized(model))
             macs = Totals.of(applied_since(model, self._original).cost(self._graph)).macs
             self._attempts.append(Attempt(expected=share * self.alone, measured=measured, macs=macs))
             log.info("%.3f of the time in floating point is %.3f in integers", share, measured)
-            if best is None or rank(measured, self.asked) < rank(best[0], self.asked):
+            if best is None or nearness(measured, self.asked) < nearness(best[0], self.asked):
                 best = (measured, share)
             if near_enough(measured, self.asked):
                 break
             guess = next_guess(self._attempts, self.asked)
+            if guess <= floor:
+                guess = (floor + self._least) / 2
         assert best is not None
         return best
+
+    @property
+    def _least(self) -> float:
+        """That was expected of an attempt."""
+        return min(attempt.expected for attempt in self._attempts)
 
     def report(self, model: nn.Module, layers: tuple[int, int]) -> LatencyReport:
         """``model``, as it is in the end, beside the original.

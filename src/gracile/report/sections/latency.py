@@ -92,7 +92,7 @@ def _attempts(found: LatencyReport) -> list[Part]:
             title="Attempts at the target",
             columns=[
                 Column(title="attempt", numbers=True),
-                Column(title="time that the table of layers promised", written=percent, numbers=True),
+                Column(title="bound on the time by the table of layers", written=percent, numbers=True),
                 Column(title="time that was measured", written=percent, numbers=True),
             ],
             rows=[(place, tried.expected, tried.measured) for place, tried in enumerate(found.attempts, 1)],
