@@ -497,6 +497,27 @@ def test_the_way_between_two_selections_changes_one_level_a_step():
     assert "between those of two allocations" in way.at(2).notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("aim", "multiples"), [({"latency": 0.8, "runtime": "eager"}, (16, 8)), ({"macs": 0.8}, (1, 1))]
+)
+def test_ranks_are_what_kernels_like_where_time_is_the_target(machine, aim, multiples):
+    torch.manual_seed(0)
+    # Ranks below 96 save MACs in the first, below 36 in the second, below 10 in the last.
+    model = nn.Sequential(
+        nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 5, 3)
+    ).eval()
+    data = torch.randn(2, 64, 6, 6)
+    result = gracile.compress(
+        model, data, evaluate=agreement(model, data), target=gracile.Target(**aim), method="spatial_svd", search="tar"
+    )
+    ranks = {layer.name: layer.size for layer in result.report.layers}
+    assert ranks["0"]
+    for name, multiple in zip("02", multiples, strict=True):
+        assert ranks[name] is None or ranks[name] % multiple == 0
+    # By chance no multiple where nothing is rounded.
+    assert (ranks["0"] % 16 == 0) == ("latency" in aim)
+
+
 def test_the_table_is_found_again_in_the_store(machine, tmp_path):
     model, data = network(), images()
     counts = []

@@ -26,6 +26,7 @@ from gracile.pipeline.searchable import JointCost
 from gracile.pipeline.selection import Selection, by_search, store_key
 from gracile.pipeline.tuning import FineTuneLayer, tune_parts
 from gracile.plan import Plan, child
+from gracile.prune.widths import liked
 from gracile.report import LayerReport, Record, Totals
 from gracile.search.problem import Column, Floats, Ints
 from gracile.search.select import is_joint
@@ -45,7 +46,8 @@ class Factorizing:
         self.graph = graph
         self.data = data
         self.key = store_key(graph, self.model, scheme, data)
-        self._round_to = 1 if request.round_to == "auto" else request.round_to
+        self._round_to = request.round_to
+        self._timed = request.timed
         with clock("capture"):
             self._found = find_layers(self.model, graph, scheme, request.exclude, calibrated=data is not None)
         require_layers(self._found)
@@ -69,11 +71,18 @@ class Factorizing:
 
     def _column(self, name: str, metric: Measure) -> Column:
         if is_counted(metric):
-            ranks, costs = self._lowrank.levels(name, metric, self._round_to)
+            ranks, costs = self._lowrank.levels(name, metric, self._multiple(self._lowrank.layers[name]))
         else:
             ranks, costs = self._priced_levels(name, metric)
         residuals = self._lowrank.residuals(name, ranks)
         return Column(layer=name, sizes=np.array(ranks), costs=np.array(costs), residuals=residuals)
+
+    def _multiple(self, layer: Layer) -> int:
+        """What the layer's ranks land on multiples of."""
+        if self._round_to != "auto":
+            return self._round_to
+        # Fewer MACs are no less time where kernels do not like the rank.
+        return liked(layer.break_even("macs")) if self._timed else 1
 
     def _priced_levels(self, name: str, metric: Measure) -> tuple[list[int], list[int]]:
         """As `LowRank.levels`, in the unit of `price_by`; ranks that do not cost less than the layer are left out."""
@@ -81,7 +90,7 @@ class Factorizing:
         layer = self._lowrank.layers[name]
         # What saves a cost of the user's own may save no MACs; a time is measured where MACs are saved.
         counts: tuple[Metric, ...] = ("macs",) if metric == "latency" else METRICS
-        ranks = max((self._lowrank.levels(name, count, self._round_to)[0] for count in counts), key=len)
+        ranks = max((self._lowrank.levels(name, count, self._multiple(layer))[0] for count in counts), key=len)
         price = self._pricing.by_rank(layer.break_even("macs"), partial(_factors, layer))
         dense = self._pricing.layer(layer.operations)
         # Costs that fall where a rank rises are noise of a measurement.
@@ -95,7 +104,7 @@ class Factorizing:
             shares = column.costs / column.costs[-1]
             return sorted({max(0, int(np.searchsorted(shares, ratio, side="right")) - 1) for ratio in ratios})
         layer = self._lowrank.layers[column.layer]
-        ranks = [layer.rank(ratio, metric if is_counted(metric) else "macs", self._round_to) for ratio in ratios]
+        ranks = [layer.rank(ratio, metric if is_counted(metric) else "macs", self._multiple(layer)) for ratio in ratios]
         return sorted({column.dense if rank is None else column.level_of(rank) for rank in ranks})
 
     def ratio(self, column: Column, level: int) -> float:
@@ -137,7 +146,7 @@ class Factorizing:
     def _by_hand(self, request: Request, ratios: Mapping[str, float]) -> Selection:
         asked, unmatched = ratios_of(self._found, ratios)
         ranks = {
-            layer.name: layer.rank(asked[layer.name], request.metric, self._round_to)
+            layer.name: layer.rank(asked[layer.name], request.metric, self._multiple(layer))
             for layer in self._found.layers
             if layer.name in asked
         }
@@ -209,7 +218,7 @@ class Factorizing:
             return "no ratio given"
         if selection.asked[layer.name] >= 1:
             return "ratio 1"
-        return f"no multiple of {self._round_to} saves anything"
+        return f"no multiple of {self._multiple(layer)} saves anything"
 
 
 def _factors(layer: Layer, rank: int) -> list[Operation]:

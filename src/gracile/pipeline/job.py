@@ -163,8 +163,9 @@ def compress(
             of their cost that remains; for channel groups, named themselves or by a layer that reads them, the share of
             the channels that remains.
         ratios_metric: what the ``ratios`` of layers are ratios of: "macs", "params" or "bytes".
-        round_to: ranks and widths land on multiples of this; "auto" rounds no ranks, and widths to what kernels like
-            (see `gracile.prune.plan`).
+        round_to: ranks and widths land on multiples of this; "auto" rounds widths to what kernels like (see
+            `gracile.prune.plan`), and ranks, too, where a latency is the target: to multiples of 16 where 64 ranks or
+            more save MACs, of 8 from 32.
         max_sparsity: at most this share of a channel group goes.
         exclude: shell patterns of layers and channel groups that stay as they are.
         calibration: unlabelled inputs, an iterable of batches as a data loader gives them ((inputs, labels) too).

@@ -53,9 +53,13 @@ def step_of(group: ChannelGroup, round_to: RoundTo) -> int:
     """The multiple that the channels of ``group`` land on."""
     positions = group.members[0].positions.shape[1]
     size = group.channels * positions
-    liked = 16 if size >= 64 else 8 if size >= 32 else 1
-    multiple = liked if round_to == "auto" else round_to
+    multiple = liked(size) if round_to == "auto" else round_to
     return multiple // gcd(multiple, positions)
+
+
+def liked(size: int) -> int:
+    """The multiple that kernels like of sizes up to ``size``: they compute as many channels at once."""
+    return 16 if size >= 64 else 8 if size >= 32 else 1
 
 
 def by_sparsity(choices: Sequence[Choices], rankings: Mapping[str, Ranking], scope: Scope, sparsity: float) -> Widths:
